@@ -1,0 +1,143 @@
+"""Schedule steps: what may be done to a kernel's loops, as data.
+
+Loops are addressed by stable names. Index ``i`` of statement ``S`` starts as loop ``S.i``; tiling
+loop ``L`` makes ``L.o`` (outer) and ``L.i`` (inner). A fused loop keeps the first one's name.
+``passes.nest.apply_schedule`` gives the steps their meaning; the polyhedral checker judges the nest
+that results, not the steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, Union
+
+from nestor.errors import IRError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tile:
+    """Split a loop: ``for i < N`` → ``for i.o < ⌈N/size⌉: for i.i < size`` (a tail keeps N exact)."""
+
+    loop: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reorder:
+    """Give a statement's loops a new order, outermost first; names all of its loops."""
+
+    statement: str
+    loops: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fuse:
+    """Run two statements in one loop: ``for i: A; for j: B`` → ``for i: A; B``.
+
+    ``first`` and ``second`` have the same extent, and all loops around them are shared already.
+    """
+
+    first: str
+    second: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parallel:
+    """Run a loop's iterations on threads. Legal when it carries no dependence."""
+
+    loop: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vectorize:
+    """Run a constant-extent loop in the lanes of a vector. Legal when it carries no dependence."""
+
+    loop: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unroll:
+    """Replicate a constant-extent loop's body."""
+
+    loop: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accumulate:
+    """Keep a reduction's state in ``scope`` while its reduced loops run."""
+
+    statement: str
+    scope: Literal["register", "local"] = "register"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComputeAt:
+    """Keep a kernel temp in a buffer of ``scope`` at the innermost loop that all its users share."""
+
+    tensor: str
+    scope: Literal["register", "local"] = "local"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitReduction:
+    """Reduce into ``lanes`` partial states: ``for k: s += x[k]`` →
+    ``for k.o: for k.i < lanes: p[k.i] += x[…]``, then ``for k.i: s += p[k.i]``.
+
+    ``loop`` is a reduced loop; it is tiled by ``lanes``. Legal when the monoid commutes.
+    """
+
+    loop: str
+    lanes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pack:
+    """Store a parameter in a blocked layout: dimension ``dims[p]`` in blocks of ``blocks[p]``.
+
+    Physical order: the whole dimensions (blocked ones divided by their block) in the order
+    ``order``, then the blocks in the order of ``dims``.
+    """
+
+    tensor: str
+    order: tuple[int, ...]
+    dims: tuple[int, ...]
+    blocks: tuple[int, ...]
+
+
+Step = Union[
+    Tile, Reorder, Fuse, Parallel, Vectorize, Unroll, Accumulate, ComputeAt, SplitReduction, Pack
+]
+STEPS: dict[str, type] = {
+    c.__name__: c
+    for c in (
+        Tile, Reorder, Fuse, Parallel, Vectorize, Unroll, Accumulate, ComputeAt, SplitReduction, Pack,
+    )
+}  # fmt: skip
+
+Schedule = tuple[Step, ...]
+
+
+def schedule_to_json(schedule: Schedule) -> list[dict[str, Any]]:
+    """Steps as JSON objects ``{"step": "Tile", "loop": "S.i", "size": 8}``."""
+    return [{"step": type(step).__name__, **asdict(step)} for step in schedule]
+
+
+def schedule_from_json(data: list[dict[str, Any]]) -> Schedule:
+    """Inverse of ``schedule_to_json``. Raises: ``IRError`` for an unknown step or field."""
+    out: list[Step] = []
+    for position, item in enumerate(data):
+        cls = STEPS.get(str(item.get("step")))
+        if cls is None:
+            raise IRError(f"schedule step {position}: no step is called {item.get('step')!r}")
+        names = {f.name for f in fields(cls)}
+        given = {k: v for k, v in item.items() if k != "step"}
+        if set(given) - names:
+            raise IRError(f"schedule step {position}: {cls.__name__} has no {set(given) - names}")
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+        out.append(cls(**values))
+    return tuple(out)
+
+
+def format_schedule(schedule: Schedule) -> str:
+    """One step a line, as Python: ``Tile(loop='S.i', size=8)``."""
+    return "\n".join(repr(step) for step in schedule)

@@ -1,0 +1,411 @@
+"""Partition a Program's statements into kernels: what runs together and shares its outer loops.
+
+Greedy, in program order: a statement joins the group of one of its producers when the two can share
+loops (their accesses to the tensors between them agree on some indices), when nothing outside the
+group stands between them, and when it pays. Every refusal is logged with its reason.
+
+Shared dimensions of a group are *rows*: the same point of all statements, e.g. (batch, token) for a
+normalisation, (batch, head, query) for an attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from nestor.ir.affine import Affine
+from nestor.ir.expr import Load, loads
+from nestor.ir.program import (
+    AnyStatement,
+    Extern,
+    Kernel,
+    Program,
+    Statement,
+    Tensor,
+)
+from nestor.passes.contraction import Contraction, contraction_of
+from nestor.passes.strides import typical
+
+MAX_ROW_TEMP_ELEMS = 16384
+"""Largest part of a temp kept per shared row [elements]: 64 KiB of float32, within an L2 cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class FusedKernel:
+    """A kernel and, for each of its statements, its shared indices (equal position: equal row)."""
+
+    kernel: Kernel
+    shared: dict[str, tuple[str, ...]]
+
+
+@dataclass(slots=True)
+class Partition:
+    """Kernels and externs in running order, and why statements were not fused."""
+
+    parts: list[FusedKernel | Extern] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Group:
+    statements: list[Statement]
+    shared: dict[str, tuple[str, ...]]
+    position: int
+    sequential: bool = False
+
+    @property
+    def names(self) -> set[str]:
+        return {s.name for s in self.statements}
+
+
+def partition_program(
+    program: Program, *, l2_bytes: int, aliases: dict[str, str] | None = None
+) -> Partition:
+    """Group ``program``'s statements into kernels.
+
+    Args: l2_bytes: what a group may keep near per thread [bytes].
+    """
+    return _Partitioner(program, l2_bytes).run()
+
+
+class _Partitioner:
+    def __init__(self, program: Program, l2_bytes: int):
+        self.program = program
+        self.l2_bytes = l2_bytes
+        self.tensors = {t.name: t for t in program.tensors}
+        self.root = {t.name: _root(t, self.tensors) for t in program.tensors}
+        self.partition = Partition()
+        self.groups: list[_Group | Extern] = []
+        self.group_of_writer: dict[str, list[int]] = {}
+        self.readers: dict[str, list[str]] = {}
+        self.predecessors: dict[int, set[int]] = {}
+
+    def run(self) -> Partition:
+        ordered = sorted(self.program.statements, key=lambda s: _positions(s.order))
+        for statement in ordered:
+            for name in {self.root[n] for n in _reads(statement)}:
+                self.readers.setdefault(name, []).append(statement.name)
+        touched: dict[str, set[int]] = {}
+        for statement in ordered:
+            g = self._place(statement, touched)
+            for name in {*_reads(statement), *_writes(statement)}:
+                touched.setdefault(self.root[name], set()).add(g)
+            for name in _writes(statement):
+                self.group_of_writer.setdefault(self.root[name], []).append(g)
+        self._emit()
+        return self.partition
+
+    def _place(self, statement: AnyStatement, touched: dict[str, set[int]]) -> int:
+        """Index of the group that takes ``statement``; a new one if no group can."""
+        before: set[int] = set()
+        written = {self.root[n] for n in _writes(statement)}
+        for name in {self.root[n] for n in _reads(statement)}:
+            before |= set(self.group_of_writer.get(name, ()))
+        for name in written:
+            before |= touched.get(name, set())
+        if isinstance(statement, Statement):
+            for g in sorted(before, reverse=True):
+                group = self.groups[g]
+                if isinstance(group, Extern) or not self._may_follow(g, before):
+                    continue
+                if self._join(group, statement):
+                    self.predecessors[g] |= before - {g}
+                    return g
+        self.groups.append(_new_group(statement, len(self.groups)))
+        g = len(self.groups) - 1
+        self.predecessors[g] = before
+        return g
+
+    def _may_follow(self, g: int, before: set[int]) -> bool:
+        """No other producer of the statement depends on group ``g``."""
+        stack, seen = [b for b in before if b != g], set()
+        while stack:
+            b = stack.pop()
+            if b == g:
+                return False
+            if b not in seen:
+                seen.add(b)
+                stack += self.predecessors[b]
+        return True
+
+    def _refuse(self, group: _Group, statement: Statement, reason: str) -> bool:
+        last = group.statements[-1].name
+        self.partition.refused.append(f"{statement.name} into the kernel of {last}: {reason}")
+        return False
+
+    def _join(self, group: _Group, statement: Statement) -> bool:
+        sequence = _sequence_key(statement)
+        if sequence is not None or group.sequential:
+            first = group.statements[0]
+            if sequence is None or sequence != _sequence_key(first):
+                return False
+            group.statements.append(statement)
+            group.shared[statement.name] = ()
+            return True
+        rows = self._common_rows(group, statement)
+        if rows is None:
+            return self._refuse(group, statement, "their accesses share no index")
+        reason = self._profit(group, statement, rows)
+        if reason is not None:
+            return self._refuse(group, statement, reason)
+        keep = [p for p, r in enumerate(rows) if r is not None]
+        group.shared = {n: tuple(s[p] for p in keep) for n, s in group.shared.items()}
+        group.shared[statement.name] = tuple(r for r in rows if r is not None)
+        group.statements.append(statement)
+        return True
+
+    def _common_rows(self, group: _Group, statement: Statement) -> list[str | None] | None:
+        """For each shared position of the group, the statement's matching index, or None."""
+        reduced = set(statement.reduction.indices) if statement.reduction else set()
+        if statement.scatter is not None or (statement.reduction and statement.reduction.into):
+            return None
+        width = len(next(iter(group.shared.values())))
+        found: list[str | None | bool] = [True] * width
+        writers = {w.tensor: (s, w) for s in group.statements for w in s.writes}
+        if any(self.root[n] != n for n in _reads(statement) if self._in_group(group, n)):
+            return None
+        for load in (x for e in statement.elements for x in loads(e)):
+            if load.tensor not in writers:
+                continue
+            writer, write = writers[load.tensor]
+            pairs = _match(writer, write.indices, statement, load)
+            shared = group.shared[writer.name]
+            for p in range(width):
+                index = pairs.get(shared[p])
+                if index is None or index in reduced:
+                    found[p] = None
+                elif found[p] is True:
+                    found[p] = index
+                elif found[p] != index:
+                    found[p] = None
+        rows = [f if isinstance(f, str) else None for f in found]
+        named = [r for r in rows if r is not None]
+        return rows if named and len(set(named)) == len(named) else None
+
+    def _in_group(self, group: _Group, tensor: str) -> bool:
+        root = self.root[tensor]
+        return any(self.root[w.tensor] == root for s in group.statements for w in s.writes)
+
+    def _profit(
+        self, group: _Group, statement: Statement, rows: list[str | None]
+    ) -> str | None:
+        """None if joining pays, else the reason why not."""
+        full = all(r is not None for r in rows)
+        contraction = contraction_of(statement, self.tensors)
+        inside = [c for s in group.statements if (c := contraction_of(s, self.tensors))]
+        if statement.reduction is None and full and len(rows) == len(statement.domain.names):
+            return None
+        if contraction is not None:
+            return self._contraction_profit(group, statement, contraction, rows)
+        if inside:
+            if any(not self._is_near(c) for c in inside):
+                return "the contraction's second operand is read again for every row tile"
+            if any(c.rows and not self._keeps_row(group, c, rows) for c in inside):
+                return "the contraction would lose the rows that reuse its operand"
+        return self._row_reason(group, statement, rows)
+
+    def _contraction_profit(
+        self,
+        group: _Group,
+        statement: Statement,
+        contraction: Contraction,
+        rows: list[str | None],
+    ) -> str | None:
+        inside = [c for s in group.statements if (c := contraction_of(s, self.tensors))]
+        if not inside:
+            return "a contraction starts a kernel of its own"
+        if not self._is_near(contraction) or any(not self._is_near(c) for c in inside):
+            return "the contraction's second operand is read again for every row tile"
+        if not any(r in contraction.rows for r in rows if r is not None):
+            return "no shared row reuses the contraction's operand"
+        return self._row_reason(group, statement, rows)
+
+    def _is_near(self, c: Contraction) -> bool:
+        """Whether the operand shared by all rows of a batch instance stays in half the L2 cache."""
+        return c.vector_operand_role != "parameter" and c.vector_operand_bytes * 2 <= self.l2_bytes
+
+    def _keeps_row(self, group: _Group, c: Contraction, rows: list[str | None]) -> bool:
+        shared = group.shared[c.statement.name]
+        return any(shared[p] in c.rows for p, r in enumerate(rows) if r is not None)
+
+    def _row_reason(
+        self, group: _Group, statement: Statement, rows: list[str | None]
+    ) -> str | None:
+        """Refuse where a row's temps would not stay near, or where too few rows are left."""
+        keep = {p for p, r in enumerate(rows) if r is not None}
+        count = 1
+        for p in keep:
+            first = group.statements[0]
+            count *= _extent(first, group.shared[first.name][p])
+        total = max(
+            _volume(s, [n for n in s.domain.names if n not in _reduced(s)]) for s in group.statements
+        )
+        if count < min(8, total):
+            return f"only {count} rows would be left to run in parallel"
+        for s in group.statements:
+            if not _read_by(statement, s):
+                continue
+            shared = {group.shared[s.name][p] for p in keep}
+            inner = [n for n in s.domain.names if n not in _reduced(s) and n not in shared]
+            if _volume(s, inner) > MAX_ROW_TEMP_ELEMS:
+                return f"a row of '{s.name}' has {_volume(s, inner)} elements"
+        return None
+
+    # Output
+
+    def _emit(self) -> None:
+        order = self._topological()
+        for g in order:
+            group = self.groups[g]
+            if isinstance(group, Extern):
+                self.partition.parts.append(group)
+            else:
+                kernel = self._kernel(group, f"k{len(self.partition.parts)}")
+                self.partition.parts.append(FusedKernel(kernel, group.shared))
+
+    def _topological(self) -> list[int]:
+        done: list[int] = []
+        seen: set[int] = set()
+
+        def last_position(g: int) -> tuple[int, ...]:
+            group = self.groups[g]
+            last = group if isinstance(group, Extern) else group.statements[-1]
+            return _positions(last.order)
+
+        def visit(g: int) -> None:
+            stack = [(g, iter(sorted(self.predecessors[g])))]
+            seen.add(g)
+            while stack:
+                node, rest = stack[-1]
+                for b in rest:
+                    if b not in seen:
+                        seen.add(b)
+                        stack.append((b, iter(sorted(self.predecessors[b]))))
+                        break
+                else:
+                    done.append(node)
+                    stack.pop()
+
+        for g in sorted(range(len(self.groups)), key=last_position):
+            if g not in seen:
+                visit(g)
+        return done
+
+    def _kernel(self, group: _Group, name: str) -> Kernel:
+        inside = group.names
+        used: dict[str, Tensor] = {}
+        written: set[str] = set()
+        for s in group.statements:
+            for n in (*_reads(s), *_writes(s)):
+                used.setdefault(n, self.tensors[n])
+            written |= set(_writes(s))
+        tensors = []
+        for n, t in used.items():
+            outside = any(r not in inside for r in self.readers.get(self.root[n], ()))
+            tensors.append(replace(t, role=_kernel_role(t, n in written, outside, self.root[n] != n)))
+        return Program(
+            name=name,
+            symbols=self.program.symbols,
+            tensors=tuple(tensors),
+            statements=tuple(group.statements),
+        )
+
+
+def _kernel_role(tensor: Tensor, is_written: bool, outside: bool, is_alias: bool):  # type: ignore[no-untyped-def]
+    if not is_written:
+        return tensor.role if tensor.role in ("parameter", "constant") else "input"
+    if tensor.role == "temp":
+        return "output" if outside or is_alias or tensor.alias_of else "temp"
+    return "inout" if tensor.role in ("inout", "state") else "output"
+
+
+def _new_group(statement: AnyStatement, position: int) -> _Group | Extern:
+    if isinstance(statement, Extern):
+        return statement
+    reduced = _reduced(statement)
+    free = tuple(n for n in statement.domain.names if n not in reduced)
+    if statement.scatter is not None or (statement.reduction and statement.reduction.into):
+        free = ()
+    sequential = _sequence_key(statement) is not None
+    return _Group([statement], {statement.name: () if sequential else free}, position, sequential)
+
+
+def _match(
+    writer: Statement, written: tuple[object, ...], reader: Statement, load: Load
+) -> dict[str, str]:
+    """Pairs (index of the writer → index of the reader) that touch the same place of a tensor."""
+    pairs: dict[str, str] = {}
+    for w, r in zip(written, load.indices):
+        if not isinstance(w, Affine) or not isinstance(r, Affine) or w.const != r.const:
+            continue
+        for atom, c in w.terms:
+            if not isinstance(atom, str) or atom not in writer.domain.names:
+                continue
+            same = [b for b, k in r.terms if k == c and isinstance(b, str)]
+            if len(same) == 1 and same[0] in reader.domain.names:
+                a_range, b_range = writer.domain.range_of(atom), reader.domain.range_of(same[0])
+                if (a_range.lower, a_range.upper) == (b_range.lower, b_range.upper):
+                    pairs[atom] = same[0]
+    return pairs
+
+
+def _reads(statement: AnyStatement) -> Iterator[str]:
+    if isinstance(statement, Extern):
+        yield from statement.inputs
+        return
+    for element in statement.elements:
+        for load in loads(element):
+            yield load.tensor
+    for write in statement.writes:
+        for index in write.indices:
+            if not isinstance(index, Affine):
+                for load in loads(index):
+                    yield load.tensor
+    if statement.reduction is not None:
+        if statement.reduction.into:
+            for write in statement.writes:
+                yield write.tensor
+        for final in statement.reduction.final:
+            for load in loads(final):
+                yield load.tensor
+
+
+def _writes(statement: AnyStatement) -> tuple[str, ...]:
+    if isinstance(statement, Extern):
+        return statement.outputs
+    return tuple(w.tensor for w in statement.writes)
+
+
+def _read_by(reader: Statement, writer: Statement) -> bool:
+    names = {w.tensor for w in writer.writes}
+    return any(load.tensor in names for e in reader.elements for load in loads(e))
+
+
+def _root(tensor: Tensor, tensors: dict[str, Tensor]) -> str:
+    while tensor.alias_of is not None:
+        tensor = tensors[tensor.alias_of]
+    return tensor.name
+
+
+def _positions(order: tuple[int | str, ...]) -> tuple[int, ...]:
+    return tuple(p for p in order if isinstance(p, int))
+
+
+def _sequence_key(statement: Statement) -> tuple[object, ...] | None:
+    return tuple(statement.order[:1]) if len(statement.order) > 1 else None
+
+
+def _reduced(statement: Statement) -> set[str]:
+    return set(statement.reduction.indices) if statement.reduction else set()
+
+
+def _extent(statement: Statement, name: str) -> int:
+    r = statement.domain.range_of(name)
+    return typical(r.upper - r.lower)
+
+
+def _volume(statement: Statement, names: list[str]) -> int:
+    volume = 1
+    for name in names:
+        volume *= _extent(statement, name)
+    return volume

@@ -1,0 +1,1 @@
+"""Models, a harness that times peers in turns, and the demonstration."""

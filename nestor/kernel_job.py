@@ -1,0 +1,102 @@
+"""Compile one kernel: schedule → nest → proof → LLVM → object. Runs in a compile worker.
+
+The unit of work, of deduplication and of the object cache. A job is pure: equal kernel, schedule and
+target give equal bytes.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from nestor.ir.program import Kernel, Tensor
+from nestor.ir.schedule import Schedule
+from nestor.target.cpu import CpuTarget
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelJob:
+    """What makes an object: a kernel in canonical names, its schedule, the target, a name."""
+
+    kernel: Kernel
+    schedule: Schedule
+    target: CpuTarget
+    function_name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelObject:
+    """Object code of a kernel, and the tensors (with layouts) that its function takes, in order.
+
+    ``seconds``: time by phase. ``refused``: why the proposed schedule was not used, if it was not.
+    """
+
+    function_name: str
+    code: bytes
+    tensors: tuple[Tensor, ...]
+    symbols: tuple[str, ...]
+    schedule: Schedule
+    seconds: dict[str, float] = field(default_factory=dict)
+    refused: str | None = None
+
+
+def run_kernel_job(job: KernelJob) -> KernelObject:
+    """Apply, prove, and generate. A refused schedule falls back to the kernel as written.
+
+    Raises: ``IllegalSchedule`` or ``LegalityUnknown`` only if even the nest as written is refused.
+    """
+    from nestor.errors import IllegalSchedule, LegalityUnknown, UserError
+
+    try:
+        return _compile(job, None)
+    except (IllegalSchedule, LegalityUnknown, UserError) as error:
+        if not job.schedule:
+            raise
+        plain = KernelJob(
+            kernel=job.kernel,
+            schedule=plain_schedule(job.kernel),
+            target=job.target,
+            function_name=job.function_name,
+        )
+        return _compile(plain, f"{type(error).__name__}: {error}")
+
+
+def plain_schedule(kernel: Kernel) -> Schedule:
+    """No transformation at all: every statement in a serial nest of its own."""
+    del kernel
+    return ()
+
+
+def _compile(job: KernelJob, refused: str | None) -> KernelObject:
+    from nestor.codegen.llvm import compile_ir, emit_kernel
+    from nestor.ir.verifier import verify_nest
+    from nestor.passes.nest import apply_schedule
+    from nestor.passes.polyhedral import check_nest
+
+    seconds: dict[str, float] = {}
+    clock = time.perf_counter()
+
+    def lap(phase: str) -> None:
+        nonlocal clock
+        now = time.perf_counter()
+        seconds[phase] = now - clock
+        clock = now
+
+    nest = apply_schedule(job.kernel, job.schedule)
+    verify_nest(nest)
+    lap("schedule")
+    check_nest(job.kernel, nest)
+    lap("check")
+    text = emit_kernel(nest, job.target, function_name=job.function_name)
+    lap("emit")
+    code = compile_ir(text, job.target)
+    lap("llvm")
+    return KernelObject(
+        function_name=job.function_name,
+        code=code,
+        tensors=nest.tensors,
+        symbols=tuple(s.name for s in nest.symbols),
+        schedule=job.schedule,
+        seconds=seconds,
+        refused=refused,
+    )

@@ -195,8 +195,12 @@ def load_silero() -> SileroVad:
     The ``.safetensors`` beside it holds another training of the same network, whose answers are not
     those of the package's programs.
     """
-    program = open_silero_program().get_submodule("_model")
-    weights = {_silero_name(name): value for name, value in program.state_dict().items()}
+    program = open_silero_program()
+    weights = {
+        _silero_name(name.removeprefix("_model.")): value
+        for name, value in program.state_dict().items()
+        if name.startswith("_model.")  # beside it lies a network for 8 kHz
+    }
     model = SileroVad()
     model.load_state_dict({k: v for k, v in weights.items() if k}, strict=True)
     return model.eval()

@@ -6,6 +6,7 @@ arithmetic operation on them is written in the IR as cast to ``float32``, operat
 
 from __future__ import annotations
 
+import builtins
 import enum
 
 
@@ -34,22 +35,22 @@ class DType(enum.Enum):
         return max(1, self.bits // 8)
 
     @property
-    def is_float(self) -> bool:
+    def is_float(self) -> builtins.bool:
         """True for f64, f32, f16 and bf16."""
         return self.value in ("f64", "f32", "f16", "bf16")
 
     @property
-    def is_storage_only(self) -> bool:
+    def is_storage_only(self) -> builtins.bool:
         """True for the types that have no arithmetic (f16, bf16)."""
         return self.value in ("f16", "bf16")
 
     @property
-    def is_int(self) -> bool:
+    def is_int(self) -> builtins.bool:
         """True for signed and unsigned integers, not for bool."""
         return self.value in ("i64", "i32", "i16", "i8", "u8")
 
     @property
-    def is_signed(self) -> bool:
+    def is_signed(self) -> builtins.bool:
         """True for signed integers and floats."""
         return self.value not in ("u8", "bool")
 

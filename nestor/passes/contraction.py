@@ -61,11 +61,11 @@ def contraction_of(statement: object, tensors: Mapping[str, Tensor]) -> Contract
         return None
     vector, b = best
     row_strides, vector_strides = strides[1 - b], strides[b]
-    rows = [n for n in free if n != vector and vector_strides.get(n) == 0 and row_strides.get(n) != 0]
+    rows = [
+        n for n in free if n != vector and vector_strides.get(n) == 0 and row_strides.get(n) != 0
+    ]
     rows.sort(key=lambda n: _magnitude(row_strides[n]))
-    reduced = sorted(
-        statement.reduction.indices, key=lambda n: -_magnitude(row_strides.get(n, 0))
-    )
+    reduced = sorted(statement.reduction.indices, key=lambda n: -_magnitude(row_strides.get(n, 0)))
     operand = _plain_load(factors[b])
     footprint = 1
     for n in (*statement.reduction.indices, vector):

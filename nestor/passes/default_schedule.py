@@ -82,9 +82,7 @@ class _Rules:
                 self._schedule_alone(s, sequential=[p for p in s.order if isinstance(p, str)])
             return tuple(self.out)
         anchor = next((s for s in self.statements if contraction_of(s, self.tensors)), None)
-        shared_all = all(
-            len(self.fused.shared[s.name]) == len(_free(s)) for s in self.statements
-        )
+        shared_all = all(len(self.fused.shared[s.name]) == len(_free(s)) for s in self.statements)
         if len(self.statements) == 1:
             self._schedule_alone(self.statements[0], sequential=[])
         elif anchor is not None and shared_all and anchor is self.statements[0]:
@@ -275,9 +273,10 @@ class _Rules:
             score = 0.0
             for s in self.statements:
                 score += self._unit_score(s, self.fused.shared[s.name][p])
-            if score > best_score and _extent(
-                self.statements[0], self.fused.shared[self.statements[0].name][p]
-            ) >= 4:
+            if (
+                score > best_score
+                and _extent(self.statements[0], self.fused.shared[self.statements[0].name][p]) >= 4
+            ):
                 best, best_score = p, score
         alternatives = 0.0
         for s in self.statements:

@@ -186,9 +186,7 @@ class _Partitioner:
         root = self.root[tensor]
         return any(self.root[w.tensor] == root for s in group.statements for w in s.writes)
 
-    def _profit(
-        self, group: _Group, statement: Statement, rows: list[str | None]
-    ) -> str | None:
+    def _profit(self, group: _Group, statement: Statement, rows: list[str | None]) -> str | None:
         """None if joining pays, else the reason why not."""
         full = all(r is not None for r in rows)
         contraction = contraction_of(statement, self.tensors)
@@ -238,7 +236,8 @@ class _Partitioner:
             first = group.statements[0]
             count *= _extent(first, group.shared[first.name][p])
         total = max(
-            _volume(s, [n for n in s.domain.names if n not in _reduced(s)]) for s in group.statements
+            _volume(s, [n for n in s.domain.names if n not in _reduced(s)])
+            for s in group.statements
         )
         if count < min(8, total):
             return f"only {count} rows would be left to run in parallel"
@@ -302,7 +301,9 @@ class _Partitioner:
         tensors = []
         for n, t in used.items():
             outside = any(r not in inside for r in self.readers.get(self.root[n], ()))
-            tensors.append(replace(t, role=_kernel_role(t, n in written, outside, self.root[n] != n)))
+            tensors.append(
+                replace(t, role=_kernel_role(t, n in written, outside, self.root[n] != n))
+            )
         return Program(
             name=name,
             symbols=self.program.symbols,

@@ -7,9 +7,7 @@ from collections.abc import Iterable, Sequence
 from nestor.ir.program import Program
 
 
-def tensor_lifetimes(
-    program: Program, uses: Sequence[Iterable[str]]
-) -> dict[str, tuple[int, int]]:
+def tensor_lifetimes(program: Program, uses: Sequence[Iterable[str]]) -> dict[str, tuple[int, int]]:
     """First and last position in ``uses`` of every temp (aliases count for the tensor they alias).
 
     Args: uses: for each kernel in running order, the tensors that it reads or writes.

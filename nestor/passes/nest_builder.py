@@ -49,7 +49,9 @@ class Context:
     def enter(self, loop: str, value: Affine | None, inner: tuple[str, Affine] | None) -> Context:
         """The context inside ``loop``; ``value`` is set where a tail fixes the loop's index."""
         values = self.values if value is None else (*self.values, (loop, value))
-        return Context((*self.path, loop), values, self.inner if inner is None else (*self.inner, inner))
+        return Context(
+            (*self.path, loop), values, self.inner if inner is None else (*self.inner, inner)
+        )
 
     def inner_extent(self, parent: str) -> Affine | None:
         """Extent of the inner half of tile ``parent``, once its outer half was entered."""
@@ -225,7 +227,8 @@ class _Builder:
             return body(ctx.enter(info.name, ZERO, inner))
         if count.is_const and count.const <= 0:
             return []
-        kind, conditions = info.kind, ()
+        kind = info.kind
+        conditions: tuple[Affine, ...] = ()
         if not count.is_const and kind in ("vector", "unroll"):
             if kind == "vector" and info.half == "i":
                 conditions = (count - 1 - variable(info.name),)
@@ -297,7 +300,7 @@ class _Builder:
         )
         if item.phase == "merge":
             return accumulators, reads
-        state = {f"s{c}": read for c, read in enumerate(reads)}
+        state: dict[str, Expr] = {f"s{c}": read for c, read in enumerate(reads)}
         return writes, tuple(substitute_vars(f, state) for f in reduction.final)
 
     def _state_stores(

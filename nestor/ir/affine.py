@@ -157,7 +157,10 @@ class Affine:
         for atom, c in self.terms:
             text = str(atom)
             body = text if abs(c) == 1 else f"{abs(c)}*{text}"
-            out += (f" - {body}" if c < 0 else f" + {body}") if out else ("-" if c < 0 else "") + body
+            if out:
+                out += f" - {body}" if c < 0 else f" + {body}"
+            else:
+                out = f"-{body}" if c < 0 else body
         if self.const or not out:
             k = self.const
             out += (f" - {-k}" if k < 0 else f" + {k}") if out else str(k)

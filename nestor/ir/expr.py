@@ -135,7 +135,7 @@ class Cast:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """A function of several arguments: ``random_uniform(seed, offset, index)``, ``fma(a, b, c)``."""
+    """A function of several arguments, e.g. ``random_uniform(seed, offset, index)``, ``fma``."""
 
     function: str
     args: tuple[Expr, ...]

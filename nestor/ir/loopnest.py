@@ -63,8 +63,9 @@ class Compute:
     ========  =====================================================================================
 
     All values are evaluated before any store. ``instance`` maps the statement's domain indices
-    (for init, merge and final: without the reduced ones; for copy: the logical indices ``d0, d1, …``
-    of the tensor held) to the loops around. A *scan* has init, then for each index update and final.
+    (for init, merge and final: without the reduced ones; for copy: the logical indices
+    ``d0, d1, …`` of the tensor held) to the loops around. A *scan* has init, then for each index
+    update and final.
     """
 
     statement: str

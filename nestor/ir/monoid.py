@@ -1,8 +1,9 @@
 """Monoids: how a reduction or a scan combines its elements.
 
-A monoid has a state of one or more scalars, an identity, and an associative ``combine`` written over
-``a0, a1, …`` (the left state) and ``b0, b1, …`` (the right state; an element is a state too). The
-*final map* from state to outputs belongs to the statement (``Reduction.final``), over ``s0, s1, …``.
+A monoid has a state of one or more scalars, an identity, and an associative ``combine`` written
+over ``a0, a1, …`` (the left state) and ``b0, b1, …`` (the right state; an element is a state too).
+The *final map* from state to outputs belongs to the statement (``Reduction.final``), over
+``s0, s1, …``.
 """
 
 from __future__ import annotations
@@ -135,7 +136,10 @@ def _rescale(a0: Expr, m: Expr, dtype: DType) -> Expr:
 
 
 def logsumexp_of(dtype: DType) -> Monoid:
-    """State (max, sum of exp(x − max)); an element is ``(x, 1)``. Source: Milakov, Gimelshein 2018."""
+    """State (max, sum of exp(x − max)); an element is ``(x, 1)``.
+
+    Source: Milakov, Gimelshein, "Online normalizer calculation for softmax", 2018.
+    """
     a0, a1 = state_vars("a", (dtype,) * 2)
     b0, b1 = state_vars("b", (dtype,) * 2)
     m = binary("max", a0, b0)
@@ -149,7 +153,10 @@ def logsumexp_of(dtype: DType) -> Monoid:
 
 
 def online_softmax_of(dtype: DType) -> Monoid:
-    """State (m, l, acc) of softmax-weighted sums; an element is ``(s, 1, v)``. Source: FlashAttention."""
+    """State (m, l, acc) of softmax-weighted sums; an element is ``(s, 1, v)``.
+
+    Source: Dao et al., "FlashAttention", NeurIPS 2022, section 3.1.
+    """
     base = logsumexp_of(dtype)
     a0, a2 = Var(name="a0", dtype=dtype), Var(name="a2", dtype=dtype)
     b0, b2 = Var(name="b0", dtype=dtype), Var(name="b2", dtype=dtype)

@@ -16,7 +16,7 @@ from nestor.errors import IRError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tile:
-    """Split a loop: ``for i < N`` → ``for i.o < ⌈N/size⌉: for i.i < size`` (a tail keeps N exact)."""
+    """Split a loop: ``for i < N`` → ``for i.o < ⌈N/size⌉: for i.i < size`` (a tail keeps N)."""
 
     loop: str
     size: int
@@ -72,7 +72,7 @@ class Accumulate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComputeAt:
-    """Keep a kernel temp in a buffer of ``scope`` at the innermost loop that all its users share."""
+    """Keep a kernel temp in a buffer of ``scope`` at the innermost loop its users share."""
 
     tensor: str
     scope: Literal["register", "local"] = "local"
@@ -110,7 +110,8 @@ Step = Union[
 STEPS: dict[str, type] = {
     c.__name__: c
     for c in (
-        Tile, Reorder, Fuse, Parallel, Vectorize, Unroll, Accumulate, ComputeAt, SplitReduction, Pack,
+        Tile, Reorder, Fuse, Parallel, Vectorize, Unroll, Accumulate, ComputeAt,
+        SplitReduction, Pack,
     )
 }  # fmt: skip
 

@@ -1,0 +1,291 @@
+"""Question 2, order: do dependent instances run in the Program's order?
+
+Here the nest is read as a sequential program; that parallel and vector loops change nothing is
+proved in ``races``. Dependences are between *elements of kernel tensors*, wherever they are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import islpy as isl
+
+from nestor.errors import LegalityUnknown
+from nestor.ir.affine import Affine
+from nestor.ir.expr import loads
+from nestor.passes.polyhedral.isl_util import (
+    IN,
+    OUT,
+    Session,
+    conflict,
+    coordinates,
+    pairs_by_level,
+)
+from nestor.passes.polyhedral.model import Access, Model, StatementInfo, shared_loops
+from nestor.passes.polyhedral.witness import refuse, refuse_pair, where_from
+
+FIX = "keep the order of these loops, skew them, or drop the step"
+
+
+def check_dependences(model: Model, session: Session) -> None:
+    """Flow, anti and output dependences, one pair of accesses at a time.
+
+    Raises: ``IllegalSchedule`` (question ``dependence``).
+    """
+    for info in model.statements.values():
+        _check_unordered(model, session, info)
+    by_root: dict[str, list[Access]] = {}
+    for access in model.accesses:
+        if access.site.compute.phase != "copy":
+            by_root.setdefault(model.alias_root(access.tensor), []).append(access)
+    for root, accesses in by_root.items():
+        writes = _distinct([a for a in accesses if a.is_write])
+        if not writes:
+            continue
+        if written_once(model, session, root) and all(w.place.is_buffer for w in writes):
+            if not any(w.is_state for w in writes):
+                continue  # ``buffers`` finds the one write of each element before its reads
+        for write in writes:
+            for other in _distinct(accesses):
+                _check_pair(model, session, write, other)
+
+
+def _distinct(accesses: list[Access]) -> list[Access]:
+    keyed = {(a.site.uid, a.role, a.tensor, a.element, a.predicate): a for a in accesses}
+    return list(keyed.values())
+
+
+def written_once(model: Model, session: Session, tensor: str) -> bool:
+    """True if no other tensor aliases it and its elements are written at most once each."""
+    root = model.alias_root(tensor)
+    if any(model.alias_root(t) == root for t in model.tensors if t != tensor):
+        return False
+    writers = [
+        (info, w.indices)
+        for info in model.statements.values()
+        for w in info.statement.writes
+        if w.tensor == tensor
+    ]
+    if len(writers) != 1:
+        return False
+    info, indices = writers[0]
+    affines = tuple(i for i in indices if isinstance(i, Affine))
+    if len(affines) != len(indices) or info.is_scattering:
+        return False
+    points = info.points if info.is_scan or not info.reduced else info.outputs
+    if {str(a) for a in affines} >= set(points.names):
+        return True
+    session.queries += 1
+    return bool(points.relation(affines).is_injective())
+
+
+def _check_pair(model: Model, session: Session, write: Access, other: Access) -> None:
+    """The order of ``write`` against ``other``, in both directions of the Program's order."""
+    a_info = model.statements[write.site.compute.statement]
+    b_info = model.statements[other.site.compute.statement]
+    if a_info is b_info and not _seq_names(a_info):
+        return  # phases of one point are a question of its state; different points never meet
+    forward, backward = program_order(a_info, b_info)
+    if write is other:
+        backward = False
+    rel = None
+    for is_forward, wanted in ((True, forward), (False, backward)):
+        if not wanted:
+            continue
+        if rel is None:
+            session.pairs += 1
+            rel = _conflict(write, other)
+            if session.is_empty(rel):
+                return
+        for ordered in _program_pairs(rel, write, other, a_info, b_info, is_forward):
+            _check_nest_order(model, session, write, other, ordered, is_forward)
+
+
+def _check_nest_order(
+    model: Model, session: Session, a: Access, b: Access, pairs: Any, is_forward: bool
+) -> None:
+    """All ``pairs`` run in the nest with ``a`` first (``is_forward``) or ``b`` first."""
+    shared, static = shared_loops(a.site, b.site)
+    for level, wrong in pairs_by_level(pairs, shared, 0, ascending=not is_forward):
+        if level == shared and static == (-1 if is_forward else 1):
+            continue
+        if not session.is_empty(wrong):
+            first, second = (a, b) if is_forward else (b, a)
+            wrong = wrong if is_forward else wrong.reverse()
+            raise refuse_pair(
+                model,
+                "dependence",
+                "the loop nest reverses a dependence",
+                first,
+                second,
+                wrong,
+                "{a} must run before {b}: both touch {at}",
+                FIX,
+            )
+
+
+def _conflict(a: Access, b: Access) -> Any:
+    """Pairs of iterations that touch one element; all pairs if one tensor aliases the other."""
+    same = a.tensor == b.tensor
+    return conflict(
+        a.site.points.relation(a.element if same else (), a.predicate, a.free),
+        b.site.points.relation(b.element if same else (), b.predicate, b.free),
+    )
+
+
+# The Program's order
+
+
+def _seq_names(info: StatementInfo) -> list[str]:
+    return [x for x in info.sequence if isinstance(x, str)]
+
+
+def program_order(a: StatementInfo, b: StatementInfo) -> tuple[bool, bool]:
+    """Whether instances of ``a`` may come before ones of ``b``, and the other way round."""
+    for x, y in zip(a.sequence, b.sequence):
+        if isinstance(x, str) or isinstance(y, str):
+            return True, True
+        if x != y:
+            return x < y, x > y
+    return (True, True) if a is b else (a.position < b.position, a.position > b.position)
+
+
+def _program_pairs(
+    rel: Any, a: Access, b: Access, a_info: StatementInfo, b_info: StatementInfo, is_forward: bool
+) -> Iterator[Any]:
+    """The part of ``rel`` in which the Program runs ``a`` before ``b`` (or ``b`` before ``a``)."""
+    left: list[Affine] = []
+    right: list[Affine] = []
+    inst_a, inst_b = a.site.instance, b.site.instance
+    for x, y in zip(a_info.sequence, b_info.sequence):
+        if isinstance(x, str) and isinstance(y, str):
+            if x not in inst_a or y not in inst_b:
+                raise LegalityUnknown(f"'{x}' is both reduced and sequential")
+            left.append(inst_a[x])
+            right.append(inst_b[y])
+            yield rel.intersect(_earlier(a, b, left, right, is_forward))
+        elif x != y:
+            if isinstance(x, int) and isinstance(y, int) and (x < y) == is_forward:
+                yield _at_equal(rel, a, b, left, right)
+            return
+    if a_info is not b_info and (a_info.position < b_info.position) == is_forward:
+        yield _at_equal(rel, a, b, left, right)
+
+
+def _at_equal(rel: Any, a: Access, b: Access, left: list[Affine], right: list[Affine]) -> Any:
+    if not left:
+        return rel
+    return rel.intersect(
+        conflict(
+            a.site.points.relation(tuple(left), (), a.free),
+            b.site.points.relation(tuple(right), (), b.free),
+        )
+    )
+
+
+def _earlier(
+    a: Access, b: Access, left: list[Affine], right: list[Affine], is_forward: bool
+) -> Any:
+    """Pairs equal in all but the last of ``left``/``right``, where ``a`` (or ``b``) is smaller."""
+    map_a = a.site.points.relation(tuple(left), (), a.free)
+    map_b = b.site.points.relation(tuple(right), (), b.free)
+    step = isl.Map.universe(map_a.range().get_space().map_from_set())
+    last = len(left) - 1
+    for k in range(last):
+        step = step.equate(IN, k, OUT, k)
+    order = step.order_lt if is_forward else step.order_gt
+    return map_a.apply_range(order(IN, last, OUT, last)).apply_range(map_b.reverse())
+
+
+# Instances that the Program leaves unordered
+
+
+def _check_unordered(model: Model, session: Session, info: StatementInfo) -> None:
+    """Different instances of one statement that its order does not order must not meet.
+
+    Such a statement has no meaning that a nest could keep. A reduction's own updates are the
+    exception (``accumulators``), a scatter to unique targets another. Where the running state lives
+    in the target, the elements must not read that target at all.
+    """
+    s = info.statement
+    state = [a for a in model.accesses if a.is_state and a.site.compute.statement == s.name]
+    names = _seq_names(info)
+    writes = [(w.tensor, w.indices) for w in s.writes]
+    reads = [(load.tensor, load.indices, load.predicate) for e in s.elements for load in loads(e)]
+    is_full = info.is_scan or not info.reduced or info.is_scattering
+    outputs = info.points if is_full else info.outputs
+    for k, (tensor, indices) in enumerate(writes):
+        root = model.alias_root(tensor)
+        for other, other_indices in writes[k:]:
+            if model.alias_root(other) != root:
+                continue
+            if info.is_scattering or (s.scatter == "unique" and other_indices is indices):
+                continue
+            left = _element(outputs, indices if tensor == other else (), ())
+            right = _element(outputs, other_indices if tensor == other else (), ())
+            alone = other_indices is indices
+            _check_meeting(model, session, info, (left, outputs), (right, outputs), names, alone)
+        for other, other_indices, predicate in reads:
+            if model.alias_root(other) != root:
+                continue
+            left = _element(outputs, indices if tensor == other else (), ())
+            right = _element(info.points, other_indices if tensor == other else (), predicate)
+            alone = not state
+            _check_meeting(
+                model, session, info, (left, outputs), (right, info.points), names, alone
+            )
+
+
+def _element(points: Any, indices: Any, predicate: tuple[Affine, ...]) -> Any:
+    known = tuple(i for i in indices if isinstance(i, Affine))
+    if len(known) != len(indices):
+        known = ()  # data-dependent: it may be anywhere
+    return points.relation(known, predicate)
+
+
+def _check_meeting(
+    model: Model,
+    session: Session,
+    info: StatementInfo,
+    a: tuple[Any, Any],
+    b: tuple[Any, Any],
+    ordered: list[str],
+    may_meet_itself: bool,
+) -> None:
+    (left, left_points), (right, right_points) = a, b
+    if left.dim(OUT) != right.dim(OUT):  # one of them may be anywhere
+        left, right = left_points.relation(()), right_points.relation(())
+    meeting = conflict(left, right)
+    columns = [(left_points.names.index(n), right_points.names.index(n)) for n in left_points.names]
+    for name in ordered:
+        if name in left_points.names:
+            i, o = left_points.names.index(name), right_points.names.index(name)
+            meeting = meeting.equate(IN, i, OUT, o)
+    if may_meet_itself:
+        cases = [m for i, o in columns for m in
+                 (meeting.order_lt(IN, i, OUT, o), meeting.order_gt(IN, i, OUT, o))]  # fmt: skip
+    else:
+        cases = [meeting]
+    for case in cases:
+        if session.is_empty(case):
+            continue
+        found = coordinates(case)
+        assert found is not None
+        split = len(left_points.names)
+        first = dict(zip(left_points.names, found[1][:split]))
+        second = dict(zip(right_points.names, found[1][split:]))
+        name = info.statement.name
+        text = [", ".join(f"{n}={v}" for n, v in d.items()) for d in (first, second)]
+        lines = [
+            f"{name}[{text[0]}] and {name}[{text[1]}] touch one element, one of them writes it, "
+            "and the statement's order does not say which comes first",
+            *where_from(info),
+            "fix: write to another tensor, or make the statement sequential",
+        ]
+        facts = {
+            "a": {"statement": name, "instance": first},
+            "b": {"statement": name, "instance": second},
+            "kind": "unordered",
+        }
+        raise refuse(model, "dependence", "a statement conflicts with itself", lines, facts)

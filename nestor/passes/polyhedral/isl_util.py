@@ -1,0 +1,190 @@
+"""The thin layer over islpy: contexts, text of affines, integer sets, a budget.
+
+Names of loops and symbols never reach isl (they may hold dots and ``#``): dimensions are
+``i0, i1, …`` by position, symbols ``p0, p1, …``. Sets are made from text, which measured cheaper
+than building constraint by constraint through the Python bindings.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import islpy as isl
+
+from nestor.errors import IRError, LegalityUnknown
+from nestor.ir.affine import Affine, FloorDiv, Interval, variable
+from nestor.ir.program import Symbol
+
+IN, OUT, SET, PARAM = isl.dim_type.in_, isl.dim_type.out, isl.dim_type.set, isl.dim_type.param
+
+_LOCAL = threading.local()
+
+
+def context() -> Any:
+    """The isl context of the calling thread (isl contexts must not be shared by threads)."""
+    found = getattr(_LOCAL, "context", None)
+    if found is None:
+        found = _LOCAL.context = isl.Context()
+    return found
+
+
+def affine_text(value: Affine, names: Mapping[str, str]) -> str:
+    """``value`` in isl's syntax. Raises: ``IRError`` for a variable that is not in scope."""
+    parts: list[str] = []
+    for atom, c in value.terms:
+        if isinstance(atom, str):
+            if atom not in names:
+                raise IRError(f"'{atom}' in '{value}' is neither a loop around it nor a symbol")
+            body = names[atom]
+        elif isinstance(atom, FloorDiv):
+            body = f"floor(({affine_text(atom.num, names)})/{atom.den})"
+        else:
+            body = f"(({affine_text(atom.num, names)}) mod {atom.den})"
+        parts.append(f"{c}*{body}")
+    if value.const or not parts:
+        parts.append(str(value.const))
+    return " + ".join(parts)
+
+
+def free_variable(position: int) -> Affine:
+    """The stand-in for a data-dependent index: any value within its dimension."""
+    return variable(f"?{position}")
+
+
+@dataclass(slots=True, eq=False)
+class Points:
+    """Integer points: the iterations of a ``Compute``, or the instances of a statement.
+
+    ``constraints`` hold all (each ``≥ 0``); of each group in ``choices`` at least one conjunction.
+    """
+
+    names: tuple[str, ...]
+    symbols: tuple[Symbol, ...]
+    constraints: tuple[Affine, ...]
+    choices: tuple[tuple[tuple[Affine, ...], ...], ...] = ()
+    ranges: Mapping[str, Interval] = field(default_factory=dict)
+    _cache: dict[object, Any] = field(default_factory=dict)
+
+    def domain(self, predicate: tuple[Affine, ...] = ()) -> Any:
+        """The points where ``predicate`` holds, as an ``isl.Set``."""
+        key = ("domain", predicate)
+        if key not in self._cache:
+            head, dims, where = self._text(predicate, ())
+            self._cache[key] = isl.Set.read_from_str(context(), f"{head}{{ [{dims}]{where} }}")
+        return self._cache[key]
+
+    def relation(
+        self,
+        outputs: tuple[Affine, ...],
+        predicate: tuple[Affine, ...] = (),
+        free: tuple[Affine, ...] = (),
+    ) -> Any:
+        """The map from points (and free variables ``?0 < free[0], …``) to ``outputs``."""
+        key = (outputs, predicate, free)
+        if key not in self._cache:
+            head, dims, where = self._text(predicate, free)
+            names = self._names(free)
+            out = ", ".join(affine_text(o, names) for o in outputs)
+            text = f"{head}{{ [{dims}] -> [{out}]{where} }}"
+            self._cache[key] = isl.Map.read_from_str(context(), text)
+        return self._cache[key]
+
+    def _names(self, free: tuple[Affine, ...]) -> dict[str, str]:
+        names = {s.name: f"p{k}" for k, s in enumerate(self.symbols)}
+        names.update((n, f"i{k}") for k, n in enumerate(self.names))
+        names.update((f"?{k}", f"g{k}") for k in range(len(free)))
+        return names
+
+    def _text(
+        self, predicate: tuple[Affine, ...], free: tuple[Affine, ...]
+    ) -> tuple[str, str, str]:
+        names = self._names(free)
+        head = f"[{', '.join(f'p{k}' for k in range(len(self.symbols)))}] -> "
+        dims = [f"i{k}" for k in range(len(self.names))] + [f"g{k}" for k in range(len(free))]
+        where = [f"{affine_text(c, names)} >= 0" for c in (*self.constraints, *predicate)]
+        for group in self.choices:
+            options = [
+                " and ".join(f"{affine_text(c, names)} >= 0" for c in option) for option in group
+            ]
+            where.append("(" + " or ".join(f"({o})" for o in options) + ")")
+        for k, extent in enumerate(free):
+            where.append(f"0 <= g{k} < {affine_text(extent, names)}")
+        for k, symbol in enumerate(self.symbols):
+            where.append(f"p{k} >= {symbol.lower}")
+            if symbol.upper is not None:
+                where.append(f"p{k} <= {symbol.upper}")
+        return head, ", ".join(dims), (" : " + " and ".join(where)) if where else ""
+
+
+def pairs_by_level(
+    rel: Any, shared: int, start: int, *, ascending: bool
+) -> Iterator[tuple[int, Any]]:
+    """Split pairs of iterations by the outermost shared loop in which they differ.
+
+    Yields ``(level, pairs)``: equal in the loops before ``level`` and, at ``level``, in < out
+    (``ascending``) or in > out. Last comes ``(shared, pairs equal in all)``. Loops before ``start``
+    are taken as equal. One level at a time: a lexicographic order on the whole vector measured
+    a hundred times dearer.
+    """
+    for level in range(start):
+        rel = rel.equate(IN, level, OUT, level)
+    for level in range(start, shared):
+        order = rel.order_lt if ascending else rel.order_gt
+        yield level, order(IN, level, OUT, level)
+        rel = rel.equate(IN, level, OUT, level)
+    yield shared, rel
+
+
+def conflict(a: Any, b: Any) -> Any:
+    """Pairs of points that ``a`` and ``b`` map to the same place."""
+    return a.apply_range(b.reverse())
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """One check: its budget and what it counts."""
+
+    deadline: float
+    seconds: float
+    queries: int = 0
+    pairs: int = 0
+
+    def is_empty(self, x: Any) -> bool:
+        """Ask isl. Raises: ``LegalityUnknown`` past the time limit."""
+        self.queries += 1
+        if time.monotonic() > self.deadline:
+            raise LegalityUnknown(f"the legality check took longer than {self.seconds:g} s")
+        return bool(x.is_empty())
+
+    def is_subset(self, a: Any, b: Any) -> bool:
+        """Ask isl whether ``a ⊆ b``."""
+        self.queries += 1
+        if time.monotonic() > self.deadline:
+            raise LegalityUnknown(f"the legality check took longer than {self.seconds:g} s")
+        return bool(a.is_subset(b))
+
+
+def coordinates(x: Any) -> tuple[list[int], list[int]] | None:
+    """One point of a set or of a wrapped relation: (symbols, coordinates); None if it is empty."""
+    points = x.wrap() if isinstance(x, (isl.Map, isl.BasicMap)) else x
+    point = points.sample_point()
+    if point.is_void():
+        return None
+    dims = points.dim(SET)
+    params = points.dim(PARAM)
+    return (
+        [point.get_coordinate_val(PARAM, k).to_python() for k in range(params)],
+        [point.get_coordinate_val(SET, k).to_python() for k in range(dims)],
+    )
+
+
+def union_of(sets: Sequence[Any]) -> Any:
+    """The union of at least one set or map."""
+    total = sets[0]
+    for other in sets[1:]:
+        total = total.union(other)
+    return total

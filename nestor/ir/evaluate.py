@@ -122,7 +122,7 @@ class Evaluator:
         picked = self.gather(node.tensor, array, node.indices, exists)
         if node.other is None:
             return picked
-        return np.where(inside, picked, self.expr(node.other))[()]
+        return np.where(inside, picked, self.expr(node.other))
 
     def indices(self, indices: Sequence[IndexExpr]) -> list[Value]:
         """Integer values of an access's indices."""

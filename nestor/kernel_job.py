@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from nestor.ir.program import Kernel, Tensor
+from nestor.ir.program import Kernel
 from nestor.ir.schedule import Schedule
 from nestor.target.cpu import CpuTarget
 
@@ -26,15 +26,13 @@ class KernelJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelObject:
-    """Object code of a kernel, and the tensors (with layouts) that its function takes, in order.
+    """Object code of a kernel, and the schedule that it was made with.
 
     ``seconds``: time by phase. ``refused``: why the proposed schedule was not used, if it was not.
     """
 
     function_name: str
     code: bytes
-    tensors: tuple[Tensor, ...]
-    symbols: tuple[str, ...]
     schedule: Schedule
     seconds: dict[str, float] = field(default_factory=dict)
     refused: str | None = None
@@ -94,8 +92,6 @@ def _compile(job: KernelJob, refused: str | None) -> KernelObject:
     return KernelObject(
         function_name=job.function_name,
         code=code,
-        tensors=nest.tensors,
-        symbols=tuple(s.name for s in nest.symbols),
         schedule=job.schedule,
         seconds=seconds,
         refused=refused,

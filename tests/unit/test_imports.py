@@ -1,6 +1,6 @@
 """Imports go one way, heavy packages stay where they belong, and `import nestor` is light.
 
-The table of ``docs/architecture.md`` is read, not repeated, so document and code cannot drift apart.
+The table of ``docs/architecture.md`` is read, not repeated, so that code and document agree.
 """
 
 from __future__ import annotations

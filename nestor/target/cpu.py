@@ -85,7 +85,7 @@ class CpuTarget:
 
     @property
     def required_features(self) -> tuple[str, ...]:
-        """What a machine must list among the flags of ``/proc/cpuinfo`` to run code made for this."""
+        """What a machine must list among its ``/proc/cpuinfo`` flags to run code made for this."""
         return tuple(sorted(_CPUINFO_NAMES.get(f, f) for f in self.features))
 
     def peak_flops_per_cycle(self, bits: int = 32) -> int:
@@ -193,7 +193,7 @@ def host_flags() -> frozenset[str]:
     import llvmlite.binding as llvm  # only where the operating system does not tell
 
     found = dict(llvm.get_host_cpu_features())
-    return frozenset(_CPUINFO_NAMES.get(f, f) for f, present in found.items() if present)
+    return frozenset(_CPUINFO_NAMES.get(str(f), str(f)) for f, on in found.items() if on)
 
 
 @functools.cache

@@ -152,7 +152,7 @@ class Scope:
 
 
 class FunctionBuilder:
-    """Writes one function. ``allocas`` go before everything else, heads where their scope starts."""
+    """Writes one function: ``alloca`` first, then each scope's head where the scope starts."""
 
     def __init__(self, module: ModuleBuilder, header: str):
         self.module = module
@@ -288,7 +288,7 @@ class FunctionBuilder:
         return self.emit(rhs, ty, value.lanes)
 
     def intrinsic(self, name: str, *args: Val, extra: str = "", flags: str = "") -> Val:
-        """An overloaded intrinsic of one type, e.g. ``llvm.fma``; ``extra`` are further arguments."""
+        """An overloaded intrinsic of one type, e.g. ``llvm.fma``; ``extra``: further arguments."""
         values = self.unify(*args)
         ty, lanes, full = values[0].ty, values[0].lanes, values[0].full
         types = ", ".join([full] * len(values) + [x.split()[0] for x in extra.split(",") if x])

@@ -130,9 +130,8 @@ class Context:
     def bind_symbols(self) -> None:
         """Load the shape symbols in the function's head."""
         for position, symbol in enumerate(self.info.symbols):
-            at = self.fb.emit_at(
-                0, f"getelementptr i64, ptr {self.symbols.text}, i64 {position}", "ptr"
-            )
+            slot = f"getelementptr i64, ptr {self.symbols.text}, i64 {position}"
+            at = self.fb.emit_at(0, slot, "ptr")
             value = self.fb.emit_at(0, f"load i64, ptr {at.text}, align 8", "i64")
             self.variables[symbol.name] = Variable(value, 0)
             self.ranges[symbol.name] = (symbol.lower, symbol.upper)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import assert_never
 
 from nestor.codegen.llvm import mathlib
@@ -154,7 +155,7 @@ class Expressions:
         if name in ctx.buffers:
             private = ctx.buffers[name]
             inner = [variable(LANE)] if private.per_lane else []
-            return locate(ctx, private.storage, self._resolved([*indices, *inner]))
+            return locate(ctx, private.storage, self._resolved((*indices, *inner)))
         tensor = ctx.info.tensors[name]
         storage = tensor_storage(ctx, name)
         if storage.size == 0:
@@ -170,7 +171,7 @@ class Expressions:
         physical = [p.substitute(logical) for p in tensor.layout.physical]
         return locate(ctx, storage, [p.simplify(ctx.ranges) for p in physical])
 
-    def _resolved(self, indices: tuple[IndexExpr, ...] | list[Affine]) -> list[Affine]:
+    def _resolved(self, indices: Sequence[IndexExpr]) -> list[Affine]:
         return [self.ctx.resolve(i) for i in indices if isinstance(i, Affine)]
 
     def _checked_index(self, node: Expr, extent: Affine) -> Affine:

@@ -68,8 +68,9 @@ def atom_value(ctx: Context, atom: Atom) -> tuple[Val, int]:
 
 
 def split_varying(ctx: Context, a: Affine) -> tuple[Affine, Affine]:
-    """``a = uniform + varying``: terms that are equal in all lanes (and the constant), the others."""
-    uniform, varying = [], []
+    """``a = uniform + varying``: terms equal in all lanes with the constant, and the others."""
+    uniform: list[tuple[Atom, int]] = []
+    varying: list[tuple[Atom, int]] = []
     for atom, c in a.terms:
         names = {atom} if isinstance(atom, str) else atom.num.variables()
         (uniform if ctx.varying.isdisjoint(names) else varying).append((atom, c))
@@ -180,7 +181,7 @@ def condition(ctx: Context, conditions: tuple[Affine, ...]) -> tuple[Val, Val | 
 
 
 def _vector_condition(ctx: Context, a: Affine) -> Val:
-    """``a ≥ 0`` in each lane; one comparison of a broadcast scalar when the lanes form a pattern."""
+    """``a ≥ 0`` in each lane; a broadcast scalar against constants when lanes form a pattern."""
     uniform, varying = split_varying(ctx, a)
     pattern = lane_pattern(ctx, varying)
     if pattern is None:

@@ -1,1 +1,144 @@
-"""x"""
+"""Elementary functions on float32 vectors.
+
+========  =====================  ======================================================
+function  error [ULP]            method
+========  =====================  ======================================================
+exp       ≤ 1.0                  n = round(x/ln 2), polynomial, 2ⁿ in two factors
+exp2      ≤ 1.0                  n = round(x), polynomial
+expm1     ≤ 1.6                  as exp, with the 1 subtracted before scaling
+log       ≤ 1.0                  mantissa in [√½, √2), polynomial
+tanh      ≤ 2.5                  expm1(-2|x|), one division
+sigmoid   ≤ 2.0                  exp(-|x|), one division
+erf       ≤ 1.5                  polynomial below 1, 1 - exp(polynomial) above
+sin, cos  ≤ 1.0                  argument reduced in float64, polynomial
+========  =====================  ======================================================
+
+The bounds are checked over all float32 values by the tests. Denormals, infinities, NaN and signed
+zeros follow C. Functions not in the table go through float64 (``math_f64``) and are rounded once.
+The coefficients come from ``tools/fit_polynomials.py``.
+
+Source: Cody and Waite, "Software Manual for the Elementary Functions", 1980 (argument reduction);
+Muller, "Elementary Functions", 3rd edition (expm1 and tanh without cancellation).
+"""
+
+from __future__ import annotations
+
+import math
+
+from nestor.codegen.llvm import math_tables as tables
+from nestor.codegen.llvm.mathlib import Num, define
+
+LOG2E = 1.4426950408889634
+LN2_HIGH = 0.693145751953125
+"""ln 2 in 16 bits: products with an exponent are exact."""
+LN2_LOW = math.log(2.0) - LN2_HIGH
+MAGIC = 12582912.0
+"""1.5 · 2²³: adding it rounds to an integer, which then stands in the low bits."""
+
+
+def round_to_int(x: Num) -> tuple[Num, Num]:
+    """The nearest integer to ``x``, |x| < 2²², as a float and as i32."""
+    shifted = x + MAGIC
+    return shifted - MAGIC, shifted.bits() - 0x4B400000
+
+
+def power_of_two(n: Num) -> Num:
+    """2ⁿ for an i32 n in [-126, 127]."""
+    return ((n + 127) << 23).as_float()
+
+
+def scale(p: Num, n: Num) -> Num:
+    """``p · 2ⁿ`` for n in [-252, 254]; in two steps, so that denormals round once."""
+    half = n.shift_arithmetic(1)
+    return p * power_of_two(half) * power_of_two(n - half)
+
+
+def _reduce_exp(x: Num) -> tuple[Num, Num]:
+    """``x = n ln 2 + r``: (r, n as i32)."""
+    n, whole = round_to_int(x * LOG2E)
+    r = n.fma(-LN2_HIGH, x)
+    return n.fma(-LN2_LOW, r), whole
+
+
+@define("exp", "float")
+def exp_f32(x: Num) -> Num:
+    """e to the x; inf from 88.73 on, 0 below -103.98."""
+    r, n = _reduce_exp(x.at_most(89.0).at_least(-104.0))
+    p = (r * r).fma(r.polynomial(tables.EXP_F32), r) + 1.0
+    return scale(p, n)
+
+
+@define("exp2", "float")
+def exp2_f32(x: Num) -> Num:
+    """2 to the x."""
+    x = x.at_most(129.0).at_least(-151.0)
+    n, whole = round_to_int(x)
+    r = x - n
+    return scale(r.fma(r.polynomial(tables.EXP2_F32), 1.0), whole)
+
+
+def _expm1_parts(x: Num) -> tuple[Num, Num]:
+    """``e**x - 1 = 2ⁿ p + (2ⁿ - 1)``: (p, n)."""
+    r, n = _reduce_exp(x)
+    return (r * r).fma(r.polynomial(tables.EXPM1_F32), r), n
+
+
+@define("expm1", "float")
+def expm1_f32(x: Num) -> Num:
+    """e to the x, less 1, without cancellation near 0."""
+    p, n = _expm1_parts(x.at_most(89.0).at_least(-18.0))
+    # Half of it first: 2ⁿ itself may overflow where the result does not.
+    half = power_of_two(n - 1)
+    result = p.fma(half, half - 0.5) * 2.0
+    return (x.abs() < 2.0**-25).where(x, result)
+
+
+@define("log", "float")
+def log_f32(x: Num) -> Num:
+    """Natural logarithm."""
+    is_small = x < 2.0**-126
+    scaled = is_small.where(x * 2.0**25, x)
+    bits = scaled.bits() - 0x3F3504F3
+    e = bits.shift_arithmetic(23)
+    f = ((bits & 0x007FFFFF) + 0x3F3504F3).as_float() - 1.0
+    k = e.convert("sitofp", "float")
+    k = is_small.where(k - 25.0, k)
+    square = f * f
+    tail = (square * f).fma(f.polynomial(tables.LOG_F32), k * LN2_LOW)
+    result = k.fma(LN2_HIGH, square.fma(-0.5, tail) + f)
+    return log_edges(x, result)
+
+
+def log_edges(x: Num, result: Num) -> Num:
+    """-inf at 0, NaN below, inf at inf; NaN stays."""
+    result = x.equals(0.0).where(-math.inf, result)
+    result = (x < math.inf).where(result, x)
+    return (x < 0.0).where(math.nan, result)
+
+
+@define("tanh", "float")
+def tanh_f32(x: Num) -> Num:
+    """Hyperbolic tangent: ``-u / (u + 2)`` with ``u = expm1(-2|x|)``."""
+    magnitude = x.abs()
+    p, n = _expm1_parts((magnitude * -2.0).at_least(-20.0))
+    unit = power_of_two(n)
+    u = p.fma(unit, unit - 1.0)
+    result = (-u / (u + 2.0)).with_sign_of(x)
+    return (magnitude < 2.0**-12).where(x, result)
+
+
+@define("sigmoid", "float")
+def sigmoid_f32(x: Num) -> Num:
+    """``1 / (1 + exp(-x))``; for negative x as ``exp(x) / (1 + exp(x))``, which underflows late."""
+    e = exp_f32(-x.abs())
+    return (x < 0.0).where(e, e.like(1.0)) / (e + 1.0)
+
+
+@define("erf", "float")
+def erf_f32(x: Num) -> Num:
+    """Error function."""
+    magnitude = x.abs()
+    small = x.fma((x * x).polynomial(tables.ERF_SMALL_F32), x)
+    t = (magnitude.at_most(4.0) - 2.5) * (1.0 / 1.5)
+    large = (1.0 - exp_f32(t.polynomial(tables.ERF_LARGE_F32))).with_sign_of(x)
+    return (magnitude < 1.0).where(small, large)

@@ -1,8 +1,8 @@
 """Elementary functions as internal LLVM functions, one per (function, type, lanes) in use.
 
 Each is written once over ``Num``, for scalars and vectors of any length alike, in ``math_f32`` and
-``math_f64``; a float32 function without code of its own goes through the float64 one, which makes it
-correctly rounded nearly always. Nothing here calls a library: object code has no undefined symbol.
+``math_f64``; a float32 function without code of its own goes through the float64 one, which makes
+it correctly rounded nearly always. Nothing here calls a library: object code has no undefined symbol.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from nestor.errors import InternalError
 
 
 class Num:
-    """A value with operators, for writing formulas. Mixed operands: a Python number is a literal."""
+    """A value with operators, for writing formulas; a Python number among them is a literal."""
 
     __slots__ = ("fb", "val")
 

@@ -1,9 +1,9 @@
 """Loads and stores: where an access lies, how its lanes lie to each other, and what may be read.
 
 An access becomes a *location*: a pointer that is equal in all lanes, and how the lanes differ from
-it. Contiguous lanes are one vector load; equal lanes a scalar one; other patterns are gathers. Where
-a predicate or mask holds for some lanes only, memory outside is never touched, unless interval
-arithmetic proves that the address lies inside the tensor for all of them.
+it. Contiguous lanes are one vector load; equal lanes a scalar one; other patterns are gathers.
+Where a predicate or mask holds for some lanes only, memory outside is never touched, unless
+interval arithmetic proves that the address lies inside the tensor for all of them.
 """
 
 from __future__ import annotations

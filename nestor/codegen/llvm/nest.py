@@ -262,7 +262,7 @@ def _emit_inner_vector(ctx: Context, loop: Loop, low: int, high: int) -> None:
 
 
 def native_lanes(ctx: Context, node: Node) -> int:
-    """Lanes of one register: of the widest float that the loop computes, else of its widest type."""
+    """Lanes of one register of the widest float that the loop computes, else the widest type."""
     floats, others = 0, 8
     for compute in _computes(node):
         exprs = list(compute.values)

@@ -1,4 +1,4 @@
-"""Memory of tensors and buffers: pointers, strides, sizes, and what the optimiser may know of it."""
+"""Memory of tensors and buffers: pointers, strides, sizes, and what the optimiser may know."""
 
 from __future__ import annotations
 

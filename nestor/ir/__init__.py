@@ -92,9 +92,9 @@ is the same for all values of the others.
 
 Aliases
 -------
-A tensor with ``alias_of`` is the same bytes as another, row-major, with as many elements of the same
-type. A write to one is a write to the other; dependences are those of the whole tensor. Tensors
-without it never overlap.
+A tensor with ``alias_of`` is the same bytes as another, row-major, with as many elements of the
+same type. A write to one is a write to the other; dependences are those of the whole tensor.
+Tensors without it never overlap.
 
 Random numbers
 --------------

@@ -25,7 +25,7 @@ class FloorDiv:
     den: int
 
     def __str__(self) -> str:
-        return f"({self.num})//{self.den}"
+        return f"{_operand(self.num)}//{self.den}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Mod:
     den: int
 
     def __str__(self) -> str:
-        return f"({self.num})%{self.den}"
+        return f"{_operand(self.num)}%{self.den}"
 
 
 Atom = Union[str, FloorDiv, Mod]
@@ -156,6 +156,8 @@ class Affine:
         out = ""
         for atom, c in self.terms:
             text = str(atom)
+            if not isinstance(atom, str) and (abs(c) != 1 or (c < 0 and not out)):
+                text = f"({text})"
             body = text if abs(c) == 1 else f"{abs(c)}*{text}"
             if out:
                 out += f" - {body}" if c < 0 else f" + {body}"
@@ -238,6 +240,12 @@ def _split_multiples(num: Affine, den: int) -> tuple[Affine, Affine]:
     outside = Affine(tuple((a, c // den) for a, c in num.terms if c // den), num.const // den)
     inside = Affine(tuple((a, c % den) for a, c in num.terms if c % den), num.const % den)
     return outside, inside
+
+
+def _operand(num: Affine) -> str:
+    """Text of a dividend; a plain variable needs no parentheses."""
+    text = str(num)
+    return text if num.const == 0 and num.terms == ((text, 1),) else f"({text})"
 
 
 def _term_key(term: tuple[Atom, int]) -> str:

@@ -8,6 +8,7 @@ The *final map* from state to outputs belongs to the statement (``Reduction.fina
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from nestor.ir.expr import Binary, Const, Expr, Select, Var, binary, const, highest, lowest, unary
@@ -182,3 +183,17 @@ BUILTINS = {
     "online_softmax": online_softmax_of,
 }
 """Builtin monoids by name; each takes the dtype of its first component."""
+
+
+@functools.cache
+def builtin_monoid(name: str, dtype: DType) -> Monoid | None:
+    """The builtin called ``name`` on ``dtype``, ``any`` and ``all`` too; None if there is none."""
+    if name in ("any", "all") and dtype is DType.bool:
+        return any_of() if name == "any" else all_of()
+    make = BUILTINS.get(name)
+    return None if make is None else make(dtype)
+
+
+def is_builtin(monoid: Monoid) -> bool:
+    """Whether ``monoid`` is the builtin of its name and first dtype."""
+    return bool(monoid.identity) and builtin_monoid(monoid.name, monoid.dtypes[0]) == monoid

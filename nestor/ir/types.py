@@ -57,6 +57,8 @@ class DType(enum.Enum):
     def __repr__(self) -> str:
         return self.value
 
+    __str__ = __repr__
+
 
 _BITS = {
     "f64": 64, "f32": 32, "f16": 16, "bf16": 16,

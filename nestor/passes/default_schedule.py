@@ -32,6 +32,9 @@ from nestor.passes.strides import access_strides, typical
 MAX_UNROLLED_TAPS = 9
 """Reduced loops of constant extents with at most this many iterations together are unrolled."""
 
+SYMBOLIC_REUSE = 64
+"""Extent assumed for a symbolic row or column index of a contraction; it is always tiled."""
+
 
 @dataclass(frozen=True, slots=True)
 class VectorUnit:
@@ -143,16 +146,16 @@ class _Rules:
     ) -> tuple[list[str], list[str]]:
         """Register-tile a contraction; returns its outer (parallel) and its tile loops."""
         lanes = self.unit.lanes(max(s.elements[0].dtype.bytes, 4))
-        columns = _extent(s, c.vector)
-        row = c.rows[0] if c.rows else None
-        rows = _extent(s, row) if row else 1
+        row = next((n for n in c.rows if _is_constant(s, n)), c.rows[0] if c.rows else None)
+        columns = _reuse_extent(s, c.vector)
+        rows = _reuse_extent(s, row) if row else 1
         row_tile, vectors = choose_register_tile(rows, columns, lanes, self.unit.registers)
         name, v = s.name, f"{s.name}.{c.vector}"
         outer: list[str] = []
         tile: list[str] = []
         block = lanes * vectors
         batch = [n for n in free if n not in (c.vector, row)]
-        if columns > block:
+        if columns > block or not _is_constant(s, c.vector):
             self.out.append(Tile(loop=v, size=block))
             column_outer, v = [f"{v}.o"], f"{v}.i"
         else:
@@ -160,7 +163,7 @@ class _Rules:
         if vectors > 1 and columns > lanes:
             self.out.append(Tile(loop=v, size=lanes))
             tile, v = [f"{v}.o"], f"{v}.i"
-        if row is not None and rows > row_tile:
+        if row is not None and (rows > row_tile or not _is_constant(s, row)):
             self.out.append(Tile(loop=f"{name}.{row}", size=row_tile))
             row_outer, row_inner = [f"{name}.{row}.o"], [f"{name}.{row}.i"]
         else:
@@ -261,7 +264,10 @@ class _Rules:
                 if row in self.fused.shared[s.name]:
                     lanes = self.unit.lanes(4)
                     tile, _ = choose_register_tile(
-                        _extent(s, row), _extent(s, c.vector), lanes, self.unit.registers
+                        _reuse_extent(s, row),
+                        _reuse_extent(s, c.vector),
+                        lanes,
+                        self.unit.registers,
                     )
                     return self.fused.shared[s.name].index(row), tile
         return None, 1
@@ -301,7 +307,7 @@ class _Rules:
             if p == vector_at:
                 size = self.unit.lanes(_widest(s))
                 size = self.unit.lanes(max(_widest(t) for t in self.statements))
-            if size and _extent(s, index) > size:
+            if size and (_extent(s, index) > size or not _is_constant(s, index)):
                 self.out.append(Tile(loop=loop, size=size))
                 outer.append(f"{loop}.o")
                 inner.append(f"{loop}.i")
@@ -331,12 +337,12 @@ class _Rules:
         for step in self.out:
             if isinstance(step, Tile) and halves and step.loop == halves[0][:-2]:
                 row_tile = step.size
-        columns = _extent(s, c.vector)
+        columns = _reuse_extent(s, c.vector)
         _, vectors = choose_register_tile(row_tile, columns, lanes, self.unit.registers)
         v = f"{s.name}.{c.vector}"
         shared = set(self.fused.shared[s.name])
         own = [f"{s.name}.{n}" for n in _free(s) if n not in shared and n != c.vector]
-        if columns > lanes * vectors:
+        if columns > lanes * vectors or not _is_constant(s, c.vector):
             self.out.append(Tile(loop=v, size=lanes * vectors))
             own.append(f"{v}.o")
             v = f"{v}.i"
@@ -371,7 +377,7 @@ class _Rules:
         if vector is not None and vector in free:
             loop = f"{s.name}.{vector}"
             size = self.unit.lanes(_widest(s))
-            if _extent(s, vector) > size:
+            if _extent(s, vector) > size or not _is_constant(s, vector):
                 self.out.append(Tile(loop=loop, size=size))
                 loops.append(f"{loop}.o")
                 halves = [f"{loop}.i"]
@@ -400,7 +406,10 @@ class _Rules:
                 loop = f"{name}.{index}"
                 if index in summed:
                     if _extent(s, index) >= 2 * size and self._may_split(s):
-                        self.out.append(SplitReduction(loop=loop, lanes=size))
+                        chains = next(
+                            c for c in (4, 2, 1) if c == 1 or _extent(s, index) >= 2 * c * size
+                        )
+                        self.out.append(SplitReduction(loop=loop, lanes=size * chains))
                         summed.remove(index)
                         inner, vector = [f"{loop}.o"], [f"{loop}.i"]
                 else:
@@ -527,6 +536,11 @@ def _reduced(s: Statement) -> set[str]:
 def _extent(s: Statement, name: str) -> int:
     r = s.domain.range_of(name)
     return max(1, typical(r.upper - r.lower))
+
+
+def _reuse_extent(s: Statement, name: str) -> int:
+    """Extent for choosing a register tile: a symbolic one is taken to be long."""
+    return _extent(s, name) if _is_constant(s, name) else SYMBOLIC_REUSE
 
 
 def _is_constant(s: Statement, name: str) -> bool:

@@ -18,6 +18,7 @@ With coverage (each update once, each final once) these say that a final sees ex
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from nestor.errors import IllegalSchedule, LegalityUnknown
@@ -31,6 +32,7 @@ from nestor.passes.polyhedral.isl_util import (
 )
 from nestor.passes.polyhedral.model import (
     Model,
+    Place,
     Site,
     StatementInfo,
     StateRole,
@@ -55,21 +57,39 @@ CHANGES: tuple[StateRole, ...] = ("update", "merge")
 def check_accumulators(model: Model, session: Session) -> None:
     """Apply the rules to every reduction. Raises: ``IllegalSchedule`` (question ``buffer``)."""
     for info in model.statements.values():
-        seen: set[object] = set()
-        count = len(info.statement.reduction.monoid.identity) if info.statement.reduction else 0
-        for component in range(count):
-            uses = model.uses.get((info.statement.name, component), [])
-            # Components that are kept alike need one proof.
-            key = tuple((u.site.uid, u.role, u.place.uid, u.place.depth, u.cell) for u in uses)
-            if key not in seen:
-                seen.add(key)
-                _StateCheck(model, session, info, _distinct(uses)).check()
+        if info.statement.reduction is not None and not info.is_scattering:
+            _StateCheck(model, session, info, _joint_uses(model, info)).check()
 
 
-def _distinct(uses: Sequence[StateUse]) -> list[StateUse]:
-    """Drop repeats: a final may read its state more than once."""
-    keyed = {(u.site.uid, u.role, u.place, u.cell): u for u in uses}
-    return list(keyed.values())
+def _joint_uses(model: Model, info: StatementInfo) -> list[StateUse]:
+    """The uses of the whole state, in terms of its first component.
+
+    A component may depend on the others, so all must be kept alike (the same cells of buffers side
+    by side): then one proof serves all, and a component that no final reads is covered too.
+    """
+    assert info.statement.reduction is not None
+    name = info.statement.name
+    count = len(info.statement.reduction.monoid.identity)
+    uses = [model.uses.get((name, c), []) for c in range(count)]
+    first = {(u.site.uid, u.role): u for u in uses[0] if u.role != "final"}
+    finals: dict[int, StateUse] = {}
+    for component in uses:
+        places: dict[Place, Place] = {}
+        others = {(u.site.uid, u.role): u for u in component if u.role != "final"}
+        is_alike = set(others) == set(first)
+        for key, use in others.items() if is_alike else ():
+            twin = first[key]
+            is_alike &= use.cell == twin.cell and use.place.uid == twin.place.uid
+            is_alike &= places.setdefault(use.place, twin.place) == twin.place
+        is_alike &= len(set(places.values())) == len(places)
+        for use in component:
+            if use.role == "final":
+                twin = replace(use, component=0, place=places.get(use.place, use.place))
+                known = finals.setdefault(use.site.uid, twin)
+                is_alike &= known.place == twin.place and known.cell == twin.cell
+        if not is_alike:
+            raise LegalityUnknown(f"the components of the state of '{name}' are not kept alike")
+    return [*first.values(), *finals.values()]
 
 
 class _StateCheck:
@@ -87,11 +107,6 @@ class _StateCheck:
 
     def check(self) -> None:
         """All rules, cheap ones first."""
-        if self.info.is_scattering:
-            return
-        homes = {u.site.uid: (u.place, u.cell) for u in self.of("final")}
-        if any(homes[u.site.uid] != (u.place, u.cell) for u in self.of("final")):
-            raise LegalityUnknown(f"'{self.info.statement.name}' reads its state from two cells")
         self._check_started()
         self._check_restarts()
         self._check_sinks()

@@ -106,6 +106,7 @@ def _check_statement(
         "a": {"statement": info.statement.name, "instance": instance, "symbols": symbols},
         "tensor": tensor,
         "index": index.evaluate(env),
+        "extent": extent.evaluate(env),
     }
     raise refuse(model, "bounds", "an access leaves its tensor", lines, facts)
 
@@ -142,5 +143,6 @@ def _check_buffer(model: Model, session: Session, access: Access) -> None:
             "a": instance_facts(site, env),
             "tensor": access.place.name,
             "index": index.evaluate(env),
+            "extent": extent.evaluate(env),
         }
         raise refuse(model, "bounds", "an access leaves its buffer", lines, facts)

@@ -218,6 +218,7 @@ class _ReadCheck:
                 bad,
                 "{a} reads {at} from {cell}, which " + complaint + " {b}",
                 "allocate the buffer inside the loop that reuses it, or copy again",
+                kind="stale" if "stale" in complaint else "clobbered",
             )
 
     def _refuse_unwritten(self, points: Any) -> IllegalSchedule:

@@ -82,6 +82,8 @@ def _check_phase(
     missing = domain.subtract(union_of([i.range() for i in images])) if images else domain
     if not session.is_empty(missing):
         raise _refuse_missing(model, info, wanted, phase, missing)
+    if phase == "init":
+        return  # to start a state twice is harmless, or forbidden by the rules of states
     for k, (site, image) in enumerate(zip(sites, images)):
         for other, other_image in zip(sites[:k], images[:k]):
             session.pairs += 1

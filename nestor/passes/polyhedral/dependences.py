@@ -122,6 +122,7 @@ def _check_nest_order(
                 wrong,
                 "{a} must run before {b}: both touch {at}",
                 FIX,
+                kind="order",
             )
 
 

@@ -12,7 +12,6 @@ from typing import Literal
 
 from nestor.errors import IRError, LegalityUnknown
 from nestor.ir.affine import Affine, Interval, affine
-from nestor.ir.expr import Index, IndexExpr, Load, walk
 from nestor.ir.loopnest import Alloc, Block, Buffer, Compute, Guard, Loop, LoopNest, Node
 from nestor.ir.program import Domain, Extern, Program, Statement, Tensor
 from nestor.ir.types import DType
@@ -139,18 +138,22 @@ class StatementInfo:
 
     @property
     def is_scattering(self) -> bool:
-        """True for a reduction whose targets depend on reduced indices (``index_add``)."""
+        """True where each element combines into a target of its own (``index_add``)."""
         s = self.statement
-        if s.reduction is None or s.reduction.scan:
+        if s.reduction is None or not s.reduction.into:
             return False
-        names = set(self.output_names)
-        return any(not _is_over(i, names, self.points) for w in s.writes for i in w.indices)
+        known = {*self.output_names, *(x.name for x in self.points.symbols)}
+        indices = [i for w in s.writes for i in w.indices]
+        return not all(isinstance(i, Affine) and i.variables() <= known for i in indices)
 
     @property
     def sequence(self) -> tuple[int | str, ...]:
-        """The order; a scatter whose last write wins is ordered in all of its indices."""
+        """The order; with those indices added in whose order a scatter must run."""
         s = self.statement
-        if s.scatter != "last":
+        is_ordered = s.scatter == "last" or (
+            self.is_scattering and s.reduction is not None and not s.reduction.monoid.commutative
+        )
+        if not is_ordered:
             return s.order
         rest = [n for n in s.domain.names if n not in s.order]
         return (*s.order, *(x for n in rest for x in (n, 0)))
@@ -225,21 +228,6 @@ def _statement_info(kernel: Program, s: Statement, position: int) -> StatementIn
     )
 
 
-def _is_over(index: IndexExpr, names: set[str], points: Points) -> bool:
-    """True if ``index`` mentions no other index than ``names`` and symbols."""
-    known = names | {s.name for s in points.symbols}
-    if isinstance(index, Affine):
-        return index.variables() <= known
-    for node in walk(index):
-        if isinstance(node, Index) and not node.value.variables() <= known:
-            return False
-        if isinstance(node, Load):
-            affines = [i for i in node.indices if isinstance(i, Affine)]
-            if any(not a.variables() <= known for a in (*affines, *node.predicate)):
-                return False
-    return True
-
-
 def _domain_points(kernel: Program, domain: Domain, names: tuple[str, ...]) -> Points:
     """The domain's points in the indices ``names``; what mentions other indices is left out."""
     ranges: dict[str, Interval] = dict(kernel.symbol_ranges())
@@ -289,6 +277,8 @@ class _Walker:
                     step = (*trail, ("at", k))
                     self.visit(child, loops, step, buffers, constraints, choices, ranges)
             case Alloc():
+                for b in node.buffers:
+                    self._check_scope(b.shape, loops)
                 places = {b.name: _buffer_place(b, self.count, len(loops)) for b in node.buffers}
                 inner = {**buffers, **places}
                 self.visit(node.body, loops, trail, inner, constraints, choices, ranges)
@@ -314,6 +304,7 @@ class _Walker:
         choices: tuple[tuple[tuple[Affine, ...], ...], ...],
         ranges: dict[str, Interval],
     ) -> None:
+        self._check_scope(node.conditions, loops)
         inside = (*constraints, *node.conditions)
         self.visit(node.body, loops, (*trail, ("at", 0)), buffers, inside, choices, ranges)
         if node.orelse is None:
@@ -327,11 +318,18 @@ class _Walker:
         if options:
             self.visit(node.orelse, loops, step, buffers, constraints, choices, ranges)
 
+    def _check_scope(self, values: tuple[Affine, ...], loops: tuple[LoopVar, ...]) -> None:
+        known = {v.index for v in loops} | {s.name for s in self.symbols}
+        for value in values:
+            if not value.variables() <= known:
+                raise IRError(f"'{value}' mentions what is neither a loop around it nor a symbol")
+
     def _check_loop(self, node: Loop, loops: tuple[LoopVar, ...]) -> None:
         if any(v.index == node.index for v in loops) or any(
             s.name == node.index for s in self.symbols
         ):
             raise IRError(f"loop '{node.index}' stands inside another of that name")
+        self._check_scope((*node.lower, *node.upper), loops)
         if not node.lower or not node.upper:
             raise IRError(f"loop '{node.index}' has no bounds")
         if node.kind in ("vector", "unroll"):

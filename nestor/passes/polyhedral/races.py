@@ -115,4 +115,6 @@ def _refuse(model: Model, a: Access, b: Access, pairs: Any, level: int) -> Illeg
         pairs,
         "{a} and {b} run in different iterations of it: both touch {cell}, at least one writes",
         "run this loop serially, or give each iteration memory of its own",
+        kind="race",
+        loop=loop.index,
     )

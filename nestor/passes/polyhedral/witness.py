@@ -51,9 +51,15 @@ def _environment(site: Site, symbols: list[int], loops: list[int], every: list[i
 
 def instance_text(site: Site, env: Env) -> str:
     """``S[t=0, i=1]``, with the phase where it is not the plain one."""
-    inner = ", ".join(f"{n}={a.evaluate(env)}" for n, a in site.compute.instance)
+    inner = ", ".join(f"{n}={v}" for n, v in _instance(site, env).items())
     phase = "" if site.compute.phase == "point" else f" ({site.compute.phase})"
     return f"{site.compute.statement}[{inner}]{phase}"
+
+
+def _instance(site: Site, env: Env) -> dict[str, int]:
+    """Indices in scope: the init of a scan may name reduced ones, whose loops are not open."""
+    known = env.keys()
+    return {n: a.evaluate(env) for n, a in site.compute.instance if a.variables() <= known}
 
 
 def instance_facts(site: Site, env: Env) -> dict[str, object]:
@@ -61,7 +67,7 @@ def instance_facts(site: Site, env: Env) -> dict[str, object]:
     return {
         "statement": site.compute.statement,
         "phase": site.compute.phase,
-        "instance": {n: a.evaluate(env) for n, a in site.compute.instance},
+        "instance": _instance(site, env),
         "loops": {v.index: env[v.index] for v in site.loops},
         "symbols": {s.name: env[s.name] for s in site.points.symbols},
         "site": site.uid,
@@ -89,8 +95,12 @@ def refuse_pair(
     pairs: Any,
     explain: str,
     fix: str,
+    **more: object,
 ) -> IllegalSchedule:
-    """Two accesses that clash. ``explain`` may use ``{a}``, ``{b}``, ``{at}`` (the element)."""
+    """Two accesses that clash; ``more`` joins the witness.
+
+    ``explain`` may use ``{a}``, ``{b}``, ``{at}`` (the element) and ``{cell}`` (where it is kept).
+    """
     env_a, env_b = sample_pair(a.site, b.site, pairs, (len(a.free), len(b.free)))
     at = cell_text(a.tensor, a.element, env_a)
     facts = {
@@ -106,6 +116,7 @@ def refuse_pair(
         "element": tuple(c.evaluate(env_a) for c in a.element),
         "place": a.place.name,
         "cell": tuple(c.evaluate(env_a) for c in a.cell),
+        **more,
     }
     origin = where_from(model.statements.get(a.site.compute.statement))
     lines = [explain.format(**facts), *origin, f"fix: {fix}"]

@@ -23,7 +23,6 @@ from typing import Any
 from nestor.ir.affine import Affine
 from nestor.ir.expr import Binary, Cast, Const, Expr, Index, Load, Var, children
 from nestor.ir.loopnest import Alloc, Block, Buffer, Compute, Guard, Loop, LoopNest, Node
-from nestor.ir.monoid import Monoid
 from nestor.ir.program import Domain, Program, Statement
 
 Cell = tuple[Any, ...]
@@ -281,6 +280,12 @@ def _labelled(s: Statement, value: int, env: Mapping[str, int]) -> int:
     return token((s.name, tuple(env[n] for n in s.domain.names), value))
 
 
+def _started(s: Statement, value: int, env: Mapping[str, int]) -> int:
+    """The identity with the output point whose state it starts."""
+    names = output_domain(s).names
+    return token(("start", s.name, tuple(env[n] for n in names), value))
+
+
 def _is_scattering(s: Statement) -> bool:
     if s.reduction is None or not s.reduction.into:
         return False
@@ -306,7 +311,7 @@ def _run_unit(m: Machine, s: Statement, env: Env) -> None:
     if r.into:
         state = [m.read(w.tensor, m.index(w.indices, env)) for w in s.writes]
     else:
-        state = [m.value(c, env) for c in r.monoid.identity]
+        state = [_started(s, m.value(c, env), env) for c in r.monoid.identity]
     steps = [p for p in domain_points(s.domain, m.symbols) if _agrees(p, env, r.indices)]
     for step in sorted(steps, key=lambda p: tuple(p[i] for i in r.indices)):
         here = {**step, **m.symbols}
@@ -394,13 +399,19 @@ class NestRun:
         if s is not None and node.phase == "point":
             values = [_labelled(s, v, dict(instance)) for v in values]
         targets = [(t.target, m.index(t.indices, env)) for t in node.stores]
+        if node.phase == "init" and s is not None:
+            point = {n: a.evaluate(env) for n, a in node.instance if a.variables() <= env.keys()}
+            values = [
+                v if isinstance(e, Load) else _started(s, v, point)
+                for v, e in zip(values, node.values)
+            ]
         if node.phase in ("update", "merge"):
             assert s is not None and s.reduction is not None
             if node.monoid != s.reduction.monoid:
                 raise Violation("value", "another monoid")
             if node.phase == "update":
                 values = [_labelled(s, token(tuple(values)), dict(instance))]
-            values = self._combined(node, s, s.reduction.monoid, targets, values)
+            values = self._combined(node, s, env, targets, values)
         tag = ("merge", id(node)) if node.phase == "merge" else None
         for (name, index), v in zip(targets, values):
             m.write(name, index, v, tag)
@@ -409,7 +420,7 @@ class NestRun:
         self,
         node: Compute,
         s: Statement,
-        monoid: Monoid,
+        env: Env,
         targets: list[tuple[str, tuple[int, ...]]],
         values: list[int],
     ) -> list[int]:
@@ -417,7 +428,9 @@ class NestRun:
         states = [self.m.read(name, index, tag) for name, index in targets]
         if node.phase == "update":
             return [combine(c, values[0], is_ordered(s)) for c in states]
-        identity = [self.m.value(c, {}) for c in monoid.identity]
+        assert s.reduction is not None
+        point = {n: a.evaluate(env) for n, a in node.instance}
+        identity = [_started(s, self.m.value(c, {}), point) for c in s.reduction.monoid.identity]
         return [merged(a, b, i, is_ordered(s)) for a, b, i in zip(states, values, identity)]
 
 

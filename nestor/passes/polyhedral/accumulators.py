@@ -28,7 +28,7 @@ from nestor.passes.polyhedral.isl_util import (
     OUT,
     Session,
     conflict,
-    pairs_by_level,
+    ordered_pairs,
 )
 from nestor.passes.polyhedral.model import (
     Model,
@@ -349,10 +349,8 @@ def _ordered(rel: Any, a: Site, b: Site, depth: int, when: str) -> Iterator[Any]
     """
     shared, static = shared_loops(a, b)
     ascending = when == "after"
-    levels = list(pairs_by_level(rel, shared, depth, ascending=ascending))
-    for level, pairs in reversed(levels):
-        if level < shared or static == (-1 if ascending else 1):
-            yield pairs
+    at_equal = static == (-1 if ascending else 1)
+    return ordered_pairs(rel, shared, depth, ascending=ascending, at_equal=at_equal)
 
 
 def _next_steps(space: Any, level: int) -> Any:

@@ -19,7 +19,7 @@ from typing import Any
 from nestor.errors import IllegalSchedule, LegalityUnknown
 from nestor.ir.affine import Affine
 from nestor.passes.polyhedral.dependences import written_once
-from nestor.passes.polyhedral.isl_util import IN, OUT, Session, conflict, pairs_by_level
+from nestor.passes.polyhedral.isl_util import IN, OUT, Session, conflict, ordered_pairs
 from nestor.passes.polyhedral.model import Access, Model, Place, shared_loops
 from nestor.passes.polyhedral.witness import (
     cell_text,
@@ -128,10 +128,7 @@ def _before(rel: Any, a: Access, b: Access, depth: int) -> Iterator[Any]:
     The writes of a compute come after its reads: pairs of one iteration are in no order.
     """
     shared, static = shared_loops(a.site, b.site)
-    levels = list(pairs_by_level(rel, shared, depth, ascending=False))
-    for level, pairs in reversed(levels):
-        if level < shared or static == 1:
-            yield pairs
+    return ordered_pairs(rel, shared, depth, ascending=False, at_equal=static == 1)
 
 
 class _ReadCheck:

@@ -86,6 +86,8 @@ def _check_phase(
         return  # to start a state twice is harmless, or forbidden by the rules of states
     for k, (site, image) in enumerate(zip(sites, images)):
         for other, other_image in zip(sites[:k], images[:k]):
+            if _are_apart(site, other, wanted.names):
+                continue
             session.pairs += 1
             twice = conflict(image, other_image)
             if not session.is_empty(twice):
@@ -94,6 +96,19 @@ def _check_phase(
         for level, twice in pairs_by_level(conflict(image, image), depth, 0, ascending=True):
             if level < depth and not session.is_empty(twice):
                 raise _refuse_twice(model, info, site, site, twice)
+
+
+def _are_apart(a: Site, b: Site, names: tuple[str, ...]) -> bool:
+    """True if some index takes different values at the two sites, by the loops' ranges alone."""
+    left, right = a.instance, b.instance
+    for name in names:
+        low, high = left[name].bounds(a.points.ranges)
+        other_low, other_high = right[name].bounds(b.points.ranges)
+        if high is not None and other_low is not None and high < other_low:
+            return True
+        if low is not None and other_high is not None and other_high < low:
+            return True
+    return False
 
 
 def _is_result_init(model: Model, info: StatementInfo, site: Site) -> list[bool]:

@@ -38,7 +38,7 @@ def affine_text(value: Affine, names: Mapping[str, str]) -> str:
     for atom, c in value.terms:
         if isinstance(atom, str):
             if atom not in names:
-                raise IRError(f"'{atom}' in '{value}' is neither a loop around it nor a symbol")
+                raise _unknown_name(atom, value)
             body = names[atom]
         elif isinstance(atom, FloorDiv):
             body = f"floor(({affine_text(atom.num, names)})/{atom.den})"
@@ -71,11 +71,7 @@ class Points:
 
     def domain(self, predicate: tuple[Affine, ...] = ()) -> Any:
         """The points where ``predicate`` holds, as an ``isl.Set``."""
-        key = ("domain", predicate)
-        if key not in self._cache:
-            head, dims, where = self._text(predicate, ())
-            self._cache[key] = isl.Set.read_from_str(context(), f"{head}{{ [{dims}]{where} }}")
-        return self._cache[key]
+        return self._domain((), predicate)
 
     def relation(
         self,
@@ -86,26 +82,61 @@ class Points:
         """The map from points (and free variables ``?0 < free[0], …``) to ``outputs``."""
         key = (outputs, predicate, free)
         if key not in self._cache:
-            head, dims, where = self._text(predicate, free)
-            names = self._names(free)
-            out = ", ".join(affine_text(o, names) for o in outputs)
-            text = f"{head}{{ [{dims}] -> [{out}]{where} }}"
-            self._cache[key] = isl.Map.read_from_str(context(), text)
+            inputs = self._domain(free, ()).get_space()
+            space = inputs.from_domain().add_dims(OUT, len(outputs))
+            target = isl.MultiAff.zero(space)
+            for k, output in enumerate(outputs):
+                target = target.set_aff(k, self._aff(output, free))
+            whole = isl.Map.from_multi_aff(target)
+            self._cache[key] = whole.intersect_domain(self._domain(free, predicate))
         return self._cache[key]
 
-    def _names(self, free: tuple[Affine, ...]) -> dict[str, str]:
-        names = {s.name: f"p{k}" for k, s in enumerate(self.symbols)}
-        names.update((n, f"i{k}") for k, n in enumerate(self.names))
-        names.update((f"?{k}", f"g{k}") for k in range(len(free)))
+    def _domain(self, free: tuple[Affine, ...], predicate: tuple[Affine, ...]) -> Any:
+        key = ("domain", free, predicate)
+        if key not in self._cache:
+            if predicate:
+                found = self._domain(free, ())
+                for condition in predicate:
+                    found = found.intersect(_nonnegative(self._aff(condition, free)))
+            else:
+                found = isl.Set.read_from_str(context(), self._text(free))
+            self._cache[key] = found
+        return self._cache[key]
+
+    def _aff(self, value: Affine, free: tuple[Affine, ...]) -> Any:
+        """``value`` as an ``isl.Aff`` over the points."""
+        key = ("aff", value, free)
+        if key not in self._cache:
+            columns = self._columns(free)
+            space = self._domain(free, ()).get_space()
+            found = isl.Aff.zero_on_domain(isl.LocalSpace.from_space(space))
+            found = found.set_constant_val(value.const)
+            for atom, c in value.terms:
+                if isinstance(atom, str):
+                    if atom not in columns:
+                        raise _unknown_name(atom, value)
+                    found = found.set_coefficient_val(*columns[atom], c)
+                    continue
+                inner = self._aff(atom.num, free)
+                is_div = isinstance(atom, FloorDiv)
+                inner = (
+                    inner.scale_down_val(atom.den).floor() if is_div else inner.mod_val(atom.den)
+                )
+                found = found.add(inner.scale_val(c))
+            self._cache[key] = found
+        return self._cache[key]
+
+    def _columns(self, free: tuple[Affine, ...]) -> dict[str, tuple[Any, int]]:
+        names = {s.name: (PARAM, k) for k, s in enumerate(self.symbols)}
+        names.update((n, (IN, k)) for k, n in enumerate(self.names))
+        names.update((f"?{k}", (IN, len(self.names) + k)) for k in range(len(free)))
         return names
 
-    def _text(
-        self, predicate: tuple[Affine, ...], free: tuple[Affine, ...]
-    ) -> tuple[str, str, str]:
-        names = self._names(free)
-        head = f"[{', '.join(f'p{k}' for k in range(len(self.symbols)))}] -> "
+    def _text(self, free: tuple[Affine, ...]) -> str:
+        names = {s.name: f"p{k}" for k, s in enumerate(self.symbols)}
+        names.update((n, f"i{k}") for k, n in enumerate(self.names))
         dims = [f"i{k}" for k in range(len(self.names))] + [f"g{k}" for k in range(len(free))]
-        where = [f"{affine_text(c, names)} >= 0" for c in (*self.constraints, *predicate)]
+        where = [f"{affine_text(c, names)} >= 0" for c in self.constraints]
         for group in self.choices:
             options = [
                 " and ".join(f"{affine_text(c, names)} >= 0" for c in option) for option in group
@@ -117,7 +148,17 @@ class Points:
             where.append(f"p{k} >= {symbol.lower}")
             if symbol.upper is not None:
                 where.append(f"p{k} <= {symbol.upper}")
-        return head, ", ".join(dims), (" : " + " and ".join(where)) if where else ""
+        head = f"[{', '.join(f'p{k}' for k in range(len(self.symbols)))}] -> "
+        condition = (" : " + " and ".join(where)) if where else ""
+        return f"{head}{{ [{', '.join(dims)}]{condition} }}"
+
+
+def _nonnegative(value: Any) -> Any:
+    return isl.PwAff.from_aff(value).nonneg_set()
+
+
+def _unknown_name(name: str, value: Affine) -> IRError:
+    return IRError(f"'{name}' in '{value}' is neither a loop around it nor a symbol")
 
 
 def pairs_by_level(
@@ -137,6 +178,28 @@ def pairs_by_level(
         yield level, order(IN, level, OUT, level)
         rel = rel.equate(IN, level, OUT, level)
     yield shared, rel
+
+
+def ordered_pairs(
+    rel: Any, shared: int, start: int, *, ascending: bool, at_equal: bool
+) -> Iterator[Any]:
+    """The pairs of ``rel`` with in before out (``ascending``) or after it, innermost level first.
+
+    ``at_equal``: whether pairs that are equal in all shared loops count too. Most proofs end at the
+    innermost level, so the outer ones are made only when asked for.
+    """
+    for level in range(start):
+        rel = rel.equate(IN, level, OUT, level)
+    prefixes = [rel]
+    for level in range(start, shared):
+        rel = rel.equate(IN, level, OUT, level)
+        prefixes.append(rel)
+    if at_equal:
+        yield rel
+    for level in range(shared - 1, start - 1, -1):
+        prefix = prefixes[level - start]
+        order = prefix.order_lt if ascending else prefix.order_gt
+        yield order(IN, level, OUT, level)
 
 
 def conflict(a: Any, b: Any) -> Any:

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from nestor.benchmarking.outputs import arrays
+
 ALLOWED_FACTOR = 4.0
 """Times float32 eager's own error, and units in the last place of the output's scale."""
 
@@ -36,25 +38,6 @@ class _DoubleThroughout(TorchFunctionMode):
         args = tuple(torch.float64 if a is torch.float32 else a for a in args)
         kwargs = {k: torch.float64 if v is torch.float32 else v for k, v in (kwargs or {}).items()}
         return func(*args, **kwargs)
-
-
-def flatten(outputs: Any) -> list[Any]:
-    """The tensors (or arrays) of a nested output, in order."""
-    if isinstance(outputs, Mapping):
-        return [leaf for value in outputs.values() for leaf in flatten(value)]
-    if isinstance(outputs, Sequence):
-        return [leaf for value in outputs for leaf in flatten(value)]
-    return [outputs]
-
-
-def to_array(value: Any) -> np.ndarray[Any, np.dtype[Any]]:
-    """A tensor or array as a NumPy array."""
-    return value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
-
-
-def arrays(outputs: Any) -> list[np.ndarray[Any, np.dtype[Any]]]:
-    """The leaves of a nested output as NumPy arrays."""
-    return [to_array(leaf) for leaf in flatten(outputs)]
 
 
 def reference(model: nn.Module, inputs: Sequence[Tensor]) -> list[np.ndarray[Any, np.dtype[Any]]]:

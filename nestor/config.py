@@ -102,7 +102,7 @@ class Config:
     """
 
     target: str = _setting(_text, "native", affects_code=True)
-    threads: int | None = _setting(_positive, None, affects_code=True)
+    threads: int | None = _setting(_positive, None, affects_code=False)
     workers: int | None = _setting(_positive, None, affects_code=False)
     cache_dir: Path = _setting(_path, lambda: default_cache_dir(os.environ), affects_code=False)
     debug: tuple[str, ...] = _setting(_kinds, (), affects_code=False)
@@ -144,16 +144,13 @@ class Config:
         """Name and value of every setting that changes generated code, for cache keys.
 
         Derived from the fields' ``affects_code`` mark: a new field enters the key by its mark.
-        ``threads`` stands as resolved, so that an explicit 2 and two cores are the same key.
+        (``threads`` is no such field: generated code is told the number at each call.)
         """
-        key = []
-        for field in dataclasses.fields(self):
-            if field.metadata["affects_code"]:
-                value = (
-                    self.thread_count() if field.name == "threads" else getattr(self, field.name)
-                )
-                key.append((field.name, str(value)))
-        return tuple(key)
+        return tuple(
+            (field.name, str(getattr(self, field.name)))
+            for field in dataclasses.fields(self)
+            if field.metadata["affects_code"]
+        )
 
     def thread_count(self) -> int:
         """Threads of a model's call: as set, else PyTorch's number if it is loaded, else cores."""

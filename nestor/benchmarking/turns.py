@@ -1,0 +1,270 @@
+"""Take turns: start one process a peer, let them run one after the other, pair the times."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nestor.benchmarking.peers import PEERS, check_peer_names
+from nestor.errors import InternalError, UserError
+
+Progress = Callable[[str, float], None]
+"""Told what is being done, and how much of the whole is done (0 to 1)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """How turns are taken.
+
+    Attributes:
+        rounds: how many turns each peer gets.
+        turn_seconds: about how long a turn calls the model [s].
+        least_calls: how many calls a turn makes at least.
+        settle_seconds: pause before each turn, so that the last peer's threads go to sleep [s].
+    """
+
+    rounds: int = 15
+    turn_seconds: float = 0.15
+    least_calls: int = 3
+    settle_seconds: float = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """A median with its quartiles."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """The spread of ``values``, at least one."""
+        low, median, high = (float(q) for q in np.quantile(np.asarray(values), (0.25, 0.5, 0.75)))
+        return cls(median=median, low=low, high=high)
+
+    def to_dict(self) -> dict[str, float]:
+        """Plain data for JSON."""
+        return {"median": self.median, "low": self.low, "high": self.high}
+
+
+@dataclass(slots=True, kw_only=True)
+class PeerResult:
+    """What was measured of one peer.
+
+    Attributes:
+        name: the peer.
+        failure: why it could not take part; empty if it did.
+        compile_seconds: time to prepare the model [s].
+        peak_bytes: memory that a call takes above what the loaded model does [bytes].
+        turns_ns: the median call of each turn [ns].
+        ratios: per round, the first peer's turn over this one's: above 1 is faster than it.
+        outputs: what the model returned, flattened.
+        note: what the peer says about itself.
+    """
+
+    name: str
+    failure: str = ""
+    compile_seconds: float = 0.0
+    peak_bytes: int | None = None
+    turns_ns: list[float] = field(default_factory=list)
+    ratios: list[float] = field(default_factory=list)
+    outputs: list[NDArray[Any]] = field(default_factory=list)
+    note: str = ""
+
+    @property
+    def call_seconds(self) -> Spread | None:
+        """The spread of its turns' medians [s]; None if it took none."""
+        return Spread.of([t * 1e-9 for t in self.turns_ns]) if self.turns_ns else None
+
+    @property
+    def ratio(self) -> Spread | None:
+        """The spread of its paired ratios; None if there are none."""
+        return Spread.of(self.ratios) if self.ratios else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON, without the outputs."""
+        call, ratio = self.call_seconds, self.ratio
+        return {
+            "name": self.name,
+            "failure": self.failure,
+            "compile_seconds": self.compile_seconds,
+            "peak_bytes": self.peak_bytes,
+            "call_seconds": call.to_dict() if call else None,
+            "ratio": ratio.to_dict() if ratio else None,
+            "turns_ns": self.turns_ns,
+            "note": self.note,
+        }
+
+
+class PeerProcess:
+    """One peer in a process of its own; a context manager that ends it."""
+
+    def __init__(self, *, threads: int, folders: Sequence[str] = ()):
+        """Start the process.
+
+        Args: threads: for OpenMP; folders: put on the module search path.
+        """
+        environ = dict(os.environ)
+        environ["OMP_NUM_THREADS"] = environ["MKL_NUM_THREADS"] = str(threads)
+        environ["PYTHONPATH"] = os.pathsep.join(
+            [*folders, *filter(None, [environ.get("PYTHONPATH")])]
+        )
+        # A file, not a pipe: nobody reads it meanwhile, and a full pipe would stop the process.
+        self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "nestor.benchmarking.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env=environ,
+            text=True,
+        )
+
+    def ask(self, do: str, *arguments: Any) -> Any:
+        """Give a command, wait for its answer.
+
+        Raises: UserError when the model or the peer refuses; InternalError when the process ends.
+        """
+        process = self._process
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            process.stdin.write(json.dumps({"do": do, "arguments": arguments}) + "\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise InternalError(f"the process ended with status {process.wait()}\n{self._tail()}")
+        reply = json.loads(line)
+        if "error" in reply:
+            raise UserError(reply["error"])
+        return reply["ok"]
+
+    def _tail(self) -> str:
+        """The last lines that the process wrote to standard error."""
+        self._log.seek(0)
+        return "\n".join(self._log.read().splitlines()[-8:])
+
+    def __enter__(self) -> PeerProcess:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process: its commands end, and it is killed if it does not notice."""
+        process = self._process
+        if process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
+        try:
+            process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+        self._log.close()
+
+
+def compare(
+    peers: Sequence[str],
+    loader: str,
+    arguments: Mapping[str, Any],
+    *,
+    threads: int,
+    timing: Timing | None = None,
+    folders: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> list[PeerResult]:
+    """Run one model by several peers in turns.
+
+    Args:
+        peers: names of ``PEERS``; ratios are against the first that works.
+        loader: ``module:function`` that returns ``(model, inputs)`` in each process.
+        arguments: its keywords, plain data.
+        threads: threads of each peer.
+    Returns: one result a peer, in order; a peer that cannot take part says why in ``failure``.
+    Raises: UserError for an unknown peer.
+    """
+    check_peer_names(peers)
+    timing = timing or Timing()
+    tell = progress or (lambda what, done: None)
+    results = [PeerResult(name=name) for name in peers]
+    running: dict[str, PeerProcess] = {}
+    try:
+        for i, result in enumerate(results):
+            tell(f"preparing {result.name}", 0.5 * i / len(results))
+            running[result.name] = PeerProcess(threads=threads, folders=folders)
+            _prepare(running[result.name], result, loader, arguments, threads)
+        working = [r for r in results if not r.failure]
+        for turn in range(timing.rounds if working else 0):
+            tell("taking turns", 0.5 + 0.5 * turn / timing.rounds)
+            for result in working:
+                time.sleep(timing.settle_seconds)
+                _take_turn(running[result.name], result, timing)
+            working = [r for r in working if not r.failure]
+    finally:
+        for process in running.values():
+            process.close()
+    _pair(results)
+    return results
+
+
+def _prepare(
+    process: PeerProcess,
+    result: PeerResult,
+    loader: str,
+    arguments: Mapping[str, Any],
+    threads: int,
+) -> None:
+    """Prepare the model in a peer's process and fetch its outputs."""
+    try:
+        answer = process.ask("prepare", loader, dict(arguments), PEERS[result.name], threads)
+        result.compile_seconds = answer["compile_seconds"]
+        result.peak_bytes = answer["peak_bytes"]
+        result.note = answer["note"]
+        with tempfile.TemporaryDirectory(prefix="nestor-bench-") as folder:
+            file = Path(folder) / "outputs.npz"
+            count = process.ask("save_outputs", str(file))["count"]
+            with np.load(file) as data:
+                result.outputs = [data[f"arr_{i}"] for i in range(count)]
+    except (UserError, InternalError) as error:
+        result.failure = str(error)
+
+
+def _take_turn(process: PeerProcess, result: PeerResult, timing: Timing) -> None:
+    """One turn of one peer."""
+    try:
+        answer = process.ask("turn", timing.turn_seconds, timing.least_calls)
+        result.turns_ns.append(statistics.median(answer["times_ns"]))
+    except (UserError, InternalError) as error:
+        result.failure = str(error)
+
+
+def _pair(results: Sequence[PeerResult]) -> None:
+    """Fill the ratios, each against the first working peer's turn of the same round."""
+    base = next((r for r in results if r.turns_ns and not r.failure), None)
+    for result in results:
+        if base is not None and not result.failure:
+            result.ratios = [b / t for b, t in zip(base.turns_ns, result.turns_ns, strict=False)]

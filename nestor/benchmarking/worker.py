@@ -1,0 +1,136 @@
+"""A peer's process: reads one command a line, answers one line of JSON.
+
+Run by ``turns.Peer`` as ``python -m nestor.benchmarking.worker``; not meant for people.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from nestor.benchmarking.peers import Prepared, resolve
+from nestor.errors import NestorError
+
+
+def status_bytes(field: str) -> int | None:
+    """A field of this process's memory status, e.g. ``VmHWM`` [bytes]; None if there is none."""
+    try:
+        text = Path("/proc/self/status").read_text(encoding="ascii")
+    except OSError:
+        return None
+    for line in text.splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def _start_high_water_mark() -> int | None:
+    """Give free memory back, begin a new high-water mark; the memory in use [bytes], or None."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)  # freed pages would hide what a call takes
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets VmHWM (proc(5))
+    except (OSError, AttributeError):
+        return None
+    return status_bytes("VmRSS")
+
+
+def measure_call_memory(call: Any) -> tuple[Any, int | None]:
+    """Call, and tell how far memory rose above what was in use before [bytes]."""
+    before = _start_high_water_mark()
+    result = call()
+    peak = status_bytes("VmHWM")
+    return result, None if before is None or peak is None else max(0, peak - before)
+
+
+class Session:
+    """What one peer's process holds: the model, prepared."""
+
+    def __init__(self) -> None:
+        self.prepared: Prepared | None = None
+        self.outputs: Any = None
+
+    def prepare(self, loader: str, arguments: dict[str, Any], maker: str, threads: int) -> Any:
+        """Load the model, prepare it, call it once or twice; compile time and peak memory."""
+        if "torch" not in sys.modules:
+            _limit_torch_threads(threads)
+        model, inputs = resolve(loader)(**arguments)
+        prepared: Prepared = resolve(maker)(model, inputs, threads)
+        compile_seconds = prepared.compile_seconds
+        start = time.perf_counter()
+        # The first call counts all that a peer keeps between calls (an arena); for those that
+        # initialise or compile in it, a later call is the one that says what a call takes.
+        self.outputs, peak = measure_call_memory(prepared.call)
+        if prepared.compiles_at_first_call:
+            compile_seconds += time.perf_counter() - start
+        if prepared.compiles_at_first_call or maker.endswith(":eager"):
+            prepared.call()
+            self.outputs, peak = measure_call_memory(prepared.call)
+        self.prepared = prepared
+        return {"compile_seconds": compile_seconds, "peak_bytes": peak, "note": prepared.note}
+
+    def save_outputs(self, file: str) -> Any:
+        """Write the last outputs, flattened, as ``.npz``; gives how many there are."""
+        from nestor.benchmarking.outputs import arrays
+
+        found = arrays(self.outputs)
+        np.savez(file, *found)
+        return {"count": len(found)}
+
+    def turn(self, seconds: float, least: int) -> Any:
+        """Call for about ``seconds``, at least ``least`` times; each call's time [ns]."""
+        assert self.prepared is not None, "turn before prepare"
+        call = self.prepared.call
+        call()  # wakes threads and caches up; not counted
+        times: list[int] = []
+        end = time.perf_counter_ns() + int(seconds * 1e9)
+        while len(times) < least or time.perf_counter_ns() < end:
+            start = time.perf_counter_ns()
+            call()
+            times.append(time.perf_counter_ns() - start)
+        return {"times_ns": times}
+
+
+def _limit_torch_threads(threads: int) -> None:
+    import importlib.util
+
+    if importlib.util.find_spec("torch") is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def serve(commands: TextIO, answers: TextIO) -> None:
+    """Answer commands until they end."""
+    session = Session()
+    for line in commands:
+        request = json.loads(line)
+        try:
+            answer = getattr(session, request["do"])(*request["arguments"])
+            reply = {"ok": answer}
+        except NestorError as error:
+            reply = {"error": str(error), "kind": type(error).__name__}
+        except Exception as error:
+            import traceback
+
+            traceback.print_exc()
+            reply = {"error": f"{type(error).__name__}: {error}", "kind": "crash"}
+        answers.write(json.dumps(reply) + "\n")
+        answers.flush()
+
+
+def main() -> None:
+    """Serve on standard input and output; what models print goes to standard error instead."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    serve(sys.stdin, answers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""The ``nestor`` command: ``compile``, ``run``, ``bench``, ``doctor``.
+
+Built on ``argparse``, because ``nestor run`` and ``nestor doctor`` must work where only Python and
+NumPy are installed. Tables go to standard output, progress and errors to standard error. Exit
+status: 0 done, 1 a check of ``doctor`` failed, 2 something given is wrong, 3 not supported yet,
+4 a fault of Nestor's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from nestor.config import Config
+from nestor.errors import InternalError, NestorError, Unsupported, UserError
+
+EXIT_USER, EXIT_UNSUPPORTED, EXIT_INTERNAL = 2, 3, 4
+
+Handler = Callable[[argparse.Namespace, Config], int]
+
+_MODEL_HELP = (
+    "FILE.pt2 (a saved torch.export program), FILE.py:function or package.module:function; the "
+    "function takes no arguments and returns (model, example_inputs), and as a third, optional "
+    "item the dynamic_shapes for nestor.compile"
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors point to an example."""
+
+    def error(self, message: str) -> NoReturn:
+        example = (self.epilog or "").strip().splitlines()
+        hint = f"\n  {example[-1].strip()}" if example else ""
+        self.exit(EXIT_USER, f"{self.prog}: {message}\n  see {self.prog} --help{hint}\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command; each subcommand sets ``handler``."""
+    parser = _Parser(
+        prog="nestor",
+        description="Compile PyTorch models to native code.",
+        epilog="example:\n  nestor compile net.py:make -o net.nst",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="store_true", help="print the version")
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", title="commands", parser_class=_Parser
+    )
+    _add_compile(commands)
+    _add_run(commands)
+    _add_bench(commands)
+    _add_doctor(commands)
+    return parser
+
+
+_Commands = argparse._SubParsersAction
+
+
+def _add(commands: _Commands[_Parser], name: str, about: str, example: str) -> _Parser:
+    parser = commands.add_parser(
+        name,
+        help=about,
+        description=about[0].upper() + about[1:] + ".",
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    return parser
+
+
+def _add_compile(commands: _Commands[_Parser]) -> None:
+    parser = _add(
+        commands,
+        "compile",
+        "compile a model into an artifact: one file that runs without PyTorch or a compiler",
+        "nestor compile net.py:make -o net.nst",
+    )
+    parser.add_argument("model", metavar="MODEL", help=_MODEL_HELP)
+    parser.add_argument("-o", "--output", required=True, metavar="FILE", help="artifact to write")
+    parser.add_argument("--target", help="CPU to compile for (default: native, this machine's)")
+    parser.add_argument("--threads", help="threads of a call (default: one a core)")
+    parser.add_argument("--schedules", action="store_true", help="show each kernel's schedule too")
+    parser.set_defaults(handler="nestor.cli_commands:compile_command")
+
+
+def _add_run(commands: _Commands[_Parser]) -> None:
+    parser = _add(
+        commands,
+        "run",
+        "run an artifact or a model once on given inputs",
+        "nestor run net.nst --input x.npy --output y.npz",
+    )
+    parser.add_argument("model", metavar="MODEL", help="FILE.nst (an artifact), " + _MODEL_HELP)
+    _add_inputs(parser)
+    parser.add_argument("--output", metavar="FILE", help="write the outputs (.npy for one, .npz)")
+    parser.add_argument("--threads", help="threads of the call (default: one a core)")
+    parser.set_defaults(handler="nestor.cli_commands:run_command")
+
+
+def _add_inputs(parser: _Parser) -> None:
+    parser.add_argument(
+        "--input",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help=".npy: one input; .npz: all its arrays, in the file's order; may be repeated. "
+        "Without it a model runs on its example inputs",
+    )
+    parser.add_argument(
+        "--random",
+        type=int,
+        metavar="SEED",
+        help="give an artifact random inputs of the right shapes, dynamic sizes at their least",
+    )
+
+
+def _add_bench(commands: _Commands[_Parser]) -> None:
+    parser = _add(
+        commands,
+        "bench",
+        "time a model against its peers, taking turns in processes of their own",
+        "nestor bench net.py:make --peers eager,compile,nestor",
+    )
+    parser.add_argument("model", metavar="MODEL", help="FILE.nst (an artifact), " + _MODEL_HELP)
+    _add_inputs(parser)
+    parser.add_argument(
+        "--peers",
+        help="comma-separated; ratios are against the first "
+        "(default: eager,nestor; of an artifact: nestor alone)",
+    )
+    parser.add_argument("--threads", help="threads of each peer (default: one a core)")
+    parser.add_argument("--rounds", type=int, default=15, help="turns of each peer (default: 15)")
+    parser.set_defaults(handler="nestor.cli_commands:bench_command")
+
+
+def _add_doctor(commands: _Commands[_Parser]) -> None:
+    parser = _add(
+        commands,
+        "doctor",
+        "check this machine: packages, CPU, threads, cache, and a kernel compiled and run",
+        "nestor doctor --json",
+    )
+    parser.set_defaults(handler="nestor.cli_doctor:doctor_command")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit status.
+
+    Args: arguments: as typed, without the program's name; None: the process's own.
+    """
+    parser = build_parser()
+    given = parser.parse_args(arguments)
+    if given.version:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            print(version("nestor"))
+        except PackageNotFoundError:
+            print("not installed (run from its source)")
+        return 0
+    if given.command is None:
+        parser.print_help()
+        return EXIT_USER
+    return run_guarded(lambda: _dispatch(given))
+
+
+def _dispatch(given: argparse.Namespace) -> int:
+    """Load the subcommand's module, which may need more than NumPy, and run it."""
+    import importlib
+
+    module, _, name = given.handler.partition(":")
+    config = Config.load(
+        threads=getattr(given, "threads", None), target=getattr(given, "target", None)
+    )
+    handler: Handler = getattr(importlib.import_module(module), name)
+    return handler(given, config)
+
+
+def run_guarded(action: Callable[[], int]) -> int:
+    """Run ``action``; errors become a message and an exit status.
+
+    With ``NESTOR_DEBUG`` set the trace is shown as well.
+    """
+    try:
+        return action()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output went away (`nestor … | head`): nothing more to say, and
+        # nothing left for the interpreter to flush at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    except Exception as error:
+        if os.environ.get("NESTOR_DEBUG"):
+            import traceback
+
+            traceback.print_exc()
+        print(_message(error), file=sys.stderr)
+        return _status(error)
+
+
+def _status(error: Exception) -> int:
+    """The exit status of an error's family."""
+    if isinstance(error, UserError):
+        return EXIT_USER
+    return EXIT_UNSUPPORTED if isinstance(error, Unsupported) else EXIT_INTERNAL
+
+
+def _message(error: Exception) -> str:
+    """What a person is told."""
+    if not isinstance(error, NestorError):
+        return (
+            f"InternalError: {type(error).__name__}: {error}\n"
+            "  this is a fault of Nestor's; for the trace: NESTOR_DEBUG=all"
+        )
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, InternalError) and error.reproducer:
+        text += f"\n  reproduce: {error.reproducer}"
+    return text

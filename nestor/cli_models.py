@@ -1,0 +1,156 @@
+"""What stands for a model on the command line."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nestor.errors import UserError
+
+_FORMS = "FILE.pt2, FILE.py:function or package.module:function"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedModel:
+    """A model with what it takes to compile it.
+
+    Attributes:
+        name: for reports.
+        model: a ``torch.nn.Module``.
+        inputs: example inputs.
+        dynamic_shapes: as ``torch.export`` takes them, or None.
+    """
+
+    name: str
+    model: Any
+    inputs: tuple[Any, ...]
+    dynamic_shapes: Any = None
+
+
+def is_artifact(spec: str) -> bool:
+    """Whether ``spec`` names an artifact: by its name, or by not being a zip or Python file."""
+    return spec.endswith(".nst")
+
+
+def load_model(spec: str) -> NamedModel:
+    """The model that ``spec`` stands for.
+
+    Raises: UserError: no such file, module or function, or it does not return a model.
+    """
+    if spec.endswith(".pt2"):
+        return _load_exported(spec)
+    place, colon, function = spec.rpartition(":")
+    if not colon or not place or not function:
+        raise UserError(f"{spec!r} is not a model: give {_FORMS}")
+    maker = _find_function(spec, place, function)
+    with _torch_needed():
+        made = maker()
+    return _check_made(spec, function, made)
+
+
+def load_example(spec: str) -> tuple[Any, tuple[Any, ...]]:
+    """Model and example inputs of ``spec``, for a peer's process."""
+    named = load_model(spec)
+    return named.model, named.inputs
+
+
+@contextlib.contextmanager
+def _torch_needed() -> Iterator[None]:
+    """Turn a missing PyTorch into advice."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise UserError(
+            "a model needs PyTorch, which is not installed here\n"
+            "  fix: pip install torch, or run an artifact (FILE.nst), which needs none"
+        ) from error
+
+
+def _load_exported(spec: str) -> NamedModel:
+    """A model from a file that ``torch.export.save`` wrote."""
+    if not Path(spec).is_file():
+        raise UserError(f"no file {spec!r}")
+    with _torch_needed():
+        import torch
+    try:
+        program = torch.export.load(spec)
+    except Exception as error:
+        raise UserError(
+            f"{spec!r} is not a program that torch.export.save wrote: {error}"
+        ) from error
+    arguments, keywords = program.example_inputs or ((), {})
+    if keywords:
+        raise UserError(
+            f"{spec!r} takes keywords ({', '.join(keywords)}); export it with positions"
+        )
+    return NamedModel(name=Path(spec).stem, model=program, inputs=tuple(arguments))
+
+
+def _find_function(spec: str, place: str, function: str) -> Any:
+    """The function ``function`` of the file or module ``place``."""
+    if place.endswith(".py"):
+        module = _import_file(Path(place))
+    else:
+        with _importable(Path.cwd()):
+            try:
+                module = importlib.import_module(place)
+            except ModuleNotFoundError as error:
+                if error.name is None or not (place + ".").startswith(error.name + "."):
+                    raise UserError(f"{place} needs a package: {error}") from error
+                raise UserError(f"no module {error.name!r}, in {spec!r}") from error
+    found = getattr(module, function, None)
+    if not callable(found):
+        import difflib
+
+        names = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+        near = difflib.get_close_matches(function, names, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"{place} has no function {function!r}{hint}")
+    return found
+
+
+def _import_file(file: Path) -> Any:
+    """Run a Python file as a module; what lies beside it can be imported."""
+    if not file.is_file():
+        raise UserError(f"no file {str(file)!r}")
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(file.stem, module)
+    with _importable(file.resolve().parent), _torch_needed():
+        try:
+            spec.loader.exec_module(module)
+        except SyntaxError as error:
+            raise UserError(f"{file}:{error.lineno}: {error.msg}") from error
+    return module
+
+
+@contextlib.contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """Put ``folder`` on the module search path and leave it there: models import late."""
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    yield
+
+
+def _check_made(spec: str, function: str, made: Any) -> NamedModel:
+    """The model that a function returned, or what is wrong with it."""
+    wanted = "(model, example_inputs) or (model, example_inputs, dynamic_shapes)"
+    if not isinstance(made, Sequence) or len(made) not in (2, 3):
+        raise UserError(f"{spec} returned {type(made).__name__}, not {wanted}")
+    model, inputs, *rest = made
+    if not callable(model):
+        raise UserError(f"{spec} returned a {type(model).__name__} as model, not {wanted}")
+    if not isinstance(inputs, (tuple, list)):
+        inputs = (inputs,)
+    return NamedModel(
+        name=function, model=model, inputs=tuple(inputs), dynamic_shapes=rest[0] if rest else None
+    )

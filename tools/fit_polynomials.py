@@ -138,7 +138,6 @@ def _refit(
 
 LN2 = mp.log(2)
 ROOT_HALF = mp.sqrt(mpf(1) / 2)
-erfc_scaled = lambda x: mp.erfc(x) * mp.exp(x * x)  # noqa: E731
 
 
 def _of_square(f: Function, power: int) -> Function:
@@ -153,6 +152,12 @@ def _of_square(f: Function, power: int) -> Function:
 
 def _centred(f: Function, centre: float, unit: float) -> Function:
     return lambda t: f(mpf(centre) + mpf(unit) * t)
+
+
+def _scaled_erfc(t: mpf) -> mpf:
+    """``exp(x²) erfc(x) (1 + 2x)`` for ``t = (x - 4)/(x + 4)``."""
+    x = 4 * (1 + t) / (1 - t)
+    return mp.erfc(x) * mp.exp(x * x) * (1 + 2 * x)
 
 
 FITS: list[Fit] = [
@@ -186,6 +191,16 @@ FITS: list[Fit] = [
     Fit("ERF_LARGE_F32", 32, _centred(lambda x: mp.log(mp.erfc(x)), 2.5, 1.5), -1.0, 1.0, 6,
         lambda t: mp.erfc(mpf(2.5) + mpf(1.5) * t)),
     Fit("ERF_SMALL_F64", 64, _of_square(mp.erf, 1), 1e-30, 1.0, 13),
+    # exp(x²) erfc(x) (1 + 2x) = p(t) for x ≥ 1/2, t = (x - 4)/(x + 4)
+    Fit("ERFC_F64", 64, _scaled_erfc, (mpf("0.5") - 4) / (mpf("0.5") + 4), 24 / mpf(32), 22),
+    # atan(t) = t + t³ p(t²), |t| ≤ tan(π/8)
+    Fit("ATAN_F64", 64, _of_square(mp.atan, 3), 1e-20, mp.tan(mp.pi / 8) ** 2, 11,
+        lambda t: t),
+    # asin(t) = t + t³ p(t²), |t| ≤ 1/2
+    Fit("ASIN_F64", 64, _of_square(mp.asin, 3), 1e-20, 0.25, 12, lambda t: t),
+    # log(gamma(2 + t)) = t (1 + t) p(t), |t| ≤ 1
+    Fit("LGAMMA_F64", 64, lambda t: mp.loggamma(2 + t) / (t * (1 + t)), -1 + mpf(10) ** -20,
+        1.0, 26),
 ]  # fmt: skip
 
 

@@ -242,9 +242,10 @@ def _write(fb: FunctionBuilder, name: str, op: str, ty: str, lanes: int, count: 
 def _load_tables() -> None:
     """Fill the table at first use; the modules register themselves when imported."""
     if not _TABLE:
-        from nestor.codegen.llvm import math_f32, math_f64
-
-        assert math_f32 and math_f64
+        import nestor.codegen.llvm.math_f32
+        import nestor.codegen.llvm.math_f64
+        import nestor.codegen.llvm.math_remainder
+        import nestor.codegen.llvm.math_trig  # noqa: F401
 
 
 def integer_pow(fb: FunctionBuilder, a: Val, b: Val, signed: bool) -> Val:

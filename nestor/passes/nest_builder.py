@@ -77,8 +77,7 @@ class _Builder:
     def build(self) -> LoopNest:
         items = []
         for user in self.state.statements.values():
-            phase = "reduce" if user.statement.reduction else "point"
-            items.append(Item(user, phase, tuple(user.loops)))
+            items.append(Item(user, _first_phase(user), tuple(user.loops)))
         kernel = self.state.kernel
         return LoopNest(
             name=kernel.name,
@@ -97,7 +96,7 @@ class _Builder:
         return [Alloc(buffers=buffers, body=_block(nodes))] if buffers else nodes
 
     def _temps_to_allocate(self, items: Sequence[Item], ctx: Context) -> tuple[Buffer, ...]:
-        names = {i.user.statement.name for i in items if i.phase in ("reduce", "point")}
+        names = {i.user.statement.name for i in items if i.phase in ("reduce", "point", "update")}
         return tuple(
             t.buffer for t in self.temps.values() if t.path == ctx.path and t.writer in names
         )
@@ -284,7 +283,7 @@ class _Builder:
         partials = self._state_stores(item.user, item.partial, values)
         identity: tuple[Expr, ...] = reduction.monoid.identity
         if item.phase == "update":
-            return partials or accumulators, elements
+            return partials or accumulators or writes, elements
         if item.phase == "init_partial":
             return partials, identity
         if item.phase == "init":
@@ -301,7 +300,8 @@ class _Builder:
         if item.phase == "merge":
             return accumulators, reads
         state: dict[str, Expr] = {f"s{c}": read for c, read in enumerate(reads)}
-        return writes, tuple(substitute_vars(f, state) for f in reduction.final)
+        finals = (self._rewrite(f, item.user, indices, values) for f in reduction.final)
+        return writes, tuple(substitute_vars(f, state) for f in finals)
 
     def _state_stores(
         self, user: StatementState, buffers: tuple[Buffer, ...], values: dict[str, Affine]
@@ -383,6 +383,19 @@ class _Builder:
                     f"temp '{temp.buffer.holds}' is gathered from, so it cannot be kept in a tile"
                 )
         return tuple(out)
+
+
+def _first_phase(user: StatementState) -> str:
+    """A reduction that scatters has no accumulator: each update goes straight to its target."""
+    reduction = user.statement.reduction
+    if reduction is None:
+        return "point"
+    indices = [i for w in user.statement.writes for i in w.indices]
+    scatters = any(
+        not isinstance(i, Affine) or not i.variables().isdisjoint(reduction.indices)
+        for i in indices
+    )
+    return "update" if reduction.into and scatters else "reduce"
 
 
 def _phases(

@@ -65,7 +65,8 @@ def _accesses(
         for write in user.statement.writes:
             if write.tensor == name:
                 yield user, write.indices, True
-        for element in user.statement.elements:
+        reduction = user.statement.reduction
+        for element in (*user.statement.elements, *(reduction.final if reduction else ())):
             for load in loads(element):
                 if load.tensor == name:
                     yield user, load.indices, False

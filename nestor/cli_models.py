@@ -34,7 +34,7 @@ class NamedModel:
 
 
 def is_artifact(spec: str) -> bool:
-    """Whether ``spec`` names an artifact: by its name, or by not being a zip or Python file."""
+    """Whether ``spec`` names an artifact, by its ending."""
     return spec.endswith(".nst")
 
 
@@ -54,10 +54,17 @@ def load_model(spec: str) -> NamedModel:
     return _check_made(spec, function, made)
 
 
-def load_example(spec: str) -> tuple[Any, tuple[Any, ...]]:
-    """Model and example inputs of ``spec``, for a peer's process."""
+def load_example(spec: str, files: Sequence[str] = ()) -> tuple[Any, tuple[Any, ...]]:
+    """Model and inputs of ``spec`` for a peer's process; inputs from ``files`` if there are any."""
     named = load_model(spec)
-    return named.model, named.inputs
+    model = named.model.module() if spec.endswith(".pt2") else named.model
+    if not files:
+        return model, named.inputs
+    import torch
+
+    from nestor.cli_inputs import read_inputs
+
+    return model, tuple(torch.from_numpy(a) for a in read_inputs(files))
 
 
 @contextlib.contextmanager

@@ -39,6 +39,7 @@ PEERS: dict[str, str] = {
     "eager": "nestor.benchmarking.peers:eager",
     "compile": "nestor.benchmarking.peers:torch_compile",
     "nestor": "nestor.benchmarking.peers:nestor_compiled",
+    "artifact": "nestor.benchmarking.peers:as_it_is",
 }
 """Name → where its maker is."""
 
@@ -56,6 +57,11 @@ def check_peer_names(names: Sequence[str]) -> None:
             raise UserError(f"no peer {name!r}; there are: {', '.join(PEERS)}")
     if len(set(names)) != len(names):
         raise UserError(f"a peer stands twice in {','.join(names)}")
+
+
+def as_it_is(model: Any, inputs: Sequence[Any], threads: int) -> Prepared:
+    """Call what was loaded: an artifact, which needs no preparing."""
+    return Prepared(call=lambda: model(*inputs))
 
 
 def eager(model: Any, inputs: Sequence[Any], threads: int) -> Prepared:

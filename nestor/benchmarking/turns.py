@@ -117,10 +117,11 @@ class PeerProcess:
     def __init__(self, *, threads: int, folders: Sequence[str] = ()):
         """Start the process.
 
-        Args: threads: for OpenMP; folders: put on the module search path.
+        Args: threads: for OpenMP; folders: put on the module search path
         """
         environ = dict(os.environ)
-        environ["OMP_NUM_THREADS"] = environ["MKL_NUM_THREADS"] = str(threads)
+        for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NESTOR_THREADS"):
+            environ[variable] = str(threads)
         environ["PYTHONPATH"] = os.pathsep.join(
             [*folders, *filter(None, [environ.get("PYTHONPATH")])]
         )

@@ -58,9 +58,9 @@ class Session:
 
     def prepare(self, loader: str, arguments: dict[str, Any], maker: str, threads: int) -> Any:
         """Load the model, prepare it, call it once or twice; compile time and peak memory."""
-        if "torch" not in sys.modules:
-            _limit_torch_threads(threads)
         model, inputs = resolve(loader)(**arguments)
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(threads)
         prepared: Prepared = resolve(maker)(model, inputs, threads)
         compile_seconds = prepared.compile_seconds
         start = time.perf_counter()
@@ -95,15 +95,6 @@ class Session:
             call()
             times.append(time.perf_counter_ns() - start)
         return {"times_ns": times}
-
-
-def _limit_torch_threads(threads: int) -> None:
-    import importlib.util
-
-    if importlib.util.find_spec("torch") is not None:
-        import torch
-
-        torch.set_num_threads(threads)
 
 
 def serve(commands: TextIO, answers: TextIO) -> None:

@@ -27,7 +27,14 @@ from nestor.ir.expr import (
 )
 from nestor.ir.program import AnyStatement, Domain, Extern, Program, Statement, Tensor
 from nestor.ir.types import DType
-from nestor.passes.rewriting import alias_roots, first_position, is_sequential, statement_loads
+from nestor.passes.rewriting import (
+    alias_roots,
+    first_position,
+    in_order,
+    is_sequential,
+    statement_expressions,
+    statement_loads,
+)
 from nestor.passes.strides import access_strides, typical
 
 _UNARY_WORK = {
@@ -113,6 +120,48 @@ def written_tensors(statement: AnyStatement) -> tuple[str, ...]:
     if isinstance(statement, Extern):
         return statement.outputs
     return tuple(w.tensor for w in statement.writes)
+
+
+def weight_tensors(program: Program) -> set[str]:
+    """Parameters, constants, and temps that follow from those (or from nothing) alone.
+
+    A temp counts if every statement that writes it is functional, reads only such tensors, and
+    runs over constant extents.
+    """
+    facts = program_facts(program)
+    known = {t.name for t in program.tensors if t.role in ("parameter", "constant")}
+    known = {n for n in known if n == facts.roots[n] and n not in facts.writers}
+    for statement in in_order(program.statements):
+        if not isinstance(statement, Statement) or not is_weight_work(statement, known):
+            continue
+        position = first_position(statement)
+        for write in statement.writes:
+            name = write.tensor
+            if not facts.is_private_temp(name) or facts.last_write[name] != position:
+                continue
+            makers = [program.statements[n] for n in facts.writers[name]]
+            if all(isinstance(m, Statement) and is_weight_work(m, known) for m in makers):
+                known.add(name)
+    return known
+
+
+def is_weight_work(statement: Statement, known: set[str]) -> bool:
+    """Whether a statement could run before the call: functional, static, reading ``known`` only."""
+    if not is_functional(statement):
+        return False
+    names = set(statement.domain.names)
+    used: set[str] = set()
+    for r in statement.domain.ranges:
+        used |= r.lower.variables() | r.upper.variables()
+    for affine in (*statement.domain.constraints, *_write_affines(statement)):
+        used |= affine.variables()
+    for expression in statement_expressions(statement):
+        used |= expression_variables(expression)
+    return used <= names and all(x.tensor in known for x in statement_loads(statement))
+
+
+def _write_affines(statement: Statement) -> Iterator[Affine]:
+    return (i for w in statement.writes for i in w.indices if isinstance(i, Affine))
 
 
 # ------------------------------------------------------------------------------------- shapes
@@ -234,8 +283,8 @@ class ContractionRoles:
         others: further factors that do not move with the reduced indices.
         batch: free indices of both operands; m: of ``a`` only; n: of ``b`` only; free: of neither.
         k: reduced indices of both operands; k_a, k_b: of one only.
-        windows: pairs (free index, reduced index) that one operand adds up in one dimension, as a
-            convolution's ``oh*stride + kh``.
+        windows: pairs (free index, reduced index) that one operand adds up in one dimension so that
+            windows overlap, as a convolution's ``oh*stride + kh``.
     """
 
     a: Load
@@ -311,14 +360,26 @@ def _assign_roles(
         k=those(summed, True, True),
         k_a=those(summed, True, False),
         k_b=those(summed, False, True),
-        windows=(*_windows(a, free, reduced), *_windows(b, free, reduced)),
+        windows=(
+            *_windows(a, statement.domain, reduced),
+            *_windows(b, statement.domain, reduced),
+        ),
     )
 
 
-def _windows(load: Load, free: list[str], reduced: set[str]) -> Iterator[tuple[str, str]]:
+def _windows(load: Load, domain: Domain, reduced: set[str]) -> Iterator[tuple[str, str]]:
+    """Pairs that one dimension adds up so that windows overlap (``h*D + d``, d < D, do not)."""
     for index in load.indices:
-        names = index.variables() if isinstance(index, Affine) else frozenset()
-        yield from ((f, r) for f in free if f in names for r in sorted(names & reduced))
+        if not isinstance(index, Affine):
+            continue
+        steps = {a: c for a, c in index.terms if isinstance(a, str)}
+        for r in (r for r in domain.ranges if r.name in reduced and r.name in steps):
+            extent = typical(r.upper - r.lower)
+            for free in domain.names:
+                if free in reduced or free not in steps:
+                    continue
+                if abs(steps[free]) < abs(steps[r.name]) * extent:
+                    yield free, r.name
 
 
 def _factors(node: Expr) -> Iterator[Expr]:
@@ -368,9 +429,11 @@ def is_window_reduction(statement: AnyStatement) -> bool:
     if not isinstance(statement, Statement) or statement.reduction is None:
         return False
     reduced = set(statement.reduction.indices)
-    free = [n for n in statement.domain.names if n not in reduced]
     return any(
-        True for e in statement.elements for x in loads(e) for _ in _windows(x, free, reduced)
+        True
+        for e in statement.elements
+        for x in loads(e)
+        for _ in _windows(x, statement.domain, reduced)
     )
 
 

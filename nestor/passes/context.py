@@ -46,7 +46,7 @@ class PassOptions:
 
     max_inline_nodes: int = 300
     max_hoisted_growth: float = 1.5
-    max_hoisted_bytes: int = 1 << 24
+    max_hoisted_bytes: int = 1 << 23
     max_scaled_copy_bytes: int = 1 << 20
     min_channels: int = 8
     min_relayout_rows: int = 8

@@ -176,8 +176,26 @@ def atoms_within(value: Affine) -> list[Atom]:
     return out
 
 
-def is_within(value: Affine, low: Affine, high: Affine, ranges: Mapping[str, Interval]) -> bool:
-    """Whether ``low ≤ value ≤ high`` is provable from the ranges of variables."""
-    below, _ = (value - low).simplify(ranges).bounds(ranges)
-    above, _ = (high - value).simplify(ranges).bounds(ranges)
-    return below is not None and below >= 0 and above is not None and above >= 0
+def is_within(
+    value: Affine, low: Affine, high: Affine, domain: Domain, ranges: Mapping[str, Interval]
+) -> bool:
+    """Whether ``low ≤ value ≤ high`` is provable for all of ``domain``.
+
+    Args: low, high: over symbols. ranges: bounds of symbols and of the domain's indices.
+    """
+    return is_at_least(value - low, domain, ranges) and is_at_least(high - value, domain, ranges)
+
+
+def is_at_least(
+    value: Affine, domain: Domain, ranges: Mapping[str, Interval], least: int = 0
+) -> bool:
+    """Whether ``value ≥ least`` is provable for all of ``domain``, symbolic bounds included."""
+    value = value.simplify(ranges)
+    bound, _ = value.bounds(ranges)
+    if bound is not None and bound >= least:
+        return True
+    pair = extremes(value, domain)
+    if pair is None:
+        return False
+    bound, _ = pair[0].bounds(ranges)
+    return bound is not None and bound >= least

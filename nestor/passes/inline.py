@@ -110,7 +110,7 @@ class _Inliner:
             producer = self.producers[node.tensor]
             if is_contraction and not producer.view:
                 return node
-            new = inline_load(node, producer.pieces, ranges, self.shapes)
+            new = inline_load(node, producer.pieces, statement.domain, ranges, self.shapes)
             if new is None:
                 skipped.add(node.tensor)
                 return node
@@ -245,7 +245,7 @@ class _Inliner:
         """Every load of the tensor in this reader can be written in the producer's terms."""
         ranges: Mapping[str, Interval] = index_ranges(reader.domain, self.symbols)
         return all(
-            inline_load(x, pieces, ranges, self.shapes) is not None
+            inline_load(x, pieces, reader.domain, ranges, self.shapes) is not None
             for x in statement_loads(reader)
             if x.tensor == name
         )

@@ -6,20 +6,29 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from nestor.errors import InternalError, IRError
+from nestor.ir.printer import print_program
 from nestor.ir.program import Program
+from nestor.ir.verifier import verify_program
 from nestor.passes.common_subexpressions import merge_common_subexpressions
 from nestor.passes.context import LogEntry, PassContext, PassOptions
 from nestor.passes.dead_code import remove_dead_code
 from nestor.passes.delinearize import delinearize_indices
+from nestor.passes.fold_constants import hoist_weight_program, outline_weight_expressions
+from nestor.passes.fold_scales import fold_scales
 from nestor.passes.inline import inline_producers
+from nestor.passes.layouts import assign_layouts
+from nestor.passes.materialize import pad_operands
 from nestor.passes.redirect import redirect_writes
+from nestor.passes.relayout import relayout_operands
 from nestor.passes.simplify import simplify_program
 
 __all__ = ["LogEntry", "PassContext", "PassOptions", "PipelineResult", "run_pipeline"]
 
 Pass = Callable[[Program, PassContext], Program]
+Split = Callable[[Program, PassContext], tuple[Program, Program]]
 
-PASSES: tuple[Pass, ...] = (
+PASSES: tuple[Pass | Split, ...] = (
     simplify_program,
     remove_dead_code,
     # Ordering: after simplification, so that equal things look equal.
@@ -33,7 +42,22 @@ PASSES: tuple[Pass, ...] = (
     inline_producers,
     remove_dead_code,
     delinearize_indices,
+    # Ordering: after inlining, when one pointwise statement holds all that follows a contraction.
+    fold_scales,
+    simplify_program,
+    # Ordering: after scales are folded, so that what is left of a scale's offset is outlined too.
+    outline_weight_expressions,
     merge_common_subexpressions,
+    # Ordering: after everything that makes work on weights alone, before layouts: the results are
+    # parameters of the main program, which schedules pack.
+    hoist_weight_program,
+    # Ordering: before layouts, so that padded temps take part in the assignment.
+    pad_operands,
+    assign_layouts,
+    # Ordering: after layouts, which say which operands have unit stride.
+    relayout_operands,
+    merge_common_subexpressions,
+    remove_dead_code,
     simplify_program,
 )
 
@@ -54,14 +78,34 @@ class PipelineResult:
 
 
 def run_pass(program: Program, run: Pass, ctx: PassContext) -> Program:
-    """Run one pass, timed; verify its result and keep its text where the context asks for it."""
+    """Run one pass: timed, verified, and its result's text kept where the context asks for it.
+
+    Raises: ``InternalError`` if the pass made a Program that breaks a rule of the verifier.
+    """
+    return _run(program, run, ctx)[0]
+
+
+def _run(program: Program, run: Pass | Split, ctx: PassContext) -> tuple[Program, Program | None]:
     name = run.__name__
     if name in ctx.options.disabled:
-        return program
+        return program, None
     start = time.perf_counter()
-    new = run(program, ctx)
+    result = run(program, ctx)
     ctx.timings_s[name] = ctx.timings_s.get(name, 0.0) + time.perf_counter() - start
-    return new
+    new, extra = result if isinstance(result, tuple) else (result, None)
+    for made in (new, extra):
+        if made is not None and made is not program:
+            _check(made, name)
+    if ctx.debug and new is not program:
+        ctx.dumps.append((name, print_program(new)))
+    return new, extra
+
+
+def _check(program: Program, pass_name: str) -> None:
+    try:
+        verify_program(program)
+    except IRError as error:
+        raise InternalError(f"the pass '{pass_name}' made an invalid program: {error}") from error
 
 
 def run_pipeline(program: Program, ctx: PassContext) -> PipelineResult:
@@ -70,6 +114,10 @@ def run_pipeline(program: Program, ctx: PassContext) -> PipelineResult:
     Args: program: a verified Program from a frontend. ctx: target, options, log.
     Returns: the program to compile, the program that makes its weights, and the log.
     """
+    weights: Program | None = None
     for run in PASSES:
-        program = run_pass(program, run, ctx)
-    return PipelineResult(program, Program(name=f"{program.name}_weights"), tuple(ctx.log))
+        program, extra = _run(program, run, ctx)
+        weights = weights if extra is None else extra
+    if weights is None:
+        weights = Program(name=f"{program.name}_weights")
+    return PipelineResult(program, weights, tuple(ctx.log))

@@ -147,7 +147,7 @@ class _Redirector:
             return None
         ranges = index_ranges(producer.domain, self.symbols)
         values = invert_map(read, domain, written)
-        if values is None or not _is_onto(values, domain, read, written, ranges):
+        if values is None or not _is_onto(values, domain, read, written, producer.domain, ranges):
             return None
         indices = tuple(
             simplify_affine(i.substitute(values), ranges)
@@ -165,11 +165,12 @@ def _is_onto(
     domain: Domain,
     read: list[Affine],
     written: list[Affine],
+    over: Domain,
     ranges: Mapping[str, Interval],
 ) -> bool:
     """Every element written is one that the copy reads: ``read(values) = written``, in range."""
     for r in domain.ranges:
-        if not is_within(values[r.name], r.lower, r.upper - 1, ranges):
+        if not is_within(values[r.name], r.lower, r.upper - 1, over, ranges):
             return False
     return all(
         simplify_affine(a.substitute(values), ranges) == simplify_affine(b, ranges)

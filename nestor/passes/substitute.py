@@ -22,7 +22,7 @@ from nestor.ir.expr import (
 from nestor.ir.program import Domain
 from nestor.ir.types import DType
 from nestor.passes.analysis import zero_of
-from nestor.passes.index_maps import extremes, invert_map, is_within
+from nestor.passes.index_maps import extremes, invert_map, is_at_least, is_within
 from nestor.passes.rewriting import condition_of
 from nestor.passes.simplify_expr import Shapes, simplify_expr
 
@@ -63,17 +63,21 @@ def write_box(
 
 
 def inline_load(
-    load: Load, pieces: list[Piece], ranges: Mapping[str, Interval], shapes: Shapes
+    load: Load,
+    pieces: list[Piece],
+    domain: Domain,
+    ranges: Mapping[str, Interval],
+    shapes: Shapes,
 ) -> Expr | None:
     """The value of ``load`` in terms of what the piece's element reads; None if not possible.
 
     Args:
         load: a load of the tensor that ``pieces`` write.
         pieces: every statement that writes the tensor.
-        ranges: bounds of the reader's indices and symbols.
+        domain, ranges: the reader's indices, and their bounds and those of symbols.
     Where the load's predicate fails, the result is its ``other`` and nothing is read.
     """
-    piece = _piece_of(load, pieces, ranges)
+    piece = _piece_of(load, pieces, domain, ranges)
     if piece is None:
         return None
     values, gathers = _split_gathers(load, piece)
@@ -95,43 +99,30 @@ def inline_load(
     return simplify_expr(element, ranges, shapes)
 
 
-def _piece_of(load: Load, pieces: list[Piece], ranges: Mapping[str, Interval]) -> Piece | None:
+def _piece_of(
+    load: Load, pieces: list[Piece], domain: Domain, ranges: Mapping[str, Interval]
+) -> Piece | None:
     """The only piece, or the one that provably holds all that the load reads."""
     if len(pieces) == 1:
         return pieces[0]
-    if load.predicate or not all(isinstance(i, Affine) for i in load.indices):
+    if load.predicate:
+        return None
+    indices = [i for i in load.indices if isinstance(i, Affine)]
+    if len(indices) != len(load.indices):
         return None
     found: Piece | None = None
     for piece in pieces:
         if piece.box is None:
             return None
-        if _is_inside(load, piece.box, ranges):
+        corners = list(zip(indices, piece.box))
+        if all(is_within(i, low, high, domain, ranges) for i, (low, high) in corners):
             found = piece
-        elif not _is_outside(load, piece.box, ranges):
+        elif not any(
+            is_at_least(low - i, domain, ranges, 1) or is_at_least(i - high, domain, ranges, 1)
+            for i, (low, high) in corners
+        ):
             return None
     return found
-
-
-def _is_inside(
-    load: Load, box: tuple[tuple[Affine, Affine], ...], ranges: Mapping[str, Interval]
-) -> bool:
-    return all(
-        isinstance(i, Affine) and is_within(i, low, high, ranges)
-        for i, (low, high) in zip(load.indices, box)
-    )
-
-
-def _is_outside(
-    load: Load, box: tuple[tuple[Affine, Affine], ...], ranges: Mapping[str, Interval]
-) -> bool:
-    for i, (low, high) in zip(load.indices, box):
-        if not isinstance(i, Affine):
-            continue
-        _, below = (i - low).simplify(ranges).bounds(ranges)
-        _, above = (high - i).simplify(ranges).bounds(ranges)
-        if (below is not None and below < 0) or (above is not None and above < 0):
-            return True
-    return False
 
 
 def _split_gathers(load: Load, piece: Piece) -> tuple[list[Affine] | None, dict[str, Expr]]:

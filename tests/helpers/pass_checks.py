@@ -11,6 +11,7 @@ from nestor.ir.numeric import numpy_dtype, round_to_bf16
 from nestor.ir.program import Program
 from nestor.ir.types import DType
 from nestor.passes.context import PassContext
+from nestor.passes.pipeline import PipelineResult
 
 Arrays = dict[str, np.ndarray]
 
@@ -56,7 +57,9 @@ def assert_same_results(
         wanted = run_program(before, arrays, symbols)
         given = arrays if prepare is None else prepare(arrays)
         needed = after.by_role("input", "inout", "parameter", "constant", "state")
-        got = run_program(after, {t.name: given[t.name] for t in needed if t.name in given}, symbols)
+        got = run_program(
+            after, {t.name: given[t.name] for t in needed if t.name in given}, symbols
+        )
         assert wanted.keys() == got.keys()
         for name, value in wanted.items():
             assert value.shape == got[name].shape, name
@@ -83,3 +86,21 @@ def run_checked(
     after = pass_function(program, ctx or PassContext())
     assert_same_results(program, after, **options)  # type: ignore[arg-type]
     return after
+
+
+def assert_same_pipeline(
+    program: Program, result: PipelineResult, *, tolerance: float, **options: object
+) -> None:
+    """The pipeline's main program, fed by its weight program, gives what ``program`` gives."""
+
+    def prepare(arrays: Arrays) -> Arrays:
+        weights = result.weight_program
+        if not weights.statements:
+            return arrays
+        needed = weights.by_role("parameter", "constant")
+        made = run_program(weights, {t.name: arrays[t.name] for t in needed})
+        return {**arrays, **made}
+
+    assert_same_results(
+        program, result.main, tolerance=tolerance, prepare=prepare, **options  # type: ignore[arg-type]
+    )

@@ -1,0 +1,226 @@
+"""Choose how temps lie in memory: channels last around convolutions, sums contiguous elsewhere.
+
+Layouts here are permutations of dimensions. Inputs and outputs keep row-major order (it is the
+calling convention); parameters are packed later by the schedules that read them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field, replace
+
+from nestor.ir.affine import Affine, variable
+from nestor.ir.expr import Load
+from nestor.ir.program import Layout, Program, Statement, Tensor
+from nestor.passes.analysis import (
+    ContractionRoles,
+    ProgramFacts,
+    contraction_roles,
+    program_facts,
+    weight_tensors,
+)
+from nestor.passes.context import PassContext
+from nestor.passes.rewriting import statement_loads
+from nestor.passes.strides import typical
+
+_NAME = "assign_layouts"
+
+
+def assign_layouts(program: Program, ctx: PassContext) -> Program:
+    """Give temps a dimension order that makes the channel of a convolution the unit stride.
+
+    A contraction with a weight asks for the weight's own index (the output channel; in a depthwise
+    convolution the channel) innermost in its result, and a convolution for its input channel
+    innermost in its operand. The wish travels through pointwise statements, poolings, and
+    contractions without a window, to every temp that they connect. A
+    contraction elsewhere asks that its reduced dimensions be contiguous in its operand.
+
+    Legal when: the tensor is a temp that no ``Extern`` and no alias names.
+    """
+    return _LayoutChooser(program, ctx).run()
+
+
+@dataclass(slots=True)
+class _LayoutChooser:
+    program: Program
+    ctx: PassContext
+    facts: ProgramFacts = field(init=False)
+    weights: set[str] = field(init=False)
+    inner: dict[str, int] = field(default_factory=dict)
+    orders: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    work: deque[str] = field(default_factory=deque)
+    roles: dict[int, ContractionRoles] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.facts = program_facts(self.program)
+        self.weights = weight_tensors(self.program)
+        for number, statement in enumerate(self.program.statements):
+            roles = contraction_roles(statement, self.facts.tensors)
+            if roles is not None:
+                self.roles[number] = roles
+
+    def run(self) -> Program:
+        for number, roles in self.roles.items():
+            self._ask_for_channels(number, roles)
+        while self.work:
+            self._spread(self.work.popleft())
+        for name, d in self.inner.items():
+            rank = len(self.facts.tensors[name].shape)
+            self.orders[name] = (*(x for x in range(rank) if x != d), d)
+        for number, roles in self.roles.items():
+            if not roles.windows:
+                self._ask_for_sums(number, roles)
+        layouts = {n: permuted(self.facts.tensors[n], order) for n, order in self.orders.items()}
+        layouts = {n: layout for n, layout in layouts.items() if layout is not None}
+        if not layouts:
+            return self.program
+        for name in sorted(layouts):
+            self.ctx.changed(_NAME, name, f"dimensions in the order {self.orders[name]}")
+        tensors = tuple(
+            replace(t, layout=layouts[t.name]) if t.name in layouts else t
+            for t in self.program.tensors
+        )
+        return replace(self.program, tensors=tensors)
+
+    # ---------------------------------------------------------------------------- convolutions
+
+    def _ask_for_channels(self, number: int, roles: ContractionRoles) -> None:
+        """The weight's own index innermost in the result: the packed weight is then the vector
+        operand, and nothing else need have unit stride."""
+        statement = self.program.statements[number]
+        assert isinstance(statement, Statement)
+        if not any(x.tensor in self.weights for x in (roles.a, roles.b)):
+            return
+        channel = _output_channel(statement, roles)
+        if channel is not None:
+            write = statement.writes[0]
+            self._want(write.tensor, _dimension_of(write.indices, channel))
+        for load in (roles.a, roles.b):
+            windowed = _window_variables(load, roles)
+            if windowed and load.tensor not in self.weights:
+                self._want(load.tensor, _input_channel(load, roles, windowed))
+
+    def _want(self, name: str, d: int | None) -> None:
+        """Ask that dimension ``d`` of a temp be innermost; the first wish counts."""
+        if d is None or name in self.inner or not self._is_free(name):
+            return
+        if typical(self.facts.tensors[name].shape[d]) < self.ctx.options.min_channels:
+            return
+        self.inner[name] = d
+        self.work.append(name)
+
+    def _is_free(self, name: str) -> bool:
+        tensor = self.facts.tensors[name]
+        return (
+            self.facts.is_private_temp(name) and tensor.layout is None and name not in self.weights
+        )
+
+    def _spread(self, name: str) -> None:
+        """Carry a tensor's wish over every statement that touches it."""
+        numbers = {*self.facts.readers.get(name, ()), *self.facts.writers.get(name, ())}
+        for number in sorted(numbers):
+            statement = self.program.statements[number]
+            if not isinstance(statement, Statement):
+                continue
+            if number in self.roles:
+                self._spread_over_contraction(statement, self.roles[number], name)
+                continue
+            for index in self._moving(statement, name):
+                for other, indices in _accesses(statement):
+                    if other != name:
+                        self._want(other, _dimension_of(indices, index))
+
+    def _spread_over_contraction(
+        self, statement: Statement, roles: ContractionRoles, name: str
+    ) -> None:
+        """Result channels last ↔ operand channels last, for a contraction without a window."""
+        if roles.windows or not any(x.tensor in self.weights for x in (roles.a, roles.b)):
+            return
+        channel = _output_channel(statement, roles)
+        if channel is None:
+            return
+        write = statement.writes[0]
+        self._want(write.tensor, _dimension_of(write.indices, channel))
+        for load in (roles.a, roles.b):
+            if load.tensor not in self.weights and len(roles.k) == 1:
+                self._want(load.tensor, _dimension_of(load.indices, roles.k[0]))
+
+    def _moving(self, statement: Statement, name: str) -> list[str]:
+        """Indices that move the wished-for dimension of ``name`` in this statement."""
+        found: list[str] = []
+        for tensor, indices in _accesses(statement):
+            if tensor == name:
+                index = indices[self.inner[name]]
+                if isinstance(index, Affine):
+                    found += [a for a, c in index.terms if isinstance(a, str) and c == 1]
+        return [n for n in dict.fromkeys(found) if n in statement.domain.names]
+
+    # ---------------------------------------------------------------------------- plain sums
+
+    def _ask_for_sums(self, number: int, roles: ContractionRoles) -> None:
+        """``x[b, h, s, d]`` summed over h and d is best stored as b, s, h, d."""
+        for load in (roles.a, roles.b):
+            name = load.tensor
+            if len(roles.k) < 2 or name in self.orders or not self._is_free(name):
+                continue
+            places = [_dimension_of(load.indices, k) for k in roles.k]
+            rank = len(load.indices)
+            if any(p is None for p in places) or len(set(places)) < len(places):
+                continue
+            last = [p for p in places if p is not None]
+            if last[-1] != rank - 1:
+                continue
+            self.orders[name] = (*(d for d in range(rank) if d not in last), *last)
+
+
+def _accesses(statement: Statement) -> list[tuple[str, tuple[object, ...]]]:
+    found: list[tuple[str, tuple[object, ...]]] = [(w.tensor, w.indices) for w in statement.writes]
+    found += [(x.tensor, x.indices) for x in statement_loads(statement)]
+    return found
+
+
+def _dimension_of(indices: tuple[object, ...], name: str) -> int | None:
+    """The dimension that an index moves by one, if it moves no other."""
+    found: int | None = None
+    for d, index in enumerate(indices):
+        if isinstance(index, Affine) and name in index.variables():
+            if index.coefficient(name) != 1 or found is not None:
+                return None
+            found = d
+    return found
+
+
+def _window_variables(load: Load, roles: ContractionRoles) -> set[str]:
+    inside = {v for i in load.indices if isinstance(i, Affine) for v in i.variables()}
+    return {v for pair in roles.windows if set(pair) <= inside for v in pair}
+
+
+def _output_channel(statement: Statement, roles: ContractionRoles) -> str | None:
+    """The index that should be innermost in the result: of the weight alone, else of both."""
+    windowed = {free for free, _ in roles.windows}
+    for names in (roles.n, roles.batch):
+        plain = [n for n in names if n not in windowed]
+        if plain:
+            return max(plain, key=lambda n: typical(statement.domain.range_of(n).upper))
+    return None
+
+
+def _input_channel(load: Load, roles: ContractionRoles, windowed: set[str]) -> int | None:
+    """The operand's dimension of the reduced channel; in a depthwise convolution, of the batch."""
+    for names in (roles.k, roles.batch):
+        for name in reversed(names):
+            if name not in windowed:
+                d = _dimension_of(load.indices, name)
+                if d is not None:
+                    return d
+    return None
+
+
+def permuted(tensor: Tensor, order: tuple[int, ...]) -> Layout | None:
+    """The layout that stores dimensions in ``order``, outermost first; None for row-major."""
+    if order == tuple(range(len(tensor.shape))):
+        return None
+    return Layout(
+        physical=tuple(variable(f"d{d}") for d in order),
+        shape=tuple(tensor.shape[d] for d in order),
+    )

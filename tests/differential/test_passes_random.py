@@ -1,0 +1,57 @@
+"""Random Programs mean the same before and after each pass and the whole pipeline."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from nestor.ir.program import Program
+from nestor.passes.common_subexpressions import merge_common_subexpressions
+from nestor.passes.context import PassContext
+from nestor.passes.dead_code import remove_dead_code
+from nestor.passes.delinearize import delinearize_indices
+from nestor.passes.inline import inline_producers
+from nestor.passes.pipeline import Pass, run_pipeline
+from nestor.passes.redirect import redirect_writes
+from nestor.passes.simplify import simplify_program
+from tests.helpers import ir_programs
+from tests.helpers.pass_checks import assert_same_pipeline, assert_same_results
+from tests.helpers.pass_programs import programs
+
+EXACT = [
+    simplify_program,
+    remove_dead_code,
+    merge_common_subexpressions,
+    delinearize_indices,
+    redirect_writes,
+    inline_producers,
+]
+relaxed = settings(
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+
+@pytest.mark.parametrize("run", EXACT, ids=lambda f: f.__name__)
+@relaxed
+@given(program=programs())
+def test_exact_pass(run: Pass, program: Program) -> None:
+    after = run(program, PassContext())
+    # Splitting a reduced index or feeding it other factors may reorder a sum.
+    assert_same_results(program, after, seeds=1, tolerance=1e-5)
+
+
+@settings(relaxed, max_examples=150)
+@given(program=programs())
+def test_whole_pipeline(program: Program) -> None:
+    result = run_pipeline(program, PassContext())
+    assert_same_pipeline(program, result, seeds=1, tolerance=2e-5)
+
+
+@pytest.mark.parametrize("name", sorted(ir_programs.ALL))
+def test_whole_pipeline_on_known_programs(name: str) -> None:
+    program = ir_programs.ALL[name]()
+    result = run_pipeline(program, PassContext())
+    assert_same_pipeline(program, result, tolerance=1e-5)

@@ -74,7 +74,7 @@ promises distinct targets, ``last`` runs the instances in lexicographic order of
 Reductions and scans
 --------------------
 The state of an output point is the combination, by the monoid, of the elements at all values of the
-reduced indices; the identity may join in any number of times. If the monoid does not commute,
+reduced indices; it starts from the identity, which may join in more than once. If the monoid does not commute,
 elements combine in ascending lexicographic order of ``Reduction.indices``. The output points are
 the values of the other indices that satisfy every range and constraint which mentions no reduced
 index; a point without elements gets ``final(identity)``. ``final`` may contain loads and indices of

@@ -286,13 +286,22 @@ def _decide(
     pick: Callable[[Affine, Affine], Affine],
 ) -> Affine:
     """If ``num = den*q + r`` with ``0 ≤ r < den`` is provable, return ``pick(q, r)``."""
-    for split in (_split_multiples(num, den), _split_exact(num, den)):
+    for split in (_split_multiples(num, den), _split_exact(num, den), _split_nearest(num, den)):
         outside, rest = split
         lo, hi = rest.bounds(ranges)
         if lo is not None and hi is not None and lo // den == hi // den:
             q = lo // den
             return pick(outside + q, rest - q * den)
     return default
+
+
+def _split_nearest(num: Affine, den: int) -> tuple[Affine, Affine]:
+    """As ``_split_multiples`` with coefficients in ``(-den/2, den/2]``: ``7*j`` is ``8*j - j``."""
+    outside = Affine(
+        tuple((a, q) for a, c in num.terms if (q := (2 * c + den - 1) // (2 * den))),
+        num.const // den,
+    )
+    return outside, num - outside * den
 
 
 def _split_exact(num: Affine, den: int) -> tuple[Affine, Affine]:

@@ -85,6 +85,7 @@ def fold(
         if count % 2:
             pairs = [_append(p, s[..., -1:]) for p, s in zip(pairs, states, strict=True)]
         states = pairs
+    states = combine(monoid, identity(monoid), states)
     return [_unflatten(s, axes, [1] * len(shape)) for s in states]
 
 
@@ -145,9 +146,10 @@ def scan(
             for op, s, d in zip(ops, states, monoid.dtypes, strict=True)
         ]
     else:
-        running = [[s[..., 0] for s in states]]
-        for k in range(1, states[0].shape[-1]):
+        running = [identity(monoid)]
+        for k in range(states[0].shape[-1]):
             running.append(combine(monoid, running[-1], [s[..., k] for s in states]))
+        del running[0]
         out = [_stack([step[i] for step in running]) for i in range(len(states))]
     return [_unflatten(s, axes, shape) for s in out]
 

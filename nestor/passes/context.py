@@ -59,7 +59,8 @@ class PassContext:
 
     Attributes:
         target: a ``nestor.target`` description, or None where none is known.
-        options: settings.
+        options: settings of the passes.
+        config: the caller's configuration, carried along; no pass reads it.
         debug: keep the Program after each pass that changed it.
         log: decisions, in the order they were made.
         timings_s: seconds spent per pass name.
@@ -68,6 +69,7 @@ class PassContext:
 
     target: Any = None
     options: PassOptions = field(default_factory=PassOptions)
+    config: Any = None
     debug: bool = False
     log: list[LogEntry] = field(default_factory=list)
     timings_s: dict[str, float] = field(default_factory=dict)

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import math
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,6 +13,7 @@ from typing import Any
 from nestor.benchmarking.outputs import arrays as flat_arrays
 from nestor.cli_inputs import describe_array, random_inputs, read_inputs, write_arrays
 from nestor.cli_models import NamedModel, is_artifact, load_model
+from nestor.cli_progress import progress_bar, status
 from nestor.config import Config
 from nestor.errors import OutputError, UserError
 from nestor.tables import Table, format_bytes, format_seconds, print_tables
@@ -27,7 +25,7 @@ def compile_command(given: argparse.Namespace, config: Config) -> int:
         raise UserError(f"{given.model!r} is compiled already; give a model")
     _check_writable(given.output)
     named = load_model(given.model)
-    with _status(f"compiling {named.name}"):
+    with status(f"compiling {named.name}"):
         # Strict: an artifact runs where no PyTorch is, so an operator left to it is refused now.
         compiled = _compile(named, config, strict=True)
         compiled.save(given.output)
@@ -121,7 +119,7 @@ def _runnable(
             inputs=tuple(torch.from_numpy(a) for a in files),
             dynamic_shapes=named.dynamic_shapes,
         )
-    with _status(f"compiling {named.name}"):
+    with status(f"compiling {named.name}"):
         compiled = _compile(named, config, strict=False)
     return compiled, named.inputs, named.name
 
@@ -153,7 +151,7 @@ def bench_command(given: argparse.Namespace, config: Config) -> int:
         loader = "nestor.cli_models:load_example"
         arguments = {"spec": given.model, "files": given.input}
     threads = config.thread_count()
-    with _progress() as progress:
+    with progress_bar() as progress:
         results = compare(
             peers,
             loader,
@@ -198,40 +196,3 @@ def peers_table(name: str, threads: int, results: Sequence[Any]) -> Table:
         caption="median of paired ratios (quartiles); above 1 is faster; memory of a call beside "
         "the loaded model",
     )
-
-
-@contextlib.contextmanager
-def _status(what: str) -> Iterator[None]:
-    """Show that something goes on, on a terminal."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    try:
-        from rich.console import Console
-    except ImportError:
-        print(f"{what} …", file=sys.stderr)
-        yield
-        return
-    with Console(stderr=True).status(what):
-        yield
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Callable[[str, float], None]]:
-    """A progress bar on a terminal; silence elsewhere."""
-    try:
-        from rich.console import Console
-        from rich.progress import Progress
-    except ImportError:
-        yield lambda what, done: None
-        return
-    if not sys.stderr.isatty():
-        yield lambda what, done: None
-        return
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=1.0)
-
-        def tell(what: str, done: float) -> None:
-            bar.update(task, description=what, completed=math.floor(done * 1000) / 1000)
-
-        yield tell

@@ -63,6 +63,16 @@ def _heading(column: str) -> tuple[str, bool]:
     return column.removeprefix(">"), column.startswith(">")
 
 
+def _least_width(table: Table) -> int:
+    """Columns of text below which a table could not be read: numbers whole, texts folded."""
+    total = 0
+    for i, column in enumerate(table.columns):
+        text, right = _heading(column)
+        natural = max([len(text), *(len(row[i]) for row in table.rows)])
+        total += (natural if right else min(natural, 24)) + 3
+    return total
+
+
 def _render_rich(tables: Sequence[Table], width: int, color: bool) -> str:
     from rich import box
     from rich.console import Console, Group
@@ -88,6 +98,7 @@ def _render_rich(tables: Sequence[Table], width: int, color: bool) -> str:
             rich.add_row(*(Text(cell) for cell in row))
         drawn.append(rich)
     buffer = io.StringIO()
+    width = max([width, *(_least_width(table) for table in tables)])
     console = Console(file=buffer, width=width, force_terminal=color, color_system="auto")
     console.print(Group(*drawn))
     text = "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())

@@ -156,6 +156,14 @@ class PeerProcess:
             raise UserError(reply["error"])
         return reply["ok"]
 
+    def fetch_outputs(self) -> list[NDArray[Any]]:
+        """What the prepared model returned, flattened."""
+        with tempfile.TemporaryDirectory(prefix="nestor-bench-") as folder:
+            file = Path(folder) / "outputs.npz"
+            count = self.ask("save_outputs", str(file))["count"]
+            with np.load(file) as data:
+                return [data[f"arr_{i}"] for i in range(count)]
+
     def _tail(self) -> str:
         """The last lines that the process wrote to standard error."""
         self._log.seek(0)
@@ -245,11 +253,7 @@ def _prepare(
         result.compile_seconds = answer["compile_seconds"]
         result.peak_bytes = answer["peak_bytes"]
         result.note = answer["note"]
-        with tempfile.TemporaryDirectory(prefix="nestor-bench-") as folder:
-            file = Path(folder) / "outputs.npz"
-            count = process.ask("save_outputs", str(file))["count"]
-            with np.load(file) as data:
-                result.outputs = [data[f"arr_{i}"] for i in range(count)]
+        result.outputs = process.fetch_outputs()
     except (UserError, InternalError) as error:
         result.failure = str(error)
 

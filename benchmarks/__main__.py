@@ -1,0 +1,85 @@
+"""``python -m benchmarks MODEL…``: time models against their peers."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import harness, peers
+from nestor.benchmarking.peers import check_peer_names
+from nestor.benchmarking.turns import Timing
+from nestor.cli import run_guarded
+from nestor.cli_progress import progress_bar
+from nestor.errors import UserError
+from nestor.tables import print_tables
+
+
+def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Time models of benchmarks/models.py against their peers, taking turns.",
+        epilog="example:\n  python -m benchmarks resnet50 gpt2 --peers eager,ort,nestor",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="a name, or all")
+    parser.add_argument(
+        "--peers",
+        default="eager,compile,nestor",
+        help="of eager, compile, ort, ov, nestor; ratios are against the first",
+    )
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0, help="of the inputs")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=15, help="turns of each peer")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="default: benchmarks/results/")
+    parser.add_argument("--md", type=Path, metavar="FILE", help="default: benchmarks/results/")
+    return parser.parse_args(given)
+
+
+def _names(asked: Sequence[str]) -> list[str]:
+    from benchmarks.models import MODELS
+
+    unknown = [name for name in asked if name != "all" and name not in MODELS]
+    if unknown:
+        raise UserError(f"no model {unknown[0]!r}; there are: {', '.join(MODELS)}")
+    return list(MODELS) if "all" in asked else list(dict.fromkeys(asked))
+
+
+def run(given: argparse.Namespace) -> int:
+    """Run what was asked for; 1 if a peer's answer is wrong."""
+    peers.register()
+    names, asked = _names(given.models), given.peers.split(",")
+    check_peer_names(asked)
+    label = "models" if len(names) > 1 else names[0]
+    markdown = given.md or harness.RESULTS / f"{label}.md"
+    data = given.json or markdown.with_suffix(".json")
+    results: list[harness.CaseResult] = []
+    with progress_bar() as tell:
+        for i, name in enumerate(names):
+            results.append(
+                harness.run_case(
+                    name,
+                    asked,
+                    batch=given.batch,
+                    seed=given.seed,
+                    threads=given.threads,
+                    timing=Timing(rounds=given.rounds),
+                    progress=lambda what, done, i=i, name=name: tell(
+                        f"{name}: {what}", (i + done) / len(names)
+                    ),
+                )
+            )
+            # After each model, so that an interrupted run keeps what it has.
+            harness.write_results(results, asked, markdown, data)
+    print_tables(harness.speed_table(results, asked))
+    failed = harness.failures(results)
+    if failed:
+        print("\n" + "\n".join(failed))
+    print(f"\nwrote {markdown} and {data}")
+    return 1 if any(not v.correct for r in results for v in r.verdicts.values()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_guarded(lambda: run(_arguments(None))))

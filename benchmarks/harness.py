@@ -86,9 +86,33 @@ def run_case(
     timing: Timing | None = None,
     progress: Progress | None = None,
 ) -> CaseResult:
-    """Time ``model`` by ``peers`` in turns and judge each answer."""
+    """Time ``model`` of the collection by ``peers`` in turns and judge each answer."""
     arguments = {"name": model, "seed": seed, "batch": batch}
-    loader = "benchmarks.harness:load_case"
+    return run_loader(
+        model,
+        "benchmarks.harness:load_case",
+        arguments,
+        peers,
+        threads=threads,
+        timing=timing,
+        progress=progress,
+    )
+
+
+def run_loader(
+    name: str,
+    loader: str,
+    arguments: dict[str, Any],
+    peers: Sequence[str],
+    *,
+    threads: int,
+    timing: Timing | None = None,
+    progress: Progress | None = None,
+) -> CaseResult:
+    """Time what ``loader`` returns by ``peers`` in turns and judge each answer.
+
+    Args: loader, arguments: as of ``nestor.benchmarking.turns.compare``.
+    """
     results = compare(
         peers,
         loader,
@@ -101,7 +125,11 @@ def run_case(
     eager, exact = _references(loader, arguments, threads)
     verdicts = {r.name: judge(r.outputs, eager, exact) for r in results if r.outputs}
     return CaseResult(
-        model=model, batch=batch, threads=threads, peers=tuple(results), verdicts=verdicts
+        model=name,
+        batch=arguments.get("batch", 1),
+        threads=threads,
+        peers=tuple(results),
+        verdicts=verdicts,
     )
 
 

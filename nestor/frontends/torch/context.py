@@ -1,0 +1,160 @@
+"""What a lowering rule works with: the builder, and facts about the call being lowered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from nestor.frontends.torch import dtypes
+from nestor.frontends.torch.builder import Builder, Space
+from nestor.frontends.torch.sizes import affine_from_torch, size_from_torch
+from nestor.frontends.torch.value import Dim, Value, point, scalar
+from nestor.ir.affine import Affine, affine
+from nestor.ir.expr import Cast, Const, Expr, Index, Load, Select, binary, const, walk
+from nestor.ir.types import DType
+
+Scalar = bool | int | float
+_MAX_DEFERRED_NODES = 48
+
+
+class Context(Builder):
+    """A ``Builder`` while one operator is lowered.
+
+    Attributes:
+        meta: the fake result (tensor, or tuple of them) that export computed.
+        used: which results of a multi-result operator anybody reads.
+    """
+
+    meta: Any = None
+    used: frozenset[int] = frozenset()
+
+    def out_dtype(self, position: int | None = None) -> DType:
+        """Element type of the result (or of one of several)."""
+        meta = self.meta if position is None else self.meta[position]
+        return dtypes.from_torch(meta.dtype)
+
+    def out_shape(self, position: int | None = None) -> list[Affine]:
+        """Shape of the result; Unsupported if a size is a product of symbols."""
+        meta = self.meta if position is None else self.meta[position]
+        return [affine_from_torch(s) for s in meta.shape]
+
+    def out_dims(self, position: int | None = None) -> tuple[Dim, ...]:
+        """Dimensions of the result, symbolic products as components."""
+        meta = self.meta if position is None else self.meta[position]
+        return tuple(dim_from_torch(s) for s in meta.shape)
+
+    def map(
+        self,
+        function: Callable[..., Expr],
+        *operands: Value | Scalar,
+        compute: DType | None = None,
+        out: DType | None = None,
+    ) -> Value:
+        """Apply a scalar function element by element, broadcasting.
+
+        Operands are cast to ``compute`` (default: the type that arithmetic on the promoted type is
+        done in), the result to ``out`` (default: the operator's). Without any load the result
+        stays an expression (masks from ``arange``); otherwise it is a statement.
+        """
+        if compute is None:
+            compute = dtypes.compute_type(self.promoted(*operands))
+        out = self.out_dtype() if out is None else out
+        values = [v for v in operands if isinstance(v, Value)]
+        dims, fitted = self.unify(values)
+
+        def body(read: Callable[[Value], Expr]) -> Expr:
+            rest = iter(fitted)
+            arguments = [
+                cast(read(next(rest)), compute) if isinstance(v, Value) else literal(v, compute)
+                for v in operands
+            ]
+            return cast(function(*arguments), out)
+
+        if all(v.is_load_free() for v in fitted):
+            space = Space(dims, point(dims), len(dims), self.symbol_ranges())
+            elem = body(space.read)
+            if sum(1 for _ in walk(elem)) <= _MAX_DEFERRED_NODES:
+                return Value(dims, elem)
+        return self.pointwise(dims, lambda s: (body(s.read),))[0]
+
+    def promoted(self, *operands: Value | Scalar) -> DType:
+        """PyTorch's result type of the operands."""
+        return dtypes.promote(*((v.dtype, v.rank) if isinstance(v, Value) else v for v in operands))
+
+    def convert(self, value: Value, dtype: DType) -> Value:
+        """``value`` in another element type."""
+        if value.dtype is dtype:
+            return value
+        return self.map(lambda x: x, value, compute=value.dtype, out=dtype)
+
+
+def cast(x: Expr, dtype: DType) -> Expr:
+    """``x`` converted; literals are converted now where that is exact by definition."""
+    if x.dtype is dtype:
+        return x
+    if isinstance(x, Const) and isinstance(x.value, (bool, int)):
+        if dtype.is_float and abs(x.value) < 1 << 11:
+            return const(float(x.value), dtype)
+        if x.dtype is DType.bool and not dtype.is_float:
+            return const(int(x.value), dtype)
+    if isinstance(x, Index) and dtype in (DType.i64, DType.i32):
+        return Index(value=x.value, dtype=dtype)
+    return Cast(x=x, dtype=dtype)
+
+
+def literal(value: Scalar, dtype: DType) -> Const:
+    """A Python scalar as PyTorch passes it to a kernel: converted to the computing type."""
+    if dtype is DType.bool:
+        return const(bool(value), dtype)
+    return const(float(value) if dtype.is_float else int(value), dtype)
+
+
+def as_value(x: Value | Scalar, dtype: DType) -> Value:
+    """A tensor, or a Python scalar as a zero-dimensional one of ``dtype``."""
+    return x if isinstance(x, Value) else scalar(literal(x, dtype).value, dtype)
+
+
+def dim_from_torch(size: Any) -> Dim:
+    """A dimension of a fake tensor."""
+    whole = size_from_torch(size)
+    extent = whole.as_affine()
+    if extent is not None:
+        return (extent,)
+    head = () if whole.coefficient == 1 else (affine(whole.coefficient),)
+    return (*whole.factors, *head)
+
+
+def dims_of(shape: Sequence[Affine | int]) -> tuple[Dim, ...]:
+    """Single-component dimensions."""
+    return tuple((affine(s),) for s in shape)
+
+
+def index_value(a: Affine, dtype: DType) -> Expr:
+    """An affine as a scalar of ``dtype``."""
+    if a.is_const and (not dtype.is_float or abs(a.const) < 1 << 24):
+        return const(a.const, dtype)
+    return cast(Index(value=a), dtype)
+
+
+def select(test: Expr, a: Expr, b: Expr) -> Select:
+    """Shorthand for ``Select``."""
+    return Select(condition=test, a=a, b=b)
+
+
+def is_plain_load(elem: Expr) -> bool:
+    """Whether ``elem`` is an unconditional load with affine indices."""
+    return (
+        isinstance(elem, Load)
+        and not elem.predicate
+        and all(isinstance(i, Affine) for i in elem.indices)
+    )
+
+
+def clamp_min(x: Expr, low: Scalar) -> Expr:
+    """``max(x, low)``; NaN stays."""
+    return binary("max", x, literal(low, x.dtype))
+
+
+def clamp_max(x: Expr, high: Scalar) -> Expr:
+    """``min(x, high)``; NaN stays."""
+    return binary("min", x, literal(high, x.dtype))

@@ -1,0 +1,52 @@
+"""The table of lowering rules: one rule an ATen operator, each naming where its meaning is defined."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nestor.frontends.torch.context import Context
+
+RuleFunction = Callable[..., Any]
+"""``rule(ctx, *arguments, **keywords)``: arguments as in the operator's schema, tensors as ``Value``;
+returns a ``Value``, or a tuple of them for an operator with several results."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A lowering rule and the place that defines what it must compute."""
+
+    operator: str
+    function: RuleFunction
+    source: str
+
+
+RULES: dict[str, Rule] = {}
+
+
+def lower(*operators: str, source: str) -> Callable[[RuleFunction], RuleFunction]:
+    """Register the decorated function as the rule of ``operators``.
+
+    Args: operators: full names with overload, ``aten.relu.default``; source: where the operator's
+        meaning is defined.
+    """
+
+    def register(function: RuleFunction) -> RuleFunction:
+        for operator in operators:
+            if operator in RULES:
+                raise ValueError(f"two rules for {operator}")
+            RULES[operator] = Rule(operator, function, source)
+        return function
+
+    return register
+
+
+def apply_rule(ctx: Context, operator: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Lower one call."""
+    return RULES[operator].function(ctx, *args, **kwargs)
+
+
+class NoRule(Exception):
+    """Raised by a rule for arguments that it does not cover; the call becomes an ``Extern``."""

@@ -1,0 +1,34 @@
+"""All lowering rules; importing this module fills the registry."""
+
+from __future__ import annotations
+
+from nestor.frontends.torch import (
+    rules_activation,
+    rules_attention,
+    rules_contract,
+    rules_create,
+    rules_index,
+    rules_norm,
+    rules_pointwise,
+    rules_reduce,
+    rules_scan,
+    rules_softmax,
+    rules_view,
+)
+from nestor.frontends.torch.registry import RULES
+
+MODULES = (
+    rules_activation,
+    rules_attention,
+    rules_contract,
+    rules_create,
+    rules_index,
+    rules_norm,
+    rules_pointwise,
+    rules_reduce,
+    rules_scan,
+    rules_softmax,
+    rules_view,
+)
+
+__all__ = ["MODULES", "RULES"]

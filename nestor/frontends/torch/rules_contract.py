@@ -1,0 +1,175 @@
+"""Sums of products: matrix products of every shape. Convolutions are in ``rules_convolution``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nestor.frontends.torch import views
+from nestor.frontends.torch.builder import Space
+from nestor.frontends.torch.context import Context, Scalar, cast, literal
+from nestor.frontends.torch.dtypes import compute_type
+from nestor.frontends.torch.registry import lower
+from nestor.frontends.torch.value import UNIT, Dim, Value, refine
+from nestor.ir.expr import Expr, Var, binary, const
+from nestor.ir.monoid import sum_of
+from nestor.ir.types import DType
+
+_SOURCE = "ATen/native/LinearAlgebra.cpp"
+
+
+def contract(
+    ctx: Context,
+    a: Value,
+    b: Value,
+    labels: str,
+    *,
+    out: DType,
+    scale: float | None = None,
+) -> Value:
+    """Einstein sum of two operands, e.g. ``"bmk,bkn->bmn"``; a label absent on the right is reduced.
+
+    Accumulates in the computing type of the operands and rounds once to ``out``; ``scale``
+    multiplies the sum. Dimensions of size 1 broadcast.
+    """
+    inputs, result = labels.split("->")
+    left, right = inputs.split(",")
+    sizes, (a, b) = _unify_labels(ctx, [a, b], [left, right])
+    order = [*result, *dict.fromkeys(c for c in left + right if c not in result)]
+    at = {c: k for k, c in enumerate(order)}
+    compute = compute_type(a.dtype)
+    state = Var(name="s0", dtype=compute)
+    final: Expr = state if scale is None else binary("mul", state, const(scale, compute))
+
+    def body(space: Space) -> tuple[Expr, ...]:
+        x = space.read(a, [at[c] for c in left])
+        y = space.read(b, [at[c] for c in right])
+        return (binary("mul", cast(x, compute), cast(y, compute)),)
+
+    return ctx.reduce(
+        [sizes[c] for c in result],
+        [sizes[c] for c in order[len(result) :]],
+        body,
+        sum_of(compute),
+        (cast(final, out),),
+    )[0]
+
+
+def _unify_labels(
+    ctx: Context, values: Sequence[Value], labels: Sequence[str]
+) -> tuple[dict[str, Dim], list[Value]]:
+    """One factorisation for each label; operands are flattened where theirs do not agree."""
+    values = list(values)
+    sizes: dict[str, Dim] = {}
+    for label in dict.fromkeys("".join(labels)):
+        places = [(n, s.index(label)) for n, s in enumerate(labels) if label in s]
+        common: Dim | None = UNIT
+        for n, k in places:
+            own = values[n].dims[k]
+            if own != UNIT and common is not None:
+                common = own if common == UNIT else refine(common, own)
+        if common is None:
+            for n, k in places:
+                if values[n].dims[k] != UNIT:
+                    values[n] = ctx.flat(values[n], k)
+                    common = values[n].dims[k]
+        assert common is not None
+        sizes[label] = common
+    return sizes, values
+
+
+def add_scaled(
+    ctx: Context, product: Value, bias: Value | None, beta: Scalar, alpha: Scalar, out: DType
+) -> Value:
+    """``beta * bias + alpha * product``; ``product`` comes in the computing type."""
+    compute = product.dtype
+
+    def body(p: Expr, b: Expr) -> Expr:
+        p = p if alpha == 1 else binary("mul", p, literal(alpha, compute))
+        return binary("add", p, b if beta == 1 else binary("mul", b, literal(beta, compute)))
+
+    if bias is None or beta == 0:
+        if alpha == 1:
+            return ctx.convert(product, out)
+        scale = literal(alpha, compute)
+        return ctx.map(lambda p: binary("mul", p, scale), product, compute=compute, out=out)
+    return ctx.map(body, product, bias, compute=compute, out=out)
+
+
+@lower("aten.linear.default", source="ATen/native/Linear.cpp")
+def lower_linear(ctx: Context, x: Value, weight: Value, bias: Value | None = None) -> Value:
+    """``x · weightᵀ + bias`` over the last dimension."""
+    lead = "abcdefgh"[: x.rank - 1]
+    n = "n" if weight.rank == 2 else ""
+    inner = ctx.out_dtype() if bias is None else compute_type(ctx.out_dtype())
+    y = contract(ctx, x, weight, f"{lead}k,{n}k->{lead}{n}", out=inner)
+    return y if bias is None else add_scaled(ctx, y, bias, 1, 1, ctx.out_dtype())
+
+
+@lower("aten.mm.default", source=_SOURCE)
+def lower_mm(ctx: Context, a: Value, b: Value) -> Value:
+    """Matrix product."""
+    return contract(ctx, a, b, "mk,kn->mn", out=ctx.out_dtype())
+
+
+@lower("aten.bmm.default", source=_SOURCE)
+def lower_bmm(ctx: Context, a: Value, b: Value) -> Value:
+    """Batched matrix product."""
+    return contract(ctx, a, b, "bmk,bkn->bmn", out=ctx.out_dtype())
+
+
+@lower("aten.mv.default", source=_SOURCE)
+def lower_mv(ctx: Context, a: Value, b: Value) -> Value:
+    """Matrix times vector."""
+    return contract(ctx, a, b, "mk,k->m", out=ctx.out_dtype())
+
+
+@lower("aten.dot.default", "aten.vdot.default", source=_SOURCE)
+def lower_dot(ctx: Context, a: Value, b: Value) -> Value:
+    """Inner product."""
+    return contract(ctx, a, b, "k,k->", out=ctx.out_dtype())
+
+
+@lower("aten.outer.default", "aten.ger.default", source=_SOURCE)
+def lower_outer(ctx: Context, a: Value, b: Value) -> Value:
+    """Outer product."""
+    return ctx.map(lambda x, y: binary("mul", x, y), views.unsqueeze(a, 1), b)
+
+
+@lower("aten.matmul.default", source=_SOURCE)
+def lower_matmul(ctx: Context, a: Value, b: Value) -> Value:
+    """Matrix product with broadcast batch dimensions; vectors are rows or columns."""
+    batch = "abcdefgh"[: max(a.rank, b.rank, 2) - 2]
+    left = batch[len(batch) - max(a.rank - 2, 0) :] + ("k" if a.rank == 1 else "mk")
+    right = batch[len(batch) - max(b.rank - 2, 0) :] + ("k" if b.rank == 1 else "kn")
+    result = batch + ("" if a.rank == 1 else "m") + ("" if b.rank == 1 else "n")
+    return contract(ctx, a, b, f"{left},{right}->{result}", out=ctx.out_dtype())
+
+
+@lower("aten.addmm.default", source=_SOURCE)
+def lower_addmm(
+    ctx: Context, bias: Value, a: Value, b: Value, *, beta: Scalar = 1, alpha: Scalar = 1
+) -> Value:
+    """``beta * bias + alpha * a b``."""
+    out = ctx.out_dtype()
+    product = contract(ctx, a, b, "mk,kn->mn", out=compute_type(out))
+    return add_scaled(ctx, product, bias, beta, alpha, out)
+
+
+@lower("aten.addmv.default", source=_SOURCE)
+def lower_addmv(
+    ctx: Context, bias: Value, a: Value, b: Value, *, beta: Scalar = 1, alpha: Scalar = 1
+) -> Value:
+    """``beta * bias + alpha * a b`` for a vector."""
+    out = ctx.out_dtype()
+    product = contract(ctx, a, b, "mk,k->m", out=compute_type(out))
+    return add_scaled(ctx, product, bias, beta, alpha, out)
+
+
+@lower("aten.baddbmm.default", source=_SOURCE)
+def lower_baddbmm(
+    ctx: Context, bias: Value, a: Value, b: Value, *, beta: Scalar = 1, alpha: Scalar = 1
+) -> Value:
+    """Batched ``beta * bias + alpha * a b``."""
+    out = ctx.out_dtype()
+    product = contract(ctx, a, b, "bmk,bkn->bmn", out=compute_type(out))
+    return add_scaled(ctx, product, bias, beta, alpha, out)

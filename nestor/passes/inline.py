@@ -41,6 +41,8 @@ from nestor.passes.substitute import Piece, has_gather, inline_load, is_view, wr
 _NAME = "inline_producers"
 _CHEAP_WORK = 4.0
 """Extra work per element [additions] that costs less than storing it and reading it back."""
+_PADDING_GROWTH = 0.5
+"""Repetition below which any work may be done again: what a border adds to a tensor."""
 _CHEAP_WITHOUT_LOADS = 8.0
 """Work up to which a producer that reads nothing (index arithmetic, masks) is always repeated."""
 
@@ -221,7 +223,7 @@ class _Inliner:
         repeated = max(0.0, evaluations / count - 1)
         if len(readers) > 1 and (epilogue or streams > 1):
             return "several statements read it, and each would read its operands again"
-        if work * repeated > _CHEAP_WORK:
+        if work * repeated > _CHEAP_WORK and repeated > _PADDING_GROWTH:
             return f"its work of {work:g} would be done {1 + repeated:.3g} times"
         return None
 

@@ -102,5 +102,9 @@ def assert_same_pipeline(
         return {**arrays, **made}
 
     assert_same_results(
-        program, result.main, tolerance=tolerance, prepare=prepare, **options  # type: ignore[arg-type]
+        program,
+        result.main,
+        tolerance=tolerance,
+        prepare=prepare,
+        **options,  # type: ignore[arg-type]
     )

@@ -15,9 +15,7 @@ f32 = DType.f32
 def padded(name: str, lead: list[str], rows: list[tuple[Affine, int]], other: float = 0.0) -> Load:
     """A load whose last indices are bounded: ``rows`` has (index, extent)."""
     predicate = tuple(p for i, e in rows for p in (i, affine(e - 1) - i))
-    return load(
-        name, *lead, *(i for i, _ in rows), predicate=predicate, other=const(other, f32)
-    )
+    return load(name, *lead, *(i for i, _ in rows), predicate=predicate, other=const(other, f32))
 
 
 def batch_norm(x: Expr, channel: str, prefix: str) -> Expr:

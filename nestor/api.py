@@ -1,0 +1,171 @@
+"""The face: ``nestor.compile`` and the compiled model that it returns."""
+
+from __future__ import annotations
+
+import threading
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nestor.config import Config
+from nestor.errors import InputError, UserError
+
+if TYPE_CHECKING:
+    from nestor.building import BuiltModel
+    from nestor.report import Report
+
+MAX_SIGNATURES = 8
+"""How many input signatures a model compiled without example inputs may collect."""
+
+
+class CompiledModel:
+    """A model as native code; call it as the model.
+
+    Compiled at once if example inputs were given, and then bound to their shapes (but for dynamic
+    ones). Otherwise compiled at the first call, and again for each new signature of inputs.
+    Inference only: outputs carry no gradient.
+    """
+
+    def __init__(self, model: Any, config: Config, *, strict: bool, dynamic_shapes: Any, name: str):
+        self._model = model
+        self._config = config
+        self._strict = strict
+        self._dynamic_shapes = dynamic_shapes
+        self._name = name
+        self._lock = threading.Lock()
+        self._fixed: BuiltModel | None = None
+        self._built: dict[object, BuiltModel] = {}
+
+    def compile_for(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> None:
+        """Compile now for example inputs, and accept only calls that fit them.
+
+        Raises: ``ExportError`` if the model cannot be exported, ``Unsupported`` in strict mode.
+        """
+        self._fixed = self._build(tuple(args), dict(kwargs or {}))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._fixed is not None:
+            return self._fixed.executable(*args, **kwargs)
+        return self._for_signature(args, kwargs).executable(*args, **kwargs)
+
+    def _for_signature(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> BuiltModel:
+        key = _signature((args, kwargs))
+        built = self._built.get(key)
+        if built is not None:
+            return built
+        with self._lock:
+            if key in self._built:
+                return self._built[key]
+            for other in self._built.values():
+                if self._dynamic_shapes is not None and other.executable.accepts(*args, **kwargs):
+                    self._built[key] = other
+                    return other
+            if len({id(b) for b in self._built.values()}) >= MAX_SIGNATURES:
+                raise UserError(
+                    f"'{self._name}' was called with {MAX_SIGNATURES} different input signatures, "
+                    "each compiled anew\nfix: name the sizes that vary in dynamic_shapes, or "
+                    "compile separately for each use"
+                )
+            self._built[key] = self._build(args, kwargs)
+            return self._built[key]
+
+    def _build(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> BuiltModel:
+        from nestor.building import build_model
+
+        return build_model(
+            self._model,
+            args,
+            kwargs,
+            self._config,
+            strict=self._strict,
+            dynamic_shapes=self._dynamic_shapes,
+            name=self._name,
+        )
+
+    def _current(self) -> BuiltModel:
+        built = self._fixed or next(reversed(self._built.values()), None)
+        if built is None:
+            raise UserError(
+                f"'{self._name}' has not been compiled yet\n"
+                "fix: call it once, or pass example inputs to nestor.compile"
+            )
+        return built
+
+    def report(self) -> Report:
+        """What the (latest) compilation did: kernels, externs, times, memory."""
+        return self._current().report()
+
+    def save(self, path: str | Path) -> None:
+        """Write the compiled model as an artifact that needs neither PyTorch nor a compiler.
+
+        Raises: ``Unsupported`` if an operator runs in PyTorch, ``OutputError`` if it cannot write.
+        """
+        self._current().save(Path(path))
+
+
+def compile(
+    model: Any,
+    example_inputs: Sequence[Any] | Mapping[str, Any] | None = None,
+    *,
+    target: str = "native",
+    dynamic_shapes: Any = None,
+    strict: bool = False,
+    threads: int | None = None,
+    name: str | None = None,
+    **settings: Any,
+) -> CompiledModel:
+    """Compile a PyTorch model.
+
+    Args: model: an ``nn.Module`` in inference mode, or a saved ``torch.export`` program.
+        example_inputs: positional arguments (a tuple), or keyword arguments (a dict), or a single
+            tensor; None compiles at the first call.
+        target: ``native``, ``x86-64-v3`` (AVX2) or ``x86-64-v4`` (AVX-512).
+        dynamic_shapes: as of ``torch.export.export``.
+        strict: refuse operators that would have to run in PyTorch.
+        threads: of a call; None: as many as PyTorch uses.
+        settings: other fields of ``nestor.config.Config``.
+    Raises: ``UserError``, ``Unsupported`` or ``InternalError``, each saying what, where and what to do.
+    """
+    config = Config.load(target=target, threads=threads, **settings)
+    compiled = CompiledModel(
+        model,
+        config,
+        strict=strict,
+        dynamic_shapes=dynamic_shapes,
+        name=name or type(model).__name__,
+    )
+    if example_inputs is not None:
+        if isinstance(example_inputs, Mapping):
+            compiled.compile_for((), example_inputs)
+        elif isinstance(example_inputs, tuple | list):
+            compiled.compile_for(example_inputs)
+        elif hasattr(example_inputs, "shape"):
+            compiled.compile_for((example_inputs,))
+        else:
+            raise InputError(
+                f"example_inputs is a {type(example_inputs).__name__}; give a tuple of the model's "
+                "arguments, a dict of keyword arguments, or one tensor"
+            )
+    return compiled
+
+
+def load(path: str | Path, *, threads: int | None = None) -> Any:
+    """Load an artifact written by ``CompiledModel.save`` or ``nestor compile``; needs NumPy only.
+
+    Raises: ``ArtifactError`` if it is truncated, altered, or made for another CPU.
+    """
+    from nestor.runtime.artifact import load_artifact
+
+    return load_artifact(path, threads=threads)
+
+
+def _signature(value: Any) -> object:
+    """What a call is compiled for: structure, and shape and dtype of every array."""
+    if isinstance(value, tuple | list):
+        return (type(value).__name__, *(_signature(v) for v in value))
+    if isinstance(value, Mapping):
+        return ("dict", *((k, _signature(v)) for k, v in value.items()))
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return (tuple(value.shape), str(value.dtype))
+    return value if isinstance(value, int | float | bool | str | None) else repr(value)

@@ -1,0 +1,171 @@
+"""Drive a compile: Program → passes → kernels → jobs (deduplicated, cached, in workers) → calls.
+
+What comes out (``CompiledProgram``) is still symbolic: which slots exist, which kernel is called with
+which slots. ``linking.py`` turns it into a manifest that the runtime executes.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from nestor.config import Config
+from nestor.errors import Unsupported
+from nestor.ir.program import Extern, Layout, Program, Tensor
+from nestor.ir.schedule import Schedule
+from nestor.kernel_job import KernelJob, KernelObject
+from nestor.kernel_store import compile_jobs, job_key
+from nestor.passes.canonical import canonicalize_kernel
+from nestor.passes.default_schedule import VectorUnit, default_schedule
+from nestor.passes.fusion import FusedKernel, partition_program
+from nestor.passes.nest import apply_step, initial_state, nest_tensors
+from nestor.passes.pipeline import PassContext, run_pipeline
+from nestor.target.cpu import CpuTarget
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    """One array of the running model: a tensor in one layout."""
+
+    tensor: Tensor
+    layout: Layout | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """Run kernel ``key`` on ``slots``; ``symbols`` names the shape parameters it takes."""
+
+    key: str
+    slots: tuple[int, ...]
+    symbols: tuple[str, ...]
+    statements: tuple[str, ...]
+    origins: tuple[str, ...]
+
+
+@dataclass(slots=True, kw_only=True)
+class CompiledProgram:
+    """Everything that linking needs."""
+
+    main: Program
+    weight_program: Program | None
+    slots: list[Slot] = field(default_factory=list)
+    calls: list[Call | Extern] = field(default_factory=list)
+    objects: dict[str, KernelObject] = field(default_factory=dict)
+    key_of: dict[Program, str] = field(default_factory=dict)
+    refused_fusions: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    cache_hits: int = 0
+
+    def externs(self) -> list[Extern]:
+        """Operators that nobody lowered, in running order."""
+        return [c for c in self.calls if isinstance(c, Extern)]
+
+
+def compile_program(
+    program: Program,
+    target: CpuTarget,
+    config: Config,
+    *,
+    strict: bool = False,
+    progress: object = None,
+) -> CompiledProgram:
+    """Compile a frontend's Program for ``target``.
+
+    Raises: ``Unsupported`` in ``strict`` mode if an operator has no lowering; names them all.
+    """
+    clock = time.perf_counter()
+    context = PassContext(target=target, config=config)
+    result = run_pipeline(program, context)
+    compiled = CompiledProgram(main=result.main, weight_program=result.weight_program)
+    compiled.seconds["passes"] = time.perf_counter() - clock
+    clock = time.perf_counter()
+    partition = partition_program(result.main, l2_bytes=target.l2_bytes)
+    compiled.refused_fusions = partition.refused
+    if strict:
+        refuse_externs([p for p in partition.parts if isinstance(p, Extern)])
+    parts = [p if isinstance(p, Extern) else canonicalize_kernel(p) for p in partition.parts]
+    jobs = _plan_jobs(compiled, [p[0] for p in parts if not isinstance(p, Extern)], target)
+    compiled.seconds["schedules"] = time.perf_counter() - clock
+    clock = time.perf_counter()
+    compiled.objects, compiled.cache_hits = compile_jobs(jobs, config, progress)
+    compiled.seconds["kernels"] = time.perf_counter() - clock
+    _plan_calls(compiled, partition.parts, parts)
+    return compiled
+
+
+def refuse_externs(externs: list[Extern]) -> None:
+    """Raise ``Unsupported`` naming every operator without a lowering and its line."""
+    if externs:
+        lines = "\n".join(f"  {e.operator}  {e.origin or ''}" for e in externs)
+        raise Unsupported(
+            f"{len(externs)} operator(s) have no lowering, so the model cannot run without PyTorch:\n"
+            f"{lines}\nfix: replace them in the model, or compile without strict (they then call PyTorch)"
+        )
+
+
+def _plan_jobs(
+    compiled: CompiledProgram, kernels: list[FusedKernel], target: CpuTarget
+) -> dict[str, KernelJob]:
+    """One job for each different kernel."""
+    unit = VectorUnit(bits=target.vector_bits, registers=target.vector_registers)
+    jobs: dict[str, KernelJob] = {}
+    for fused in kernels:
+        if fused.kernel in compiled.key_of:
+            continue
+        schedule = default_schedule(fused, unit)
+        job = KernelJob(
+            kernel=fused.kernel, schedule=schedule, target=target, function_name="kernel"
+        )
+        key = job_key(job)
+        compiled.key_of[fused.kernel] = key
+        jobs[key] = job
+    return jobs
+
+
+def _plan_calls(
+    compiled: CompiledProgram,
+    originals: list[FusedKernel | Extern],
+    canonical: list[tuple[FusedKernel, dict[str, str]] | Extern],
+) -> None:
+    """Fill ``slots`` and ``calls``: which arrays exist, and which kernel runs on which."""
+    slot_of: dict[tuple[str, Layout | None], int] = {}
+    tensors = {t.name: t for t in compiled.main.tensors}
+
+    def slot(tensor: Tensor, layout: Layout | None) -> int:
+        key = (tensor.name, layout)
+        if key not in slot_of:
+            slot_of[key] = len(compiled.slots)
+            compiled.slots.append(Slot(tensor=tensor, layout=layout))
+        return slot_of[key]
+
+    for tensor in compiled.main.tensors:
+        if tensor.role in ("input", "output", "inout", "state"):
+            slot(tensor, tensor.layout)
+    for part, renamed in zip(originals, canonical):
+        if isinstance(part, Extern) or isinstance(renamed, Extern):
+            assert isinstance(part, Extern)
+            compiled.calls.append(part)
+            for name in (*part.inputs, *part.outputs):
+                slot(tensors[name], tensors[name].layout)
+            continue
+        fused, names = renamed
+        key = compiled.key_of[fused.kernel]
+        arguments = kernel_arguments(fused.kernel, compiled.objects[key].schedule)
+        origins = (str(s.origin) for s in part.kernel.statements if s.origin)
+        compiled.calls.append(
+            Call(
+                key=key,
+                slots=tuple(slot(tensors[names[t.name]], t.layout) for t in arguments),
+                symbols=tuple(names[s.name] for s in fused.kernel.symbols),
+                statements=tuple(s.name for s in part.kernel.statements),
+                origins=tuple(dict.fromkeys(origins)),
+            )
+        )
+
+
+def kernel_arguments(kernel: Program, schedule: Schedule) -> tuple[Tensor, ...]:
+    """The tensors that the scheduled kernel's function takes, with layouts, in order."""
+    state = initial_state(kernel)
+    for step in schedule:
+        apply_step(state, step)
+    return nest_tensors(state)

@@ -1,0 +1,103 @@
+"""Compile jobs: look each up in the object cache, compile the rest in workers, keep the results."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import struct
+from collections.abc import Callable
+
+from nestor.cache import ObjectCache
+from nestor.config import Config
+from nestor.ir.schedule import schedule_from_json, schedule_to_json
+from nestor.kernel_job import KernelJob, KernelObject, run_kernel_job
+from nestor.workers import WorkerPool, shared_pool
+
+Progress = Callable[[int, int], None]
+"""Called with (jobs done, jobs in all)."""
+
+
+def job_key(job: KernelJob) -> str:
+    """Digest of everything that makes the object: kernel, schedule, target, code versions."""
+    from nestor.codegen.llvm import CODEGEN_VERSION
+    from nestor.ir.printer import print_program
+    from nestor.passes.polyhedral import CHECKER_VERSION
+
+    parts = {
+        "kernel": print_program(job.kernel),
+        "schedule": schedule_to_json(job.schedule),
+        "target": job.target.isa_fingerprint(),
+        "function": job.function_name,
+        "codegen": CODEGEN_VERSION,
+        "checker": CHECKER_VERSION,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def compile_jobs(
+    jobs: dict[str, KernelJob], config: Config, progress: Progress | None = None
+) -> tuple[dict[str, KernelObject], int]:
+    """Objects for all jobs, by key, and how many came from the cache.
+
+    Raises: what a job raises, after the others have finished.
+    """
+    cache = ObjectCache(config.cache_dir)
+    done: dict[str, KernelObject] = {}
+    for key in jobs:
+        data = cache.get(key)
+        if data is not None:
+            done[key] = decode_object(data)
+    hits = len(done)
+    missing = {key: job for key, job in jobs.items() if key not in done}
+    report = progress or (lambda finished, total: None)
+    report(hits, len(jobs))
+    pool = shared_pool(config.worker_count()) if len(missing) > 1 else None
+    results = _compile_here(missing) if pool is None else _compile_in_workers(pool, missing)
+    for position, (key, compiled) in enumerate(results):
+        done[key] = compiled
+        cache.put(key, encode_object(compiled))
+        report(hits + position + 1, len(jobs))
+    return done, hits
+
+
+def _compile_here(jobs: dict[str, KernelJob]):  # type: ignore[no-untyped-def]
+    for key, job in jobs.items():
+        yield key, run_kernel_job(job)
+
+
+def _compile_in_workers(pool: WorkerPool, jobs: dict[str, KernelJob]):  # type: ignore[no-untyped-def]
+    futures = {key: pool.submit("kernel", pickle.dumps(job)) for key, job in jobs.items()}
+    for key, future in futures.items():
+        yield key, decode_object(future.result())
+
+
+def run_pickled_job(payload: bytes) -> bytes:
+    """The worker's side: a pickled ``KernelJob`` from the parent's own pipe → encoded object."""
+    return encode_object(run_kernel_job(pickle.loads(payload)))
+
+
+def encode_object(compiled: KernelObject) -> bytes:
+    """Data only: a length, a JSON header, the object file."""
+    header = json.dumps(
+        {
+            "function": compiled.function_name,
+            "schedule": schedule_to_json(compiled.schedule),
+            "seconds": compiled.seconds,
+            "refused": compiled.refused,
+        }
+    ).encode()
+    return struct.pack("<Q", len(header)) + header + compiled.code
+
+
+def decode_object(data: bytes) -> KernelObject:
+    """Inverse of ``encode_object``."""
+    (size,) = struct.unpack_from("<Q", data)
+    header = json.loads(data[8 : 8 + size])
+    return KernelObject(
+        function_name=header["function"],
+        code=bytes(data[8 + size :]),
+        schedule=schedule_from_json(header["schedule"]),
+        seconds=header["seconds"],
+        refused=header["refused"],
+    )

@@ -1,0 +1,147 @@
+"""Put a compiled program together: slots, calls, entry functions → a manifest that can run."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+from nestor.cache import ObjectCache
+from nestor.compiler import Call, CompiledProgram, Slot
+from nestor.config import Config
+from nestor.ir.affine import Affine, FloorDiv
+from nestor.ir.program import Extern, Tensor, TensorRef
+from nestor.runtime.dims import Dim, DimExpr, Quotient
+from nestor.runtime.manifest import (
+    ExternCall,
+    FunctionRef,
+    KernelCall,
+    Segment,
+    TensorSlot,
+)
+from nestor.target.cpu import CpuTarget
+
+
+class Linker:
+    """Numbers functions and slots, and makes the entry function of each segment.
+
+    Attributes: slots, functions, calls, segments: fields of the manifest. objects: digest → code.
+    """
+
+    def __init__(self, compiled: CompiledProgram, target: CpuTarget, config: Config):
+        self.compiled = compiled
+        self.target = target
+        self.config = config
+        self.objects: dict[str, bytes] = {}
+        self.symbols = tuple(s.name for s in compiled.main.symbols)
+        self.slot_of = {s.tensor.name: n for n, s in reversed(list(enumerate(compiled.slots)))}
+        self.slots = tuple(self._slot(s) for s in compiled.slots)
+        self.functions: list[FunctionRef] = []
+        self._function_of: dict[str, int] = {}
+        self.calls: tuple[KernelCall | ExternCall, ...] = tuple(
+            self._extern(c) if isinstance(c, Extern) else self._kernel(c) for c in compiled.calls
+        )
+        self.segments = tuple(self._segments())
+
+    def _slot(self, slot: Slot) -> TensorSlot:
+        tensor = slot.tensor
+        alias = None
+        if tensor.alias_of is not None:
+            alias = self.slot_of[tensor.alias_of]
+        physical = None
+        if slot.layout is not None:
+            physical = tuple(dim_of(e) for e in slot.layout.shape)
+        return TensorSlot(
+            name=tensor.name,
+            dtype=tensor.dtype.value,
+            shape=tuple(dim_of(e) for e in tensor.shape),
+            role=tensor.role,
+            physical=physical,
+            alias_of=alias,
+        )
+
+    def _add_object(self, code: bytes) -> str:
+        digest = hashlib.sha256(code).hexdigest()
+        self.objects[digest] = code
+        return digest
+
+    def _kernel(self, call: Call) -> KernelCall:
+        if call.key not in self._function_of:
+            compiled = self.compiled.objects[call.key]
+            self._function_of[call.key] = len(self.functions)
+            reference = FunctionRef(
+                object=self._add_object(compiled.code), name=compiled.function_name
+            )
+            self.functions.append(reference)
+        return KernelCall(
+            function=self._function_of[call.key],
+            tensors=call.slots,
+            symbols=tuple(self.symbols.index(n) for n in call.symbols),
+            name="+".join(call.statements),
+            origin="; ".join(call.origins),
+        )
+
+    def _extern(self, extern: Extern) -> ExternCall:
+        return ExternCall(
+            operator=extern.operator,
+            arguments=[_json_argument(a) for a in extern.arguments],
+            inputs=tuple(self.slot_of[n] for n in extern.inputs),
+            outputs=tuple(self.slot_of[n] for n in extern.outputs),
+            origin=str(extern.origin or ""),
+        )
+
+    def _segments(self) -> Iterator[Segment]:
+        first = 0
+        while first < len(self.calls):
+            last = first
+            while last < len(self.calls) and isinstance(self.calls[last], KernelCall):
+                last += 1
+            if last > first:
+                calls = [c for c in self.calls[first:last] if isinstance(c, KernelCall)]
+                yield Segment(first=first, last=last, entry=self._entry(calls))
+            first = max(last, first + 1)
+
+    def _entry(self, calls: list[KernelCall]) -> FunctionRef:
+        from nestor.codegen.llvm import CODEGEN_VERSION, compile_ir, emit_entry
+
+        text = emit_entry("entry", [(c.function, c.tensors, c.symbols) for c in calls])
+        cache = ObjectCache(self.config.cache_dir)
+        parts = f"entry {CODEGEN_VERSION} {self.target.isa_fingerprint()}\n{text}"
+        key = hashlib.sha256(parts.encode()).hexdigest()
+        code = cache.get(key)
+        if code is None:
+            code = compile_ir(text, self.target)
+            cache.put(key, code)
+        return FunctionRef(object=self._add_object(code), name="entry")
+
+
+def dim_of(extent: Affine) -> Dim:
+    """A size as the runtime evaluates it."""
+    if extent.is_const:
+        return extent.const
+    terms = tuple((a, c) for a, c in extent.terms if isinstance(a, str))
+    quotients = tuple(
+        Quotient(of=dim_of(a.num), by=a.den, times=c, is_modulus=not isinstance(a, FloorDiv))
+        for a, c in extent.terms
+        if not isinstance(a, str)
+    )
+    return DimExpr(const=extent.const, terms=terms, quotients=quotients)
+
+
+def tensor_bytes(tensor: Tensor) -> int | None:
+    """Size of a tensor [bytes]; None where it is symbolic."""
+    total = tensor.dtype.bytes
+    for extent in tensor.shape:
+        if not extent.is_const:
+            return None
+        total *= extent.const
+    return total
+
+
+def _json_argument(argument: object) -> object:
+    if isinstance(argument, TensorRef):
+        return {"tensor": argument.name}
+    if isinstance(argument, tuple | list):
+        return [_json_argument(a) for a in argument]
+    if isinstance(argument, dict):
+        return {str(k): _json_argument(v) for k, v in argument.items()}
+    return argument

@@ -1,0 +1,86 @@
+"""Weights of a compiled model: derived ones evaluated, packed ones laid out, live ones left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nestor.compiler import Slot
+from nestor.ir.program import Program
+from nestor.ir.types import DType
+from nestor.passes.packing import pack_array
+
+if TYPE_CHECKING:
+    import torch
+
+Array = NDArray[Any]
+WEIGHT_ROLES = ("parameter", "constant", "state")
+
+
+def memory_array(tensor: torch.Tensor) -> Array:
+    """A torch tensor's elements as NumPy sees the memory (bfloat16 as its 16 bits), dense."""
+    import torch
+
+    dense = tensor.detach().contiguous()
+    if dense.dtype is torch.bfloat16:
+        return dense.view(torch.int16).numpy().view(np.uint16)
+    return dense.numpy()
+
+
+def value_array(tensor: torch.Tensor) -> Array:
+    """A torch tensor's values as the interpreter takes them (bfloat16 as float32)."""
+    import torch
+
+    dense = tensor.detach()
+    return (dense.float() if dense.dtype is torch.bfloat16 else dense).contiguous().numpy()
+
+
+def to_memory(array: Array, dtype: DType) -> Array:
+    """An interpreter's array as the memory holds it."""
+    if dtype is DType.bf16 and array.dtype == np.float32:
+        return (np.ascontiguousarray(array).view(np.uint32) >> 16).astype(np.uint16)
+    return array
+
+
+def evaluate_weights(
+    weights: Mapping[str, torch.Tensor], weight_program: Program | None
+) -> dict[str, Array]:
+    """Memory arrays of the derived parameters: the weight program, run by the interpreter."""
+    if weight_program is None or not weight_program.statements:
+        return {}
+    from nestor.ir.interpreter import run_program
+
+    wanted = {t.name for t in weight_program.by_role("parameter", "constant", "input", "state")}
+    results = run_program(
+        weight_program, {n: value_array(t) for n, t in weights.items() if n in wanted}
+    )
+    dtypes = {t.name: t.dtype for t in weight_program.tensors}
+    return {n: to_memory(a, dtypes[n]) for n, a in results.items()}
+
+
+def is_live(slot: Slot, weights: Mapping[str, torch.Tensor]) -> bool:
+    """Whether kernels may read the model's own storage: an original weight, dense, not packed."""
+    source = weights.get(slot.tensor.name)
+    return source is not None and slot.layout is None and source.is_contiguous()
+
+
+def slot_arrays(
+    slots: Sequence[Slot], weights: Mapping[str, torch.Tensor], derived: Mapping[str, Array]
+) -> dict[int, Array]:
+    """The array of each weight slot, laid out as its kernels read it."""
+    arrays: dict[int, Array] = {}
+    for position, slot in enumerate(slots):
+        tensor = slot.tensor
+        if tensor.role not in WEIGHT_ROLES or tensor.alias_of is not None:
+            continue
+        array = (
+            derived[tensor.name] if tensor.name in derived else memory_array(weights[tensor.name])
+        )
+        shape = tuple(e.const for e in tensor.shape)
+        if slot.layout is not None:
+            array = pack_array(array.reshape(shape), slot.layout)
+        arrays[position] = np.ascontiguousarray(array).reshape(-1) if array.ndim == 0 else array
+    return arrays

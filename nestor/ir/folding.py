@@ -168,14 +168,20 @@ def contract(
     """
     rank = len(shape)
     a, b = (np.asarray(x) if np.ndim(x) else np.full((1,) * rank, x) for x in (a, b))
-    if dtype is DType.f32 and _products_stay_finite(a, b, math.prod(shape[r] for r in axes)):
+    is_calm = not dtype.is_float or _products_stay_finite(
+        a, b, math.prod(shape[r] for r in axes), dtype
+    )
+    if dtype is DType.f32 and is_calm:
         a, b = a.astype(np.float64), b.astype(np.float64)
     repeat = 1
     for r in axes:
         in_a, in_b = a.shape[r] == shape[r], b.shape[r] == shape[r]
         if shape[r] == 1 or (in_a and in_b):
             continue
-        if not in_a and not in_b:
+        if not is_calm:
+            # a*b[0] + a*b[1] = a*(b[0] + b[1]) fails for infinities: inf*1 + inf*-2 is NaN.
+            a, b = (np.repeat(x, shape[r], axis=r) if x.shape[r] == 1 else x for x in (a, b))
+        elif not in_a and not in_b:
             repeat *= shape[r]
         elif in_a:
             a = np.add.reduce(a, axis=r, keepdims=True, dtype=a.dtype)
@@ -187,10 +193,12 @@ def contract(
     return out.astype(numpy_dtype(dtype), copy=False)
 
 
-def _products_stay_finite(a: np.ndarray, b: np.ndarray, terms: int) -> bool:
-    """No float32 product or partial sum can overflow, so float64 sees the same infinities."""
-    bound = np.float64(np.max(np.abs(a))) * np.float64(np.max(np.abs(b))) * terms
-    return bool(bound < 3.0e38)
+def _products_stay_finite(a: np.ndarray, b: np.ndarray, terms: int, dtype: DType) -> bool:
+    """No product, and no sum of factors or products, can overflow in ``dtype``."""
+    limit = 3.0e38 if dtype is DType.f32 else 1.0e308
+    largest = (np.float64(np.max(np.abs(x), initial=0)) for x in (a, b))
+    x, y = largest
+    return bool(np.max([x * y, x, y]) * terms < limit)
 
 
 def _matmul(a: np.ndarray, b: np.ndarray, axes: Sequence[int], rank: int) -> np.ndarray:

@@ -393,7 +393,7 @@ Template = Callable[[Maker], None]
 
 def random_case(seed: int) -> Case:
     """The Program of ``seed``, with symbol values and what its inputs must hold."""
-    from tests.fuzz.templates import TEMPLATES, WEIGHTS
+    from tests.fuzz.templates import TEMPLATES, WEIGHTS, pointwise
 
     rng = Random(f"program {seed}")
     maker = Maker(rng, gentle=rng.random() < 0.75)
@@ -402,6 +402,8 @@ def random_case(seed: int) -> Case:
         template(maker)
         if len(maker.statements) >= 4:
             break
+    if not maker.statements:
+        pointwise(maker)
     return finish(maker, seed)
 
 
@@ -430,7 +432,6 @@ def _settle_roles(maker: Maker) -> None:
     read = {
         load.tensor for s in maker.statements for e in exprs_of(s) for load in _loads(e)
     }
-    aliased = {t.alias_of for t in maker.tensors}
     for t in maker.tensors:
         if t.role != "temp" or t.alias_of is not None:
             continue
@@ -442,7 +443,6 @@ def _settle_roles(maker: Maker) -> None:
     if not any(t.role in ("output", "inout", "state") for t in maker.tensors):
         last = next(t for t in reversed(maker.tensors) if t.role == "temp" and not t.alias_of)
         last.role = "output"
-    del aliased
 
 
 def exprs_of(s: Statement) -> list[Expr]:

@@ -52,7 +52,8 @@ def _random_step(kernel: Program, state: object, rng: Random) -> Step:
     name = rng.choice([s.name for s in kernel.statements])
     user = state.statements[name]  # type: ignore[attr-defined]
     loop = rng.choice(loops)
-    kind = rng.choice("tile tile fuse fuse fuse reorder parallel vector unroll at acc split".split())
+    kinds = "tile tile fuse fuse fuse reorder parallel vector unroll at acc split"
+    kind = rng.choice(kinds.split())
     if kind == "tile":
         return Tile(loop=loop, size=rng.choice([2, 3, 4]))
     if kind == "fuse":
@@ -91,10 +92,10 @@ def _random_fuse(kernel: Program, state: object, loops: list[str], rng: Random) 
 # Damage
 
 
-def _nodes(node: Node, path: Path = ()) -> Iterator[tuple[Path, Node]]:
+def nodes_of(node: Node, path: Path = ()) -> Iterator[tuple[Path, Node]]:
     yield path, node
     for k, child in enumerate(_children(node)):
-        yield from _nodes(child, (*path, k))
+        yield from nodes_of(child, (*path, k))
 
 
 def _children(node: Node) -> tuple[Node, ...]:
@@ -136,7 +137,7 @@ def mutate(nest: LoopNest, rng: Random) -> LoopNest | None:
 
 
 def _pick(nest: LoopNest, rng: Random, wanted: type) -> tuple[Path, Node] | None:
-    found = [(p, x) for p, x in _nodes(nest.body) if isinstance(x, wanted)]
+    found = [(p, x) for p, x in nodes_of(nest.body) if isinstance(x, wanted)]
     return rng.choice(found) if found else None
 
 
@@ -169,7 +170,7 @@ def _kind(nest: LoopNest, rng: Random) -> Node | None:
 
 def _swap_loops(nest: LoopNest, rng: Random) -> Node | None:
     found = [
-        (p, x) for p, x in _nodes(nest.body) if isinstance(x, Loop) and isinstance(x.body, Loop)
+        (p, x) for p, x in nodes_of(nest.body) if isinstance(x, Loop) and isinstance(x.body, Loop)
     ]
     if not found:
         return None
@@ -195,7 +196,7 @@ def _fuse_siblings(nest: LoopNest, rng: Random) -> Node | None:
         assert isinstance(x, Block)
         for k, (a, b) in enumerate(zip(x.body, x.body[1:])):
             if isinstance(a, Loop) and isinstance(b, Loop) and a.upper == b.upper:
-                body = _renamed(b.body, {b.index: affine(a.index)})
+                body = renamed(b.body, {b.index: affine(a.index)})
                 both = replace(a, body=Block(body=(a.body, body)))
                 return Block(body=(*x.body[:k], both, *x.body[k + 2 :]))
         return None
@@ -230,7 +231,7 @@ def _reverse(nest: LoopNest, rng: Random) -> Node | None:
         if len(x.lower) > 1 or len(x.upper) > 1:
             return None
         turned = x.upper[0] - 1 + x.lower[0] - affine(x.index)
-        return replace(x, body=_renamed(x.body, {x.index: turned}))
+        return replace(x, body=renamed(x.body, {x.index: turned}))
 
     return _change(nest, rng, Loop, f)
 
@@ -304,7 +305,7 @@ def _compute_part(nest: LoopNest, rng: Random) -> Node | None:
         names = sorted({v for _, a in x.instance for v in a.variables()})
         if not names:
             return None
-        return _renamed(x, {rng.choice(names): affine(0)})
+        return renamed(x, {rng.choice(names): affine(0)})
 
     return _change(nest, rng, Compute, f)
 
@@ -318,12 +319,12 @@ def _shift_consistently(nest: LoopNest, rng: Random) -> Node | None:
 
     def f(x: Node) -> Node | None:
         assert isinstance(x, Loop)
-        return replace(x, body=_renamed(x.body, {x.index: affine(x.index) + rng.choice([-1, 1])}))
+        return replace(x, body=renamed(x.body, {x.index: affine(x.index) + rng.choice([-1, 1])}))
 
     return _change(nest, rng, Loop, f)
 
 
-def _renamed(node: Node, mapping: dict[str, Affine]) -> Node:
+def renamed(node: Node, mapping: dict[str, Affine]) -> Node:
     """Substitute loop indices below ``node``."""
 
     def sub(a: Affine) -> Affine:
@@ -352,7 +353,7 @@ def _renamed(node: Node, mapping: dict[str, Affine]) -> Node:
             )
         case Guard():
             node = replace(node, conditions=tuple(map(sub, node.conditions)))
-    return _with_children(node, tuple(_renamed(c, mapping) for c in _children(node)))
+    return _with_children(node, tuple(renamed(c, mapping) for c in _children(node)))
 
 
 _MUTATIONS: dict[str, Callable[[LoopNest, Random], Node | None]] = {

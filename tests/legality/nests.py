@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from kernels import (
+from nestor.ir.affine import Affine, affine, variable
+from nestor.ir.expr import Load, Var, binary, const, unary
+from nestor.ir.loopnest import LoopNest
+from nestor.ir.monoid import Monoid, sum_of
+from nestor.ir.program import Program
+from tests.legality.kernels import (
     F32,
     I64,
     add,
@@ -26,11 +31,6 @@ from kernels import (
     tensor,
     write,
 )
-from nestor.ir.affine import Affine, affine, variable
-from nestor.ir.expr import Load, Var, binary, const, unary
-from nestor.ir.loopnest import LoopNest
-from nestor.ir.monoid import Monoid, sum_of
-from nestor.ir.program import Program
 
 Case = tuple[Program, LoopNest]
 SUM = sum_of(F32)
@@ -426,7 +426,7 @@ def gathered_buffer() -> Case:
 
 def index_added() -> Case:
     """A reduction into data-dependent rows: rows in order, columns in parallel."""
-    from kernels import index_add
+    from tests.legality.kernels import index_add
 
     kernel = index_add()
     row: Load = load("ids", "i", dtype=I64)

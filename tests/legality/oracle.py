@@ -65,6 +65,7 @@ class Event:
     statement: str
     phase: str
     loops: Env
+    instance: Env
     reads: list[Cell] = field(default_factory=list)
     writes: list[Cell] = field(default_factory=list)
 
@@ -389,7 +390,8 @@ class NestRun:
     def _compute(self, node: Compute, env: Env) -> None:
         m = self.m
         loops = {n: v for n, v in env.items() if n not in m.symbols}
-        m.events.append(Event(node.statement, node.phase, loops))
+        here = {n: a.evaluate(env) for n, a in node.instance if a.variables() <= env.keys()}
+        m.events.append(Event(node.statement, node.phase, loops, here))
         s = self.statements.get(node.statement)
         if node.phase in ("point", "update", "final"):
             instance = tuple((n, a.evaluate(env)) for n, a in node.instance)
@@ -407,7 +409,7 @@ class NestRun:
             ]
         if node.phase in ("update", "merge"):
             assert s is not None and s.reduction is not None
-            if node.monoid != s.reduction.monoid:
+            if node.monoid != s.reduction.monoid and self.m.strict:
                 raise Violation("value", "another monoid")
             if node.phase == "update":
                 values = [_labelled(s, token(tuple(values)), dict(instance))]

@@ -149,16 +149,14 @@ class _StateCheck:
                 self._forbid(use, start, "before", "is lost: the state is started again by")
 
     def _check_sinks(self) -> None:
-        """Rules 3 and 4."""
-        sinks = self.of(*SINKS)
-        for use in self.of(*CHANGES):
-            is_result = self.in_place and use.place.holds in self.model.tensors
-            if not is_result:
-                self._require(use, sinks, "after", "is never read by a final or a merge")
-            if self.info.is_scan:
-                continue
+        """Rules 4 and 3."""
+        changes, sinks = self.of(*CHANGES), self.of(*SINKS)
+        for use in () if self.info.is_scan else changes:
             for sink in sinks:
                 self._forbid(sink, use, "before", "misses what comes later:")
+        for use in changes:
+            if not (self.in_place and use.place.holds in self.model.tensors):
+                self._require(use, sinks, "after", "is never read by a final or a merge")
 
     def _check_partials(self) -> None:
         """Rule 5."""

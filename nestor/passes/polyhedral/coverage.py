@@ -37,6 +37,9 @@ def check_coverage(model: Model, session: Session) -> None:
             _check_phase(model, session, info, "point", info.points)
             continue
         _check_phase(model, session, info, "update", info.points)
+        for site in info.sites:
+            if site.compute.phase in ("init", "merge"):
+                _check_inside(model, session, info, site, info.outputs)
         if not finishes_in_place(model, info):
             domain = info.points if info.is_scan else info.outputs
             _check_phase(model, session, info, "final", domain)
@@ -75,10 +78,8 @@ def _check_phase(
         sites = [s for s in sites if any(_is_result_init(model, info, s))]
     domain = wanted.domain()
     images = [_instances(s, wanted.names) for s in sites]
-    for site, image in zip(sites, images):
-        outside = image.subtract_range(domain).domain()
-        if not session.is_empty(outside):
-            raise _refuse_outside(model, info, site, outside)
+    for site in sites:
+        _check_inside(model, session, info, site, wanted)
     missing = domain.subtract(union_of([i.range() for i in images])) if images else domain
     if not session.is_empty(missing):
         raise _refuse_missing(model, info, wanted, phase, missing)
@@ -96,6 +97,15 @@ def _check_phase(
         for level, twice in pairs_by_level(conflict(image, image), depth, 0, ascending=True):
             if level < depth and not session.is_empty(twice):
                 raise _refuse_twice(model, info, site, site, twice)
+
+
+def _check_inside(
+    model: Model, session: Session, info: StatementInfo, site: Site, wanted: Points
+) -> None:
+    """Every iteration of the site is an instance in ``wanted``."""
+    outside = _instances(site, wanted.names).subtract_range(wanted.domain()).domain()
+    if not session.is_empty(outside):
+        raise _refuse_outside(model, info, site, outside)
 
 
 def _are_apart(a: Site, b: Site, names: tuple[str, ...]) -> bool:

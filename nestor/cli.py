@@ -154,12 +154,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = build_parser()
     given = parser.parse_args(arguments)
     if given.version:
-        from importlib.metadata import PackageNotFoundError, version
+        from nestor import __version__
 
-        try:
-            print(version("nestor"))
-        except PackageNotFoundError:
-            print("not installed (run from its source)")
+        print(__version__)
         return 0
     if given.command is None:
         parser.print_help()

@@ -50,6 +50,7 @@ def _compile(named: NamedModel, config: Config, *, strict: bool) -> Any:
         dynamic_shapes=named.dynamic_shapes,
         strict=strict,
         threads=config.threads,
+        name=named.name,
     )
 
 

@@ -6,12 +6,13 @@ import contextlib
 import importlib
 import importlib.util
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nestor.errors import UserError
+from nestor.errors import NestorError, UserError
 
 _FORMS = "FILE.pt2, FILE.py:function or package.module:function"
 
@@ -49,7 +50,7 @@ def load_model(spec: str) -> NamedModel:
     if not colon or not place or not function:
         raise UserError(f"{spec!r} is not a model: give {_FORMS}")
     maker = _find_function(spec, place, function)
-    with _torch_needed():
+    with _users_code(spec):
         made = maker()
     return _check_made(spec, function, made)
 
@@ -68,24 +69,38 @@ def load_example(spec: str, files: Sequence[str] = ()) -> tuple[Any, tuple[Any, 
 
 
 @contextlib.contextmanager
-def _torch_needed() -> Iterator[None]:
-    """Turn a missing PyTorch into advice."""
+def _users_code(what: str) -> Iterator[None]:
+    """Run code that is not ours: whatever it raises is told with the line that raised it."""
     try:
         yield
+    except NestorError:
+        raise
     except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
+        raise UserError(_missing(what, error)) from error
+    except SyntaxError as error:
+        raise UserError(f"{error.filename}:{error.lineno}: {error.msg}") from error
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
         raise UserError(
-            "a model needs PyTorch, which is not installed here\n"
-            "  fix: pip install torch, or run an artifact (FILE.nst), which needs none"
+            f"{what} failed: {type(error).__name__}: {error}\n  at {place.filename}:{place.lineno}"
         ) from error
+
+
+def _missing(what: str, error: ModuleNotFoundError) -> str:
+    """What to do about a module that is not there."""
+    if error.name == "torch":
+        return (
+            f"{what} needs PyTorch, which is not installed here\n"
+            "  fix: pip install torch, or run an artifact (FILE.nst), which needs none"
+        )
+    return f"{what} needs a module that is not installed: {error.name}"
 
 
 def _load_exported(spec: str) -> NamedModel:
     """A model from a file that ``torch.export.save`` wrote."""
     if not Path(spec).is_file():
         raise UserError(f"no file {spec!r}")
-    with _torch_needed():
+    with _users_code(spec):
         import torch
     try:
         program = torch.export.load(spec)
@@ -106,13 +121,7 @@ def _find_function(spec: str, place: str, function: str) -> Any:
     if place.endswith(".py"):
         module = _import_file(Path(place))
     else:
-        with _importable(Path.cwd()):
-            try:
-                module = importlib.import_module(place)
-            except ModuleNotFoundError as error:
-                if error.name is None or not (place + ".").startswith(error.name + "."):
-                    raise UserError(f"{place} needs a package: {error}") from error
-                raise UserError(f"no module {error.name!r}, in {spec!r}") from error
+        module = _import_module(spec, place)
     found = getattr(module, function, None)
     if not callable(found):
         import difflib
@@ -124,6 +133,18 @@ def _find_function(spec: str, place: str, function: str) -> Any:
     return found
 
 
+def _import_module(spec: str, name: str) -> Any:
+    """Import ``name``; modules in the current folder are found."""
+    _make_importable(Path.cwd())
+    with _users_code(spec):
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is not None and (name + ".").startswith(error.name + "."):
+                raise UserError(f"no module {error.name!r}, in {spec!r}") from error
+            raise
+
+
 def _import_file(file: Path) -> Any:
     """Run a Python file as a module; what lies beside it can be imported."""
     if not file.is_file():
@@ -132,20 +153,16 @@ def _import_file(file: Path) -> Any:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules.setdefault(file.stem, module)
-    with _importable(file.resolve().parent), _torch_needed():
-        try:
-            spec.loader.exec_module(module)
-        except SyntaxError as error:
-            raise UserError(f"{file}:{error.lineno}: {error.msg}") from error
+    _make_importable(file.resolve().parent)
+    with _users_code(str(file)):
+        spec.loader.exec_module(module)
     return module
 
 
-@contextlib.contextmanager
-def _importable(folder: Path) -> Iterator[None]:
-    """Put ``folder`` on the module search path and leave it there: models import late."""
+def _make_importable(folder: Path) -> None:
+    """Put ``folder`` on the module search path, for good: models import late."""
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
-    yield
 
 
 def _check_made(spec: str, function: str, made: Any) -> NamedModel:

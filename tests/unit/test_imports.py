@@ -26,7 +26,7 @@ EAGER_FOLDERS = ("passes/polyhedral/", "codegen/llvm/", "frontends/torch/")
 OWNERS = {
     "islpy": ("passes/polyhedral/",),
     "llvmlite": ("codegen/llvm/", "target/"),
-    "torch": ("frontends/torch/", "runtime/", ""),
+    "torch": ("frontends/torch/", "runtime/", "benchmarking/", ""),
     "rich": ("",),
 }
 """The folders that may import a package; ``""`` is the top of ``nestor`` itself."""

@@ -1,0 +1,124 @@
+"""Turn-taking: pairing, peers that fail, and the tables made of it."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.harness import CaseResult, failures, geometric_mean, speed_table, to_markdown
+from nestor.benchmarking import peers
+from nestor.benchmarking.peers import Prepared
+from nestor.benchmarking.turns import PeerResult, Spread, Timing, compare
+from nestor.benchmarking.worker import measure_call_memory
+from nestor.errors import UserError
+
+HERE = str(Path(__file__).resolve().parent)
+QUICK = Timing(rounds=3, turn_seconds=0.01, settle_seconds=0.0)
+
+
+def load_numbers(count: int) -> tuple[Any, tuple[Any, ...]]:
+    """A "model" that needs no PyTorch."""
+    return (lambda x: (x + 1, {"twice": 2 * x})), (np.arange(count, dtype=np.float32),)
+
+
+def fast(model: Any, inputs: Any, threads: int) -> Prepared:
+    print("a model may print")  # must not get between the answers
+    return Prepared(call=lambda: model(*inputs), note=f"{threads} threads")
+
+
+def slow(model: Any, inputs: Any, threads: int) -> Prepared:
+    def call() -> Any:
+        time.sleep(0.004)
+        return model(*inputs)
+
+    return Prepared(call=call, compiles_at_first_call=True)
+
+
+def refusing(model: Any, inputs: Any, threads: int) -> Prepared:
+    raise UserError("not today")
+
+
+def dying(model: Any, inputs: Any, threads: int) -> Prepared:
+    import os
+
+    os._exit(7)
+
+
+@pytest.fixture
+def own_peers(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("fast", "slow", "refusing", "dying"):
+        monkeypatch.setitem(peers.PEERS, name, f"test_face_turns:{name}")
+
+
+@pytest.mark.usefixtures("own_peers")
+def test_turns_are_paired_and_failures_told() -> None:
+    said: list[str] = []
+    results = compare(
+        ["dying", "slow", "refusing", "fast"],
+        "test_face_turns:load_numbers",
+        {"count": 4},
+        threads=2,
+        timing=QUICK,
+        folders=[HERE],
+        progress=lambda what, done: said.append(what),
+    )
+    dead, slow_one, refused, fast_one = results
+    assert "status 7" in dead.failure
+    assert refused.failure == "not today"
+    assert not slow_one.failure and not fast_one.failure
+    assert slow_one.ratios == [1.0, 1.0, 1.0]
+    assert fast_one.ratio is not None and fast_one.ratio.median > 5
+    assert slow_one.compile_seconds >= 0.004 and fast_one.compile_seconds == 0.0
+    assert fast_one.note == "2 threads"
+    np.testing.assert_array_equal(fast_one.outputs[1], 2 * np.arange(4, dtype=np.float32))
+    assert "preparing slow" in said and "taking turns" in said
+    json.dumps([r.to_dict() for r in results])
+
+
+def test_memory_of_a_call_is_seen() -> None:
+    size = 48 << 20
+    _, peak = measure_call_memory(lambda: np.ones(size, dtype=np.uint8).sum())
+    if peak is None:
+        pytest.skip("this system does not let the high-water mark be reset")
+    # The kernel counts pages in batches, so the mark is good to some hundred KiB.
+    assert 0.97 * size <= peak < size + (8 << 20)
+
+
+def test_unknown_and_repeated_peers() -> None:
+    with pytest.raises(UserError, match="no peer 'egaer'; there are: eager"):
+        compare(["egaer"], "x:y", {}, threads=1)
+    with pytest.raises(UserError, match="stands twice"):
+        compare(["eager", "eager"], "x:y", {}, threads=1)
+
+
+def test_spread_and_mean() -> None:
+    assert Spread.of([4.0, 1.0, 2.0, 3.0, 5.0]) == Spread(median=3.0, low=2.0, high=4.0)
+    assert geometric_mean([1.0, 4.0]) == pytest.approx(2.0)
+    assert math.isnan(geometric_mean([]))
+
+
+def _result(model: str, factor: float) -> CaseResult:
+    eager = PeerResult(name="eager", turns_ns=[1e6] * 3, ratios=[1.0] * 3)
+    own = PeerResult(name="nestor", turns_ns=[1e6 / factor] * 3, ratios=[factor] * 3)
+    broken = PeerResult(name="compile", failure="no compiler\nat all")
+    return CaseResult(model=model, batch=1, threads=2, peers=(eager, broken, own), verdicts={})
+
+
+def test_tables_have_a_row_a_model_and_the_mean() -> None:
+    results = [_result("one", 2.0), _result("two", 0.5)]
+    order = ("eager", "compile", "nestor")
+    table = speed_table(results, order)
+    assert [row[0] for row in table.rows] == ["one", "two", "geometric mean"]
+    assert table.rows[0][2:4] == ("failed", "2.00× (2.00–2.00)")
+    assert table.rows[2][2:4] == ("–", "1.00× of 2")
+    failed = failures(results)
+    assert failed == ["one: compile: no compiler", "two: compile: no compiler"]
+    text = to_markdown(table, failed, {"cpu": "x"})
+    assert "| one | 1 ms | failed | 2.00× (2.00–2.00) |" in text
+    assert "* two: compile: no compiler" in text

@@ -3,7 +3,7 @@
 ==============  ============  ============================================================
 function        error [ULP]   method
 ==============  ============  ============================================================
-sin, cos (f32)  ≤ 1.0         argument reduced in float64, polynomial in float32
+sin, cos (f32)  ≤ 1.6         argument reduced in float64, polynomial in float32
 sin, cos (f64)  ≤ 1.5         argument reduced to two floats, polynomial
 tan (f64)       ≤ 3.0         sin / cos
 asin, acos      ≤ 3.0         polynomial below 1/2, a square root above
@@ -20,14 +20,14 @@ import functools
 import math
 
 from nestor.codegen.llvm import math_tables as tables
-from nestor.codegen.llvm.builder import FunctionBuilder, Val
-from nestor.codegen.llvm.math_f64 import round_to_int, two_sum
+from nestor.codegen.llvm.builder import FunctionBuilder, float_text
+from nestor.codegen.llvm.math_f64 import round_to_int, two_product, two_sum
 from nestor.codegen.llvm.mathlib import Num, define
 
 TWO_OVER_PI = 0.6366197723675814
 PIO2_1 = 1.5707963267948966
 PIO2_2 = 6.123233995736766e-17
-PIO2_3 = -1.4973849048591833e-33
+PIO2_3 = -1.4973849048591698e-33
 REDUCTION_LIMIT = 1.0e9
 
 
@@ -147,8 +147,6 @@ def _large_reduction() -> tuple[str, str]:
 
 
 def _hex(value: float) -> str:
-    from nestor.codegen.llvm.builder import float_text
-
     return float_text(value, "double")
 
 
@@ -156,9 +154,13 @@ def reduce_argument(x: Num) -> tuple[Num, Num, Num]:
     """``x = q π/2 + (r + c)``, |r| ≤ π/4: (r, c, q as i64). Infinities and NaN give NaN."""
     n, _ = round_to_int((x * TWO_OVER_PI).at_most(2.0**50).at_least(-(2.0**50)))
     first = n.fma(-PIO2_1, x)
-    r = n.fma(-PIO2_2, first)
-    c = n.fma(-PIO2_2, first - r)
-    c = n.fma(-PIO2_3, c)
+    # ``first`` is exact: both operands are multiples of 2⁻⁵³ and it is less than 1.
+    second, second_error = two_product(n, -PIO2_2)
+    r = first + second
+    # Knuth's sum: either may be the larger.
+    part = r - first
+    lost = (first - (r - part)) + (second - part)
+    c = n.fma(-PIO2_3, lost + second_error)
     is_large = (x.abs() > REDUCTION_LIMIT) & (x.abs() < math.inf)
     r, c, n = _mend_large(x, is_large, r, c, n)
     r = (x.abs() < math.inf).where(r, math.nan)
@@ -187,8 +189,10 @@ def _mend_large(x: Num, is_large: Num, r: Num, c: Num, n: Num) -> tuple[Num, Num
     fb.start_block(slow)
     fb.push_scope()
     mended = list(parts)
+    # The function is only for finite arguments above the limit.
+    safe = is_large.where(x, x.like(2.0**40))
     for lane in range(max(1, lanes)):
-        item = fb.extract(x.val, lane)
+        item = fb.extract(safe.val, lane)
         fb.line(f"call void @nestor.reduce(double {item.text}, ptr {room})")
         for position in range(3):
             at = fb.emit(f"getelementptr double, ptr {room}, i64 {position}", "ptr")
@@ -319,10 +323,12 @@ def atan2_f64(y: Num, x: Num) -> Num:
     ratio = bottom.equals(0.0).where(0.0, ratio)
     ratio = top.equals(math.inf).where(1.0, ratio)
     t = _atan_positive(ratio)
-    angle = is_steep.where((PIO2_1 - t) + PIO2_2, t)
     is_left = x.bits() < 0
-    angle = is_left.where((2 * PIO2_1 - angle) + 2 * PIO2_2, angle)
-    result = angle.with_sign_of(y)
+    turned = (is_steep ^ is_left).where(-t, t)
+    zero = t.like(0.0)
+    base = is_steep.where(t.like(PIO2_1), is_left.where(t.like(2 * PIO2_1), zero))
+    low = is_steep.where(t.like(PIO2_2), is_left.where(t.like(2 * PIO2_2), zero))
+    result = (base + (turned + low)).with_sign_of(y)
     return (x.is_nan() | y.is_nan()).where(math.nan, result)
 
 
@@ -355,6 +361,3 @@ def acos_f64(x: Num) -> Num:
     twice = t.fma(tail, t) * 2.0
     far = (x < 0.0).where(2 * PIO2_1 - (twice - 2 * PIO2_2), twice)
     return is_small.where(near, far)
-
-
-__all__ = ["Val", "reduce_argument", "sin_of_pi", "two_over_pi_words"]

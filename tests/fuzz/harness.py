@@ -1,0 +1,280 @@
+"""One fuzz case: a Program, several schedules, and what checker, interpreter and LLVM say."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from nestor.errors import IllegalSchedule, IRError, LegalityUnknown, UserError
+from nestor.ir import numeric, run_nest, run_program, verify_nest, verify_program
+from nestor.ir.loopnest import LoopNest
+from nestor.ir.program import Program
+from nestor.ir.schedule import Schedule
+from nestor.passes.default_schedule import VectorUnit, default_schedule
+from nestor.passes.fusion import FusedKernel, partition_program
+from nestor.passes.nest import apply_schedule
+from nestor.passes.polyhedral import check_nest
+from nestor.target.cpu import CpuTarget, host_target, parse_target
+from tests.fuzz.enclosure_program import EnclosureRun, Memory, find_mismatch
+from tests.fuzz.generate_inputs import make_inputs
+from tests.fuzz.generate_programs import Case
+from tests.fuzz.generate_schedules import random_schedule
+from tests.helpers.native import NativeNest
+from tests.legality import oracle
+
+RESULTS = ("output", "inout", "state")
+SCHEDULES = 3
+"""Random schedules tried a case, beside the default one."""
+
+ORDER_SEEDS = (None, 1, 2)
+
+
+class Failure(Exception):
+    """Something is wrong. ``kind`` is stable under shrinking."""
+
+    def __init__(self, kind: str, text: str):
+        super().__init__(f"{kind}: {text}")
+        self.kind = kind
+
+
+@dataclass(slots=True)
+class Reference:
+    """What a kernel is given, and what it may return."""
+
+    inputs: dict[str, np.ndarray]
+    symbols: dict[str, int]
+    memory: dict[str, Memory]
+
+
+@dataclass(slots=True)
+class Counts:
+    """What happened, over all cases."""
+
+    schedules: Counter[str] = field(default_factory=Counter)
+    features: Counter[str] = field(default_factory=Counter)
+    cells: Counter[str] = field(default_factory=Counter)
+
+    def summary(self) -> str:
+        """A few lines for people."""
+        s = self.schedules
+        features = ", ".join(f"{n} {k}" for n, k in sorted(self.features.items()))
+        cells = ", ".join(f"{k} {n}" for n, k in self.cells.items())
+        return (
+            f"{s['tried']} schedules: {s['accepted']} accepted, {s['refused']} refused, "
+            f"{s['malformed']} malformed, {s['unknown']} unknown; {s['legal']} of the refused "
+            f"are legal by enumeration; {s['native']} native runs; cells: {cells}\n"
+            f"features: {features}"
+        )
+
+
+def targets() -> list[CpuTarget]:
+    """AVX2, and AVX-512 where the host has it."""
+    host = host_target()
+    return [host, parse_target("avx2")] if host.vector_bits == 512 else [host]
+
+
+# ------------------------------------------------------------------------------------- reference
+
+
+def make_reference(case: Case) -> Reference:
+    """Run the Program in every way that needs no schedule. Raises: ``Failure``."""
+    verify_program(case.program)
+    inputs = make_inputs(case)
+    memory = EnclosureRun(case.program, inputs, case.symbols).run()
+    for name, exact in (("vectorised interpreter", False), ("exact interpreter", True)):
+        results = run_program(case.program, inputs, case.symbols, exact=exact)
+        _compare(name, case.program, memory, results)
+    return Reference(inputs, case.symbols, memory)
+
+
+def _compare(
+    who: str, program: Program, memory: Mapping[str, Memory], results: Mapping[str, np.ndarray]
+) -> None:
+    for t in program.tensors:
+        if t.role in RESULTS:
+            wrong = find_mismatch(t.name, memory[t.name], results[t.name])
+            if wrong is not None:
+                raise Failure(who, str(wrong))
+
+
+def fresh_arrays(nest: LoopNest, reference: Reference) -> dict[str, np.ndarray]:
+    """Memory for one run: inputs copied, everything else garbage; aliases are views."""
+    arrays: dict[str, np.ndarray] = {}
+    later = []
+    for t in nest.tensors:
+        shape = tuple(int(d.evaluate(reference.symbols)) for d in t.shape)
+        if t.alias_of is not None:
+            later.append((t.name, t.alias_of, shape))
+        elif t.name in reference.inputs:
+            data = reference.inputs[t.name]
+            arrays[t.name] = np.array(numeric.cast(data, t.dtype, t.dtype)).reshape(shape)
+        else:
+            arrays[t.name] = numeric.garbage(shape, t.dtype)
+    for name, base, shape in later:
+        if base in arrays:
+            arrays[name] = arrays[base].reshape(shape)
+    return arrays
+
+
+# ------------------------------------------------------------------------------------- schedules
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A schedule for a kernel, and where it comes from."""
+
+    schedule: Schedule
+    source: str
+
+
+def candidates(case: Case, counts: Counts) -> Iterator[Candidate]:
+    """Random schedules of the whole Program."""
+    for k in range(SCHEDULES):
+        schedule, malformed, kind = random_schedule(case.program, f"{case.seed} {k}")
+        counts.schedules["malformed steps"] += malformed
+        yield Candidate(schedule, kind)
+
+
+def default_parts(program: Program) -> list[FusedKernel]:
+    """The kernels that the compiler would make of it."""
+    parts = partition_program(program, l2_bytes=1 << 20).parts
+    return [p for p in parts if isinstance(p, FusedKernel)]
+
+
+def check_candidate(
+    case: Case, reference: Reference, candidate: Candidate, counts: Counts
+) -> None:
+    """Judge one schedule by everybody. Raises: ``Failure``."""
+    counts.schedules["tried"] += 1
+    kernel = case.program
+    try:
+        nest = apply_schedule(kernel, candidate.schedule)
+    except UserError:
+        counts.schedules["malformed"] += 1
+        return
+    try:
+        check_nest(kernel, nest)
+    except IllegalSchedule as refusal:
+        counts.schedules["refused"] += 1
+        counts.schedules[f"refused: {refusal.question}"] += 1
+        if not is_refusal_confirmed(case, nest, reference, refusal):
+            counts.schedules["legal"] += 1
+        return
+    except LegalityUnknown:
+        counts.schedules["unknown"] += 1
+        return
+    except IRError:
+        counts.schedules["malformed"] += 1
+        return
+    counts.schedules["accepted"] += 1
+    counts.schedules[f"accepted: {candidate.source}"] += 1
+    counts.features.update(type(s).__name__ for s in candidate.schedule)
+    verify_nest(nest)
+    run_everywhere(case, nest, reference, counts)
+
+
+def run_everywhere(case: Case, nest: LoopNest, reference: Reference, counts: Counts) -> None:
+    """The interpreter in several orders, then native code for every target and team size."""
+    for seed in ORDER_SEEDS:
+        arrays = fresh_arrays(nest, reference)
+        run_nest(nest, arrays, reference.symbols, order_seed=seed)
+        _compare(f"nest interpreter, order {seed}", case.program, reference.memory, arrays)
+    for target in targets():
+        native = NativeNest(nest, target)
+        for threads in (1, 2):
+            arrays = fresh_arrays(nest, reference)
+            with numeric.quiet():
+                code = native.run(arrays, reference.symbols, threads=threads)
+            counts.schedules["native"] += 1
+            who = f"{target.cpu}, {threads} threads"
+            if code != 0:
+                raise Failure(who, "an index is reported out of range")
+            _compare(who, case.program, reference.memory, arrays)
+
+
+def is_refusal_confirmed(
+    case: Case, nest: LoopNest, reference: Reference, refusal: IllegalSchedule
+) -> bool:
+    """Whether enumeration or a run shows that the nest is wrong."""
+    facts: dict[str, Any] = refusal.witness
+    symbols = dict(facts.get("a", {}).get("symbols", {})) or dict(reference.symbols)
+    for values in (symbols, reference.symbols):
+        if oracle.find_violation(case.program, nest, values) is not None:
+            return True
+    for seed in (None, 1, 2, 3, 4):
+        arrays = fresh_arrays(nest, reference)
+        try:
+            run_nest(nest, arrays, reference.symbols, order_seed=seed)
+            _compare("", case.program, reference.memory, arrays)
+        except (Failure, UserError, KeyError):
+            return True
+    return False
+
+
+def check_default(case: Case, reference: Reference, counts: Counts) -> None:
+    """The compiler's own partition and schedules: always accepted, always right."""
+    parts = default_parts(case.program)
+    for target in targets():
+        memory = _program_arrays(case.program, reference)
+        unit = VectorUnit(target.vector_bits, target.vector_registers)
+        for part in parts:
+            nest = apply_schedule(part.kernel, default_schedule(part, unit))
+            counts.schedules["default"] += 1
+            try:
+                check_nest(part.kernel, nest)
+            except (IllegalSchedule, LegalityUnknown) as refusal:
+                raise Failure("default schedule", str(refusal)) from refusal
+            native = NativeNest(nest, target)
+            own = {t.name: memory[t.name] for t in nest.tensors}
+            symbols = {s.name: case.symbols[s.name] for s in nest.symbols}
+            with numeric.quiet():
+                code = native.run(own, symbols, threads=2)
+            if code != 0:
+                raise Failure("default schedule", "an index is reported out of range")
+        _compare(f"default schedule, {target.cpu}", case.program, reference.memory, memory)
+
+
+def _program_arrays(program: Program, reference: Reference) -> dict[str, np.ndarray]:
+    whole = LoopNest(
+        name=program.name,
+        symbols=program.symbols,
+        tensors=program.tensors,
+        body=_NOTHING,
+    )
+    return fresh_arrays(whole, reference)
+
+
+def check_case(case: Case, counts: Counts) -> None:
+    """Everything about one case. Raises: ``Failure``."""
+    counts.features.update(case.features)
+    reference = make_reference(case)
+    _count_cells(case, reference, counts)
+    for candidate in candidates(case, counts):
+        check_candidate(case, reference, candidate, counts)
+    check_default(case, reference, counts)
+
+
+def _count_cells(case: Case, reference: Reference, counts: Counts) -> None:
+    """How sharp the comparison is: cells with one allowed value, a narrow range, or any."""
+    for t in case.program.tensors:
+        if t.role in RESULTS:
+            cells = reference.memory[t.name].cells
+            vague = cells.open | (cells.num & np.isinf(cells.lo) & (cells.lo != cells.hi)) if (
+                t.dtype.is_float
+            ) else cells.open
+            counts.cells["exact"] += int(np.sum(cells.is_point & ~vague))
+            counts.cells["vague"] += int(np.sum(vague))
+            counts.cells["all"] += cells.size
+
+
+def _nothing() -> Any:
+    from nestor.ir.loopnest import Block
+
+    return Block(body=())
+
+
+_NOTHING = _nothing()

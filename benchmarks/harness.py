@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.criterion import Verdict, judge
 from nestor.benchmarking.peers import Prepared
 from nestor.benchmarking.turns import PeerProcess, PeerResult, Progress, Timing, compare
-from nestor.config import available_cores
+from nestor.runtime.threads import available_cpus
 from nestor.tables import Table, format_bytes, format_seconds
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -219,7 +219,7 @@ def machine() -> dict[str, Any]:
             break
     return {
         "cpu": name,
-        "cores": available_cores(),
+        "cores": available_cpus(),
         "python": platform.python_version(),
         "torch": version("torch"),
     }

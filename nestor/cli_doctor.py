@@ -14,13 +14,15 @@ import platform
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from nestor.config import Config, available_cores
+from nestor.config import Config
+from nestor.runtime.threads import SerialWarning, available_cpus, mapped_libgomps, openmp
 from nestor.tables import Table, format_bytes, format_seconds, print_tables
 
 State = Literal["ok", "note", "failed"]
@@ -130,35 +132,19 @@ def _cpu() -> Check:
 
 def _threads(config: Config) -> Check:
     """Cores, threads of a call, and the OpenMP library that runs them."""
-    library = _openmp_library()
-    detail = f"{available_cores()} cores, {config.thread_count()} threads a call"
-    if library is None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SerialWarning)  # said below
+        library = openmp().path
+    detail = f"{available_cpus()} cores, {config.thread_count()} threads a call"
+    if not library:
         fix = "install libgomp1 for parallel loops"
         return Check(name="threads", state="note", detail=f"{detail}, serial: no libgomp", fix=fix)
-    others = [p for p in _mapped_files() if "libgomp" in p.name and p != library]
-    if others:
-        listed = ", ".join(p.name for p in [library, *others])
+    loaded = mapped_libgomps()
+    if len(loaded) > 1:
         fix = "two pools of threads disturb each other: do not load both in one process"
-        return Check(name="threads", state="note", detail=f"{detail}; loaded: {listed}", fix=fix)
-    return Check(name="threads", state="ok", detail=f"{detail}, {library.name}")
-
-
-def _mapped_files() -> list[Path]:
-    """Libraries mapped into this process, each once."""
-    lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
-    names = (line.split(maxsplit=5)[5] for line in lines if line.count("/"))
-    return [Path(name) for name in dict.fromkeys(names)]
-
-
-def _openmp_library() -> Path | None:
-    """The libgomp that is loaded (PyTorch brings one), else the system's."""
-    for path in _mapped_files():
-        if "libgomp" in path.name:
-            return path
-    import ctypes.util
-
-    found = ctypes.util.find_library("gomp")
-    return Path(found) if found else None
+        names = ", ".join(loaded)
+        return Check(name="threads", state="note", detail=f"{detail}; loaded: {names}", fix=fix)
+    return Check(name="threads", state="ok", detail=f"{detail}, {Path(library).name}")
 
 
 def _cache(folder: Path) -> Check:

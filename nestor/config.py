@@ -9,13 +9,13 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nestor.errors import UserError
+from nestor.runtime.threads import available_cpus, thread_count
 
 DEBUG_KINDS = ("passes", "legality", "fusion", "schedule", "code")
 """What ``NESTOR_DEBUG`` may ask for; ``all`` stands for all of them."""
@@ -23,11 +23,6 @@ DEBUG_KINDS = ("passes", "legality", "fusion", "schedule", "code")
 LOG_LEVELS = ("error", "warning", "info", "debug")
 
 _PREFIX = "NESTOR_"
-
-
-def available_cores() -> int:
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def default_cache_dir(environ: Mapping[str, str]) -> Path:
@@ -93,7 +88,8 @@ class Config:
 
     Attributes:
         target: the CPU to generate code for: ``native``, or a name that ``nestor.target`` knows.
-        threads: threads of a model's call; None: as many as PyTorch uses, else one a core.
+        threads: threads of a model's call; None: as many as PyTorch uses, else
+            ``OMP_NUM_THREADS``, else one a core.
         workers: processes that compile kernels; None: one a core; 1: compile in this process.
         cache_dir: folder of compiled objects.
         debug: what to write down about each compilation (``DEBUG_KINDS``).
@@ -153,17 +149,12 @@ class Config:
         )
 
     def thread_count(self) -> int:
-        """Threads of a model's call: as set, else PyTorch's number if it is loaded, else cores."""
-        if self.threads is not None:
-            return self.threads
-        torch = sys.modules.get("torch")
-        if torch is not None and hasattr(torch, "get_num_threads"):
-            return int(torch.get_num_threads())
-        return available_cores()
+        """Threads of a model's call: as set, else as ``runtime.threads`` finds."""
+        return thread_count(self.threads)
 
     def worker_count(self) -> int:
         """Processes that compile kernels: as set, else one a core."""
-        return self.workers if self.workers is not None else available_cores()
+        return self.workers if self.workers is not None else available_cpus()
 
 
 def _refuse_unknown(environ: Mapping[str, str], names: tuple[str, ...]) -> None:

@@ -308,7 +308,8 @@ def contraction_roles(
     """The roles of a contraction, or None if the statement is none.
 
     A contraction is a sum reduction of one state whose element is a product with exactly two
-    factors that are loads (perhaps cast) with affine indices and move with reduced indices.
+    factors that are loads (perhaps cast) with affine indices and move with reduced indices, one of
+    which is reused: a row-wise ``Σ x·y`` is a plain reduction.
     """
     if not isinstance(statement, Statement) or statement.reduction is None:
         return None
@@ -332,7 +333,8 @@ def contraction_roles(
         if not _is_weight(operands[1][0], tensors):
             operands.reverse()
     (a, a_expr), (b, b_expr) = operands
-    return _assign_roles(statement, a, b, a_expr, b_expr, tuple(others))
+    roles = _assign_roles(statement, a, b, a_expr, b_expr, tuple(others))
+    return roles if roles.m or roles.n or roles.windows else None
 
 
 def _assign_roles(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from nestor.ir.program import AnyStatement, Extern, Program, Statement
 from nestor.passes.analysis import ProgramFacts, is_functional, program_facts
@@ -27,7 +27,7 @@ def merge_common_subexpressions(program: Program, ctx: PassContext) -> Program:
         after the first.
     """
     facts = program_facts(program)
-    seen: dict[Hashable, Statement] = {}
+    seen: dict[Hashable, list[_Seen]] = {}
     renamed: dict[str, str] = {}
     dropped: set[str] = set()
     statements: list[AnyStatement] = []
@@ -52,8 +52,16 @@ def merge_common_subexpressions(program: Program, ctx: PassContext) -> Program:
     )
 
 
+@dataclass(slots=True)
+class _Seen:
+    """A statement and, once another one looks like it, its canonical form."""
+
+    statement: Statement
+    key: Hashable = None
+
+
 def _find(
-    statement: Statement, facts: ProgramFacts, seen: dict[Hashable, Statement]
+    statement: Statement, facts: ProgramFacts, seen: dict[Hashable, list[_Seen]]
 ) -> Statement | None:
     """An earlier equal statement; else remember this one."""
     if not is_functional(statement):
@@ -70,17 +78,38 @@ def _find(
         for t in targets
     ):
         return None
-    key = _key(statement, facts)
-    earlier = seen.get(key)
-    if earlier is None:
-        seen[key] = statement
-        return None
-    if not all(facts.is_private_temp(t) for t in targets):
+    earlier = _equal_one(statement, facts, seen)
+    if earlier is None or not all(facts.is_private_temp(t) for t in targets):
         return None
     start = first_position(earlier)
     if all(facts.is_written_before(x.tensor, start) for x in statement_loads(statement)):
         return earlier
     return None
+
+
+def _equal_one(
+    statement: Statement, facts: ProgramFacts, seen: dict[Hashable, list[_Seen]]
+) -> Statement | None:
+    """The first statement with the same canonical form; canonical forms are built on demand."""
+    signature = (
+        tuple(sorted(x.tensor for x in statement_loads(statement))),
+        len(statement.writes),
+        len(statement.domain.ranges),
+    )
+    bucket = seen.setdefault(signature, [])
+    found: Statement | None = None
+    mine = _Seen(statement)
+    if bucket:
+        mine.key = _key(statement, facts)
+        for other in bucket:
+            if other.key is None:
+                other.key = _key(other.statement, facts)
+            if other.key == mine.key:
+                found = other.statement
+                break
+    if found is None:
+        bucket.append(mine)
+    return found
 
 
 def _key(statement: Statement, facts: ProgramFacts) -> Hashable:

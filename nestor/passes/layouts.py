@@ -9,18 +9,34 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field, replace
 
-from nestor.ir.affine import Affine, variable
+from nestor.ir.affine import Affine, affine, variable
 from nestor.ir.expr import Load
-from nestor.ir.program import Layout, Program, Statement, Tensor
+from nestor.ir.program import (
+    AnyStatement,
+    Domain,
+    IndexRange,
+    Layout,
+    Program,
+    Statement,
+    Tensor,
+    Write,
+)
 from nestor.passes.analysis import (
     ContractionRoles,
     ProgramFacts,
     contraction_roles,
+    is_functional,
     program_facts,
     weight_tensors,
 )
 from nestor.passes.context import PassContext
-from nestor.passes.rewriting import statement_loads
+from nestor.passes.rewriting import (
+    in_order,
+    names_of,
+    renumber,
+    replace_statements,
+    statement_loads,
+)
 from nestor.passes.strides import typical
 
 _NAME = "assign_layouts"
@@ -38,6 +54,62 @@ def assign_layouts(program: Program, ctx: PassContext) -> Program:
     Legal when: the tensor is a temp that no ``Extern`` and no alias names.
     """
     return _LayoutChooser(program, ctx).run()
+
+
+def stage_outputs(program: Program, ctx: PassContext) -> Program:
+    """Let a convolution that would write an output directly write a temp first.
+
+    Rewrite: ``Y[n,o,y,x] = Σ …`` → ``T[n,o,y,x] = Σ …; Y = T`` where ``Y`` has a fixed layout whose
+        innermost dimension is not the weight's own index; ``T`` can be stored channels last.
+    Legal when: the statement is functional and alone writes ``Y``.
+    """
+    facts = program_facts(program)
+    weights = weight_tensors(program)
+    names = names_of(program)
+    added: list[Tensor] = []
+    out: list[AnyStatement] = []
+    for statement in in_order(program.statements):
+        roles = contraction_roles(statement, facts.tensors)
+        if roles is None or not isinstance(statement, Statement) or not is_functional(statement):
+            out.append(statement)
+            continue
+        write = statement.writes[0]
+        tensor = facts.tensors[write.tensor]
+        channel = _output_channel(statement, roles)
+        d = None if channel is None else _dimension_of(write.indices, channel)
+        fixed = tensor.role == "output" and len(facts.writers[facts.roots[tensor.name]]) == 1
+        weighted = any(x.tensor in weights for x in (roles.a, roles.b))
+        if d is None or not fixed or not weighted or d == len(tensor.shape) - 1:
+            out.append(statement)
+            continue
+        if typical(tensor.shape[d]) < ctx.options.min_channels or len(statement.writes) != 1:
+            out.append(statement)
+            continue
+        temp = replace(
+            tensor, name=names.fresh(f"{tensor.name}_staged"), role="temp", alias_of=None
+        )
+        added.append(temp)
+        out.append(replace(statement, writes=(replace(write, tensor=temp.name),)))
+        out.append(_copy_statement(statement, temp, tensor, names.fresh(f"{tensor.name}_copy")))
+        ctx.changed("stage_outputs", statement.name, f"writes '{temp.name}' first")
+    if not added:
+        return program
+    return replace_statements(program, renumber(out), (*program.tensors, *added))
+
+
+def _copy_statement(like: Statement, source: Tensor, target: Tensor, name: str) -> Statement:
+    ranges = tuple(
+        IndexRange(name=f"d{d}", lower=affine(0), upper=e) for d, e in enumerate(target.shape)
+    )
+    indices = tuple(variable(r.name) for r in ranges)
+    return Statement(
+        name=name,
+        domain=Domain(ranges=ranges),
+        order=like.order[:1],
+        writes=(Write(tensor=target.name, indices=indices),),
+        elements=(Load(tensor=source.name, indices=indices, dtype=source.dtype),),
+        origin=like.origin,
+    )
 
 
 @dataclass(slots=True)

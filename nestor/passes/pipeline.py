@@ -17,8 +17,9 @@ from nestor.passes.delinearize import delinearize_indices
 from nestor.passes.fold_constants import hoist_weight_program, outline_weight_expressions
 from nestor.passes.fold_scales import fold_scales
 from nestor.passes.inline import inline_producers
-from nestor.passes.layouts import assign_layouts
+from nestor.passes.layouts import assign_layouts, stage_outputs
 from nestor.passes.materialize import pad_operands
+from nestor.passes.moments import split_moments
 from nestor.passes.redirect import redirect_writes
 from nestor.passes.relayout import relayout_operands
 from nestor.passes.simplify import simplify_program
@@ -31,6 +32,7 @@ Split = Callable[[Program, PassContext], tuple[Program, Program]]
 PASSES: tuple[Pass | Split, ...] = (
     simplify_program,
     remove_dead_code,
+    split_moments,
     # Ordering: after simplification, so that equal things look equal.
     merge_common_subexpressions,
     # Ordering: before views are inlined: a contraction that reads a merged index through a view
@@ -53,6 +55,7 @@ PASSES: tuple[Pass | Split, ...] = (
     hoist_weight_program,
     # Ordering: before layouts, so that padded temps take part in the assignment.
     pad_operands,
+    stage_outputs,
     assign_layouts,
     # Ordering: after layouts, which say which operands have unit stride.
     relayout_operands,
@@ -78,14 +81,18 @@ class PipelineResult:
 
 
 def run_pass(program: Program, run: Pass, ctx: PassContext) -> Program:
-    """Run one pass: timed, verified, and its result's text kept where the context asks for it.
+    """Run one pass and verify what it made.
 
-    Raises: ``InternalError`` if the pass made a Program that breaks a rule of the verifier.
+    Raises: ``InternalError`` if the result breaks a rule of the verifier.
     """
-    return _run(program, run, ctx)[0]
+    result = _run(program, run, ctx)[0]
+    if result is not program:
+        _check(result, run.__name__)
+    return result
 
 
 def _run(program: Program, run: Pass | Split, ctx: PassContext) -> tuple[Program, Program | None]:
+    """Run one pass, timed; keep its result's text where the context asks for it."""
     name = run.__name__
     if name in ctx.options.disabled:
         return program, None
@@ -93,9 +100,6 @@ def _run(program: Program, run: Pass | Split, ctx: PassContext) -> tuple[Program
     result = run(program, ctx)
     ctx.timings_s[name] = ctx.timings_s.get(name, 0.0) + time.perf_counter() - start
     new, extra = result if isinstance(result, tuple) else (result, None)
-    for made in (new, extra):
-        if made is not None and made is not program:
-            _check(made, name)
     if ctx.debug and new is not program:
         ctx.dumps.append((name, print_program(new)))
     return new, extra
@@ -109,15 +113,36 @@ def _check(program: Program, pass_name: str) -> None:
 
 
 def run_pipeline(program: Program, ctx: PassContext) -> PipelineResult:
-    """Run every pass in order.
+    """Run every pass in order, and verify the result.
 
     Args: program: a verified Program from a frontend. ctx: target, options, log.
     Returns: the program to compile, the program that makes its weights, and the log.
+    Raises: ``InternalError`` naming the pass that made an invalid program.
     """
-    weights: Program | None = None
+    main, weights = program, Program(name=f"{program.name}_weights")
+    for run in PASSES:
+        main, extra = _run(main, run, ctx)
+        weights = weights if extra is None else extra
+    start = time.perf_counter()
+    try:
+        verify_program(main)
+        verify_program(weights)
+    except IRError as error:
+        _blame(program)
+        raise InternalError(f"the passes made an invalid program: {error}") from error
+    ctx.timings_s["verify_program"] = time.perf_counter() - start
+    return PipelineResult(main, weights, tuple(ctx.log))
+
+
+def _blame(program: Program) -> None:
+    """Run the pipeline again, verifying after each pass: finds the first that went wrong.
+
+    A healthy pipeline verifies once at its end; after each pass it would take as long as all
+    passes together.
+    """
+    ctx = PassContext()
     for run in PASSES:
         program, extra = _run(program, run, ctx)
-        weights = weights if extra is None else extra
-    if weights is None:
-        weights = Program(name=f"{program.name}_weights")
-    return PipelineResult(program, weights, tuple(ctx.log))
+        for made in (program, extra):
+            if made is not None:
+                _check(made, run.__name__)

@@ -91,7 +91,7 @@ def programs(draw: st.DrawFn) -> Program:
         source = pool[draw(st.integers(max(0, len(pool) - 4), len(pool) - 1))]
         step = draw(st.sampled_from(STEPS))
         pool.append(step(draw, b, source, pool))
-    outputs = [n for n in pool[3:][-2:]]
+    outputs = list(pool[3:][-2:])
     return b.program(outputs)
 
 

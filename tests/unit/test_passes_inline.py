@@ -1,4 +1,4 @@
-"""Inlining, redirected writes, delinearisation, dead code, common subexpressions: when and when not."""
+"""Inlining, redirected writes, delinearisation, dead code, common subexpressions."""
 
 from __future__ import annotations
 

@@ -11,10 +11,20 @@ from nestor.ir.program import Program, Statement, Tensor, box
 from nestor.ir.types import DType
 from nestor.passes.analysis import contraction_roles, is_window_reduction, program_facts
 from nestor.passes.context import PassContext
-from nestor.passes.layouts import assign_layouts
+from nestor.passes.layouts import assign_layouts, stage_outputs
 from nestor.passes.materialize import pad_operands
 from nestor.passes.relayout import relayout_operands
-from tests.helpers.ir_programs import fn, load, op, program, reduce, statement, tensor, write
+from tests.helpers.ir_programs import (
+    fn,
+    load,
+    matmul,
+    op,
+    program,
+    reduce,
+    statement,
+    tensor,
+    write,
+)
 from tests.helpers.pass_checks import run_checked
 from tests.helpers.pass_models import attention_block, convolution, residual_network
 
@@ -215,6 +225,25 @@ class TestLayouts:
             layout = after.tensor(name).layout
             assert layout is not None and str(layout.physical[-1]) == "d1", name
         assert after.tensor("X").layout is None and after.tensor("Y").layout is None
+
+    def test_output_of_a_convolution_is_staged(self) -> None:
+        before = program(
+            "p",
+            [
+                tensor("X", 1, 8, 6, 6),
+                tensor("W", 9, 8, 3, 3, role="parameter"),
+                tensor("Y", 1, 9, 4, 4, role="output"),
+            ],
+            convolution("conv", "X", "Y", "W", 1, 9, 8, 6, 3, 1, 0),
+        )
+        staged = run_checked(stage_outputs, before, tolerance=1e-5)
+        assert len(staged.statements) == 2
+        layout = run_checked(assign_layouts, staged, tolerance=1e-5).tensor("Y_staged").layout
+        assert layout is not None and str(layout.physical[-1]) == "d1"
+
+    def test_output_of_a_linear_layer_is_not_staged(self) -> None:
+        before = matmul()
+        assert stage_outputs(before, PassContext()) is before
 
     def test_few_channels_stay(self) -> None:
         after = assign_layouts(residual_network(width=4), PassContext())

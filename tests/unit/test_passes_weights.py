@@ -1,4 +1,4 @@
-"""Scales folded into weights, expressions of weights outlined, the weight program: when and when not."""
+"""Scales folded into weights, expressions of weights outlined, the weight program."""
 
 from __future__ import annotations
 

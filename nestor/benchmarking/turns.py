@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import statistics
 import subprocess
 import sys
@@ -114,11 +115,17 @@ class PeerResult:
 class PeerProcess:
     """One peer in a process of its own; a context manager that ends it."""
 
-    def __init__(self, *, threads: int, folders: Sequence[str] = ()):
+    def __init__(
+        self, *, threads: int, folders: Sequence[str] = (), patience_seconds: float = 1800.0
+    ):
         """Start the process.
 
-        Args: threads: for OpenMP; folders: put on the module search path
+        Args:
+            threads: for OpenMP.
+            folders: put on the module search path.
+            patience_seconds: how long an answer may take before the process is ended [s].
         """
+        self._patience_seconds = patience_seconds
         environ = dict(os.environ)
         for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NESTOR_THREADS"):
             environ[variable] = str(threads)
@@ -143,12 +150,15 @@ class PeerProcess:
         """
         process = self._process
         assert process.stdin is not None and process.stdout is not None
-        try:
+        line = ""
+        with contextlib.suppress(BrokenPipeError):
             process.stdin.write(json.dumps({"do": do, "arguments": arguments}) + "\n")
             process.stdin.flush()
+            # Each command is answered by one line, so nothing waits in Python's own buffer.
+            if not select.select([process.stdout], [], [], self._patience_seconds)[0]:
+                process.kill()
+                raise UserError(f"gave no answer to {do!r} for {self._patience_seconds:.0f} s")
             line = process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
         if not line:
             raise InternalError(f"the process ended with status {process.wait()}\n{self._tail()}")
         reply = json.loads(line)

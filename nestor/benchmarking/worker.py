@@ -64,12 +64,10 @@ class Session:
         prepared: Prepared = resolve(maker)(model, inputs, threads)
         compile_seconds = prepared.compile_seconds
         start = time.perf_counter()
-        # The first call counts all that a peer keeps between calls (an arena); for those that
-        # initialise or compile in it, a later call is the one that says what a call takes.
         self.outputs, peak = measure_call_memory(prepared.call)
         if prepared.compiles_at_first_call:
             compile_seconds += time.perf_counter() - start
-        if prepared.compiles_at_first_call or maker.endswith(":eager"):
+        if prepared.measure_later:
             prepared.call()
             self.outputs, peak = measure_call_memory(prepared.call)
         self.prepared = prepared

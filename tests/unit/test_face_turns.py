@@ -14,7 +14,7 @@ import pytest
 from benchmarks.harness import CaseResult, failures, geometric_mean, speed_table, to_markdown
 from nestor.benchmarking import peers
 from nestor.benchmarking.peers import Prepared
-from nestor.benchmarking.turns import PeerResult, Spread, Timing, compare
+from nestor.benchmarking.turns import PeerProcess, PeerResult, Spread, Timing, compare
 from nestor.benchmarking.worker import measure_call_memory
 from nestor.errors import UserError
 
@@ -79,6 +79,20 @@ def test_turns_are_paired_and_failures_told() -> None:
     np.testing.assert_array_equal(fast_one.outputs[1], 2 * np.arange(4, dtype=np.float32))
     assert "preparing slow" in said and "taking turns" in said
     json.dumps([r.to_dict() for r in results])
+
+
+def hanging(model: Any, inputs: Any, threads: int) -> Prepared:
+    time.sleep(60)
+    return fast(model, inputs, threads)
+
+
+def test_a_peer_that_hangs_is_ended() -> None:
+    with PeerProcess(threads=1, folders=[HERE], patience_seconds=2.0) as process:
+        start = time.monotonic()
+        arguments = ("test_face_turns:load_numbers", {"count": 4}, "test_face_turns:hanging", 1)
+        with pytest.raises(UserError, match="gave no answer to 'prepare' for 2 s"):
+            process.ask("prepare", *arguments)
+    assert time.monotonic() - start < 20
 
 
 def test_memory_of_a_call_is_seen() -> None:

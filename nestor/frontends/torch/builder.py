@@ -24,6 +24,8 @@ from nestor.frontends.torch.value import (
     point,
     read,
     refine,
+    remap,
+    split_index,
 )
 from nestor.ir.affine import Affine, Interval, affine, variable
 from nestor.ir.expr import Expr, IndexExpr, Load, map_expr, substitute_vars
@@ -289,20 +291,41 @@ class Builder:
         dims: list[Dim] = [UNIT] * rank
         for k in range(rank):
             holders = [n for n, v in enumerate(values) if v.rank >= rank - k]
-            common: Dim | None = UNIT
-            for n in holders:
-                own = values[n].dims[k - rank]
-                if own == UNIT:
-                    continue
-                common = own if common == UNIT else refine(common, own) if common else None
-            if common is None:
-                for n in holders:
-                    if values[n].dims[k - rank] != UNIT:
-                        values[n] = self.flat(values[n], values[n].rank + k - rank)
-                        common = values[n].dims[k - rank]
-            assert common is not None
-            dims[k] = common
+            places = [(values[n], values[n].rank + k - rank) for n in holders]
+            dims[k], fitted = self.unify_dims(places)
+            for n, value in zip(holders, fitted):
+                values[n] = value
         return tuple(dims), values
+
+    def unify_dims(self, places: Sequence[tuple[Value, int]]) -> tuple[Dim, list[Value]]:
+        """One factorisation for dimensions of equal size; the values in it (``UNIT`` ones stay)."""
+        values = [v for v, _ in places]
+        common: Dim | None = UNIT
+        for value, dim in places:
+            own = value.dims[dim]
+            if own != UNIT and common is not None:
+                common = own if common == UNIT else refine(common, own)
+        if common is None:
+            values = [v if v.dims[d] == UNIT else self.flat(v, d) for v, d in places]
+            common = next(v.dims[d] for v, (_, d) in zip(values, places) if v.dims[d] != UNIT)
+        return common, [
+            v if v.dims[d] == UNIT else refine_dim(v, d, common)
+            for v, (_, d) in zip(values, places)
+        ]
+
+
+def refine_dim(value: Value, dim: int, new: Dim) -> Value:
+    """``value`` with dimension ``dim`` in the components ``new``, a refinement of its own."""
+    if value.dims[dim] == new:
+        return value
+    dims = (*value.dims[:dim], new, *value.dims[dim + 1 :])
+
+    def where(p: Point) -> Point:
+        group = split_index(value.dims[dim], new, p[dim])
+        assert group is not None, "refine checks that inner strides are constants"
+        return (*p[:dim], group, *p[dim + 1 :])
+
+    return remap(value, dims, where)
 
 
 def stored_dim(dim: Dim) -> Dim:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+
 from nestor.frontends.torch import dtypes
 from nestor.frontends.torch.builder import Builder, Space
 from nestor.frontends.torch.sizes import affine_from_torch, size_from_torch
 from nestor.frontends.torch.value import Dim, Value, point, scalar
 from nestor.ir.affine import Affine, affine
 from nestor.ir.expr import Cast, Const, Expr, Index, Load, Select, binary, const, walk
+from nestor.ir.program import Symbol
 from nestor.ir.types import DType
 
 Scalar = bool | int | float
@@ -27,6 +30,10 @@ class Context(Builder):
 
     meta: Any = None
     used: frozenset[int] = frozenset()
+
+    def __init__(self, symbols: dict[str, Symbol]):
+        super().__init__(symbols)
+        self.constants: dict[tuple[tuple[float, ...], DType], tuple[str, torch.Tensor]] = {}
 
     def out_dtype(self, position: int | None = None) -> DType:
         """Element type of the result (or of one of several)."""
@@ -76,6 +83,15 @@ class Context(Builder):
             if sum(1 for _ in walk(elem)) <= _MAX_DEFERRED_NODES:
                 return Value(dims, elem)
         return self.pointwise(dims, lambda s: (body(s.read),))[0]
+
+    def constant_vector(self, values: Sequence[float], dtype: DType) -> str:
+        """A constant tensor of known values; returns its name."""
+        tensor = torch.tensor(list(values), dtype=dtypes.to_torch(dtype))
+        key = (tuple(values), dtype)
+        if key not in self.constants:
+            name = self.tensor(f"c_{self.hint}", (affine(len(tensor)),), dtype, "constant")
+            self.constants[key] = (name, tensor)
+        return self.constants[key][0]
 
     def promoted(self, *operands: Value | Scalar) -> DType:
         """PyTorch's result type of the operands."""

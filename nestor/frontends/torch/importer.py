@@ -94,6 +94,8 @@ class _Importer:
             elif node.op == "get_attr":
                 self.values[node] = getattr(self.exported.graph_module, str(node.target))
         outputs, leaves, mutated = self._outputs()
+        for name, tensor in self.ctx.constants.values():
+            self.weights[name], self.owners[name] = tensor, Owner("", None, "")
         program = Program(
             name=self.name,
             symbols=tuple(self.symbols.values()),

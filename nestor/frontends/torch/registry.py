@@ -1,17 +1,17 @@
-"""The table of lowering rules: one rule an ATen operator, each naming where its meaning is defined."""
+"""The table of lowering rules: one an ATen operator, each naming where its meaning is defined."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from nestor.frontends.torch.context import Context
+from typing import Any, TypeVar
 
 RuleFunction = Callable[..., Any]
-"""``rule(ctx, *arguments, **keywords)``: arguments as in the operator's schema, tensors as ``Value``;
-returns a ``Value``, or a tuple of them for an operator with several results."""
+"""``rule(ctx, *arguments, **keywords)``: arguments as in the operator's schema, tensors as ``Value``.
+
+Returns a ``Value``, or a tuple of them for an operator with several results.
+"""
+F = TypeVar("F", bound=RuleFunction)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +26,14 @@ class Rule:
 RULES: dict[str, Rule] = {}
 
 
-def lower(*operators: str, source: str) -> Callable[[RuleFunction], RuleFunction]:
+def lower(*operators: str, source: str) -> Callable[[F], F]:
     """Register the decorated function as the rule of ``operators``.
 
     Args: operators: full names with overload, ``aten.relu.default``; source: where the operator's
         meaning is defined.
     """
 
-    def register(function: RuleFunction) -> RuleFunction:
+    def register(function: F) -> F:
         for operator in operators:
             if operator in RULES:
                 raise ValueError(f"two rules for {operator}")
@@ -41,11 +41,6 @@ def lower(*operators: str, source: str) -> Callable[[RuleFunction], RuleFunction
         return function
 
     return register
-
-
-def apply_rule(ctx: Context, operator: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Lower one call."""
-    return RULES[operator].function(ctx, *args, **kwargs)
 
 
 class NoRule(Exception):

@@ -9,7 +9,7 @@ from nestor.frontends.torch.builder import Space
 from nestor.frontends.torch.context import Context, Scalar, cast, literal
 from nestor.frontends.torch.dtypes import compute_type
 from nestor.frontends.torch.registry import lower
-from nestor.frontends.torch.value import UNIT, Dim, Value, refine
+from nestor.frontends.torch.value import Dim, Value
 from nestor.ir.expr import Expr, Var, binary, const
 from nestor.ir.monoid import sum_of
 from nestor.ir.types import DType
@@ -62,18 +62,9 @@ def _unify_labels(
     sizes: dict[str, Dim] = {}
     for label in dict.fromkeys("".join(labels)):
         places = [(n, s.index(label)) for n, s in enumerate(labels) if label in s]
-        common: Dim | None = UNIT
-        for n, k in places:
-            own = values[n].dims[k]
-            if own != UNIT and common is not None:
-                common = own if common == UNIT else refine(common, own)
-        if common is None:
-            for n, k in places:
-                if values[n].dims[k] != UNIT:
-                    values[n] = ctx.flat(values[n], k)
-                    common = values[n].dims[k]
-        assert common is not None
-        sizes[label] = common
+        sizes[label], fitted = ctx.unify_dims([(values[n], k) for n, k in places])
+        for (n, _), value in zip(places, fitted):
+            values[n] = value
     return sizes, values
 
 

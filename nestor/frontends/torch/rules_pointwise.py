@@ -18,6 +18,7 @@ from nestor.frontends.torch.context import (
 )
 from nestor.frontends.torch.registry import NoRule, lower
 from nestor.frontends.torch.value import Dim, Value, point, ranges_of, read
+from nestor.frontends.torch.views import expand
 from nestor.ir.expr import Const, Expr, binary, const, unary
 from nestor.ir.types import DType
 
@@ -361,6 +362,12 @@ def lower_masked_fill(ctx: Context, x: Value, mask: Value, value: Operand) -> Va
 def lower_to_copy(ctx: Context, x: Value, *args: Any, **keywords: Any) -> Value:
     """Change of element type; of device and layout there is one only."""
     return ctx.convert(x, ctx.out_dtype())
+
+
+@lower("aten.copy.default", source="ATen/native/Copy.cpp")
+def lower_copy(ctx: Context, x: Value, source: Value, non_blocking: bool = False) -> Value:
+    """``source`` broadcast to the shape of ``x``, in its type."""
+    return ctx.convert(expand(source, x.dims), x.dtype)
 
 
 @lower("aten.clone.default", "aten.alias.default", "aten.detach.default", "aten.lift_fresh_copy.default",

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from nestor.errors import IRError
-from nestor.ir.affine import Affine
+from nestor.ir.affine import Affine, affine
 from nestor.ir.expr import IndexExpr, loads
+from nestor.ir.program import Layout, Tensor
 from nestor.passes.polyhedral.isl_util import Points, Session, coordinates
 from nestor.passes.polyhedral.model import Access, Model, StatementInfo
 from nestor.passes.polyhedral.witness import (
@@ -38,6 +39,9 @@ def check_bounds(model: Model, session: Session) -> None:
             for index, extent in zip(indices, shape):
                 if isinstance(index, Affine):
                     _check_statement(model, session, info, points, predicate, tensor, index, extent)
+    for t in model.nest.tensors:
+        if t.layout is not None:
+            _check_layout(model, session, t, t.layout)
     seen: set[object] = set()
     for access in _buffer_accesses(model):
         key = (access.site.uid, access.place, access.cell, access.predicate)
@@ -60,6 +64,11 @@ def _statement_accesses(
     for element in s.elements:
         for load in loads(element):
             yield load.tensor, load.indices, load.predicate, info.points
+    is_running = s.reduction is not None and s.reduction.scan
+    for final in s.reduction.final if s.reduction else ():
+        for load in loads(final):
+            points = info.points if is_running else info.outputs
+            yield load.tensor, load.indices, load.predicate, points
 
 
 def _outside(
@@ -109,6 +118,26 @@ def _check_statement(
         "extent": extent.evaluate(env),
     }
     raise refuse(model, "bounds", "an access leaves its tensor", lines, facts)
+
+
+def _check_layout(model: Model, session: Session, tensor: Tensor, layout: Layout) -> None:
+    """A layout gives each element a cell of its own, inside its physical shape."""
+    names = tuple(f"d{k}" for k in range(len(tensor.shape)))
+    constraints: list[Affine] = []
+    ranges = dict(model.kernel.symbol_ranges())
+    for name, extent in zip(names, tensor.shape):
+        index = affine(name)
+        constraints += [index, extent - 1 - index]
+        ranges[name] = (0, (extent - 1).bounds(ranges)[1])
+    points = Points(names, model.kernel.symbols, tuple(constraints), (), ranges)
+    fits = len(layout.physical) == len(layout.shape)
+    for index, extent in zip(layout.physical, layout.shape):
+        fits &= _outside(session, points, (), index, extent) is None
+    session.queries += 1
+    if not fits or not points.relation(layout.physical).is_injective():
+        reason = "gives two elements one cell" if fits else "leaves its physical shape"
+        lines = [f"the layout of '{tensor.name}' {reason}"]
+        raise refuse(model, "bounds", "a layout is wrong", lines, {"tensor": tensor.name})
 
 
 def _buffer_accesses(model: Model) -> Iterator[Access]:

@@ -13,10 +13,11 @@ import islpy as isl
 
 from nestor.errors import LegalityUnknown
 from nestor.ir.affine import Affine
-from nestor.ir.expr import loads
+from nestor.ir.expr import IndexExpr, Load, loads
 from nestor.passes.polyhedral.isl_util import (
     IN,
     OUT,
+    Points,
     Session,
     conflict,
     coordinates,
@@ -210,52 +211,58 @@ def _check_unordered(model: Model, session: Session, info: StatementInfo) -> Non
     in the target, the elements must not read that target at all.
     """
     s = info.statement
-    state = [a for a in model.accesses if a.is_state and a.site.compute.statement == s.name]
+    is_in_place = any(a.is_state and a.site.compute.statement == s.name for a in model.accesses)
     names = _seq_names(info)
-    writes = [(w.tensor, w.indices) for w in s.writes]
-    reads = [(load.tensor, load.indices, load.predicate) for e in s.elements for load in loads(e)]
     is_full = info.is_scan or not info.reduced or info.is_scattering
     outputs = info.points if is_full else info.outputs
-    for k, (tensor, indices) in enumerate(writes):
-        root = model.alias_root(tensor)
-        for other, other_indices in writes[k:]:
-            if model.alias_root(other) != root:
+    for k, w in enumerate(s.writes):
+        root = model.alias_root(w.tensor)
+        left = _element(outputs, w.indices, ())
+        for other in s.writes[k:]:
+            is_same = other is w
+            if model.alias_root(other.tensor) != root or info.is_scattering:
                 continue
-            if info.is_scattering or (s.scatter == "unique" and other_indices is indices):
+            if s.scatter == "unique" and is_same:
                 continue
-            left = _element(outputs, indices if tensor == other else (), ())
-            right = _element(outputs, other_indices if tensor == other else (), ())
-            alone = other_indices is indices
-            _check_meeting(model, session, info, (left, outputs), (right, outputs), names, alone)
-        for other, other_indices, predicate in reads:
-            if model.alias_root(other) != root:
-                continue
-            left = _element(outputs, indices if tensor == other else (), ())
-            right = _element(info.points, other_indices if tensor == other else (), predicate)
-            alone = not state
-            _check_meeting(
-                model, session, info, (left, outputs), (right, info.points), names, alone
-            )
+            right = _element(outputs, other.indices, ()) if other.tensor == w.tensor else None
+            pair = (left, outputs), (right, outputs)
+            _check_meeting(model, session, info, *pair, names, is_same)
+        for load, points in _own_loads(info, outputs):
+            if model.alias_root(load.tensor) == root:
+                is_same = load.tensor == w.tensor
+                right = _element(points, load.indices, load.predicate) if is_same else None
+                pair = (left, outputs), (right, points)
+                _check_meeting(model, session, info, *pair, names, not is_in_place)
 
 
-def _element(points: Any, indices: Any, predicate: tuple[Affine, ...]) -> Any:
+def _own_loads(info: StatementInfo, outputs: Points) -> Iterator[tuple[Load, Points]]:
+    """Loads of the elements, at each instance, and of the final map, at each output point."""
+    s = info.statement
+    for element in s.elements:
+        yield from ((load, info.points) for load in loads(element))
+    for final in s.reduction.final if s.reduction else ():
+        yield from ((load, outputs) for load in loads(final))
+
+
+def _element(
+    points: Points, indices: tuple[IndexExpr, ...], predicate: tuple[Affine, ...]
+) -> Any | None:
+    """Where an access of the statement goes; None: anywhere (its index is data)."""
     known = tuple(i for i in indices if isinstance(i, Affine))
-    if len(known) != len(indices):
-        known = ()  # data-dependent: it may be anywhere
-    return points.relation(known, predicate)
+    return points.relation(known, predicate) if len(known) == len(indices) else None
 
 
 def _check_meeting(
     model: Model,
     session: Session,
     info: StatementInfo,
-    a: tuple[Any, Any],
-    b: tuple[Any, Any],
+    a: tuple[Any | None, Points],
+    b: tuple[Any | None, Points],
     ordered: list[str],
     may_meet_itself: bool,
 ) -> None:
     (left, left_points), (right, right_points) = a, b
-    if left.dim(OUT) != right.dim(OUT):  # one of them may be anywhere
+    if left is None or right is None:
         left, right = left_points.relation(()), right_points.relation(())
     meeting = conflict(left, right)
     columns = [(left_points.names.index(n), right_points.names.index(n)) for n in left_points.names]

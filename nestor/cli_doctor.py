@@ -108,9 +108,12 @@ def _package(name: str) -> Check:
         use = "plain tables are printed instead" if name == "rich" else "artifacts run without it"
         return Check(name=name, state="note", detail=f"missing; {use}", fix=f"pip install {name}")
     start = time.perf_counter()
-    importlib.import_module(name)
+    module = importlib.import_module(name)
     seconds = time.perf_counter() - start
-    version = importlib.metadata.version(name)
+    try:
+        version = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:  # copied there, not installed
+        version = str(getattr(module, "__version__", "0"))
     detail = f"{version} (imported in {format_seconds(seconds)})"
     least = _LEAST.get(name)
     if least and tuple(int(p) for p in version.split(".")[:2]) < least:

@@ -74,11 +74,11 @@ promises distinct targets, ``last`` runs the instances in lexicographic order of
 Reductions and scans
 --------------------
 The state of an output point is the combination, by the monoid, of the elements at all values of the
-reduced indices; it starts from the identity, which may join in more than once. If the monoid does not commute,
-elements combine in ascending lexicographic order of ``Reduction.indices``. The output points are
-the values of the other indices that satisfy every range and constraint which mentions no reduced
-index; a point without elements gets ``final(identity)``. ``final`` may contain loads and indices of
-the output point.
+reduced indices; it starts from the identity, which may join in more than once. If the monoid does
+not commute, elements combine in ascending lexicographic order of ``Reduction.indices``. The output
+points are the values of the other indices that satisfy every range and constraint which mentions no
+reduced index; a point without elements gets ``final(identity)``. ``final`` may contain loads and
+indices of the output point.
 
 With ``into`` the state starts from what the targets hold. If a target's indices mention reduced
 indices or are data (``index_add``, the gradient of a gather), each element combines into its own

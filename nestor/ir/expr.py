@@ -203,6 +203,19 @@ def walk(node: Expr) -> Iterator[Expr]:
         yield from walk(child)
 
 
+def distinct_nodes(node: Expr) -> Iterator[Expr]:
+    """Every subexpression object once, however often it is shared; ``node`` first."""
+    seen = {id(node)}
+    stack = [node]
+    while stack:
+        current = stack.pop()
+        yield current
+        for child in reversed(children(current)):
+            if id(child) not in seen:
+                seen.add(id(child))
+                stack.append(child)
+
+
 def loads(node: Expr) -> Iterator[Load]:
     """Every ``Load`` in ``node``, those inside indices of other loads too."""
     return (n for n in walk(node) if isinstance(n, Load))

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from nestor.ir.affine import Affine, Interval, affine
-from nestor.ir.expr import Expr, Index, Load, children
+from nestor.ir.expr import Expr, Index, Load, distinct_nodes
 from nestor.ir.program import Statement
 
 
@@ -98,15 +98,14 @@ class Plan:
 
 def expr_variables(node: Expr) -> frozenset[str]:
     """Names of all indices and symbols that occur in an expression's affines."""
-    out: frozenset[str] = frozenset()
-    if isinstance(node, Index):
-        return node.value.variables()
-    if isinstance(node, Load):
-        for index in node.indices:
-            if isinstance(index, Affine):
-                out |= index.variables()
-        for condition in node.predicate:
-            out |= condition.variables()
-    for child in children(node):
-        out |= expr_variables(child)
-    return out
+    out: set[str] = set()
+    for n in distinct_nodes(node):
+        if isinstance(n, Index):
+            out |= n.value.variables()
+        elif isinstance(n, Load):
+            for index in n.indices:
+                if isinstance(index, Affine):
+                    out |= index.variables()
+            for condition in n.predicate:
+                out |= condition.variables()
+    return frozenset(out)

@@ -106,7 +106,7 @@ class _NestVerifier:
         if loop.kind in ("vector", "unroll"):
             fixed = (*loop.lower, *loop.upper)
             if len(fixed) != 2 or any(not b.is_const for b in fixed) or loop.lower[0].const != 0:
-                self.fail(f"a {loop.kind} loop runs from 0 to a constant")
+                self.fail(f"loop {loop.index} is {loop.kind}: it must run from 0 to a constant")
         if path.in_vector and loop.kind not in ("unroll", "vector"):
             self.fail(
                 f"a vector loop holds only unroll and vector merge loops, not a {loop.kind} one"
@@ -197,7 +197,7 @@ class _NestVerifier:
         self, name: str, indices: tuple[IndexExpr, ...], predicate: tuple[Affine, ...]
     ) -> None:
         """Fail if an access lies outside for every value of the loops around."""
-        if predicate:
+        if predicate or any(_is_empty(r) for r in self.path.ranges.values()):
             return
         for dim, (index, size) in enumerate(
             zip(indices, self.path.arrays[name].shape, strict=True)
@@ -220,6 +220,11 @@ def _span(loop: Loop, ranges: Mapping[str, Interval]) -> Interval:
         max(known_lows) if known_lows else None,
         min(known_highs) - 1 if known_highs else None,
     )
+
+
+def _is_empty(span: Interval) -> bool:
+    low, high = span
+    return low is not None and high is not None and low > high
 
 
 def _only_merges(node: Node) -> bool:

@@ -459,8 +459,8 @@ class _Parser(ExprParser):
         writes, values = self._assignments()
         self.expect("}")
         if (monoid is not None) != (phase in ("update", "merge")):
-            need = "needs" if monoid is None else "has no"
-            raise self.error_at(at, f"phase {phase} {need} a monoid (with …)")
+            need = "needs a" if monoid is None else "has no"
+            raise self.error_at(at, f"phase {phase} {need} monoid (with …)")
         return Compute(
             statement=statement,
             phase=phase,

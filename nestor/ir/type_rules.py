@@ -29,7 +29,7 @@ from nestor.ir.expr import (
 )
 from nestor.ir.monoid import Monoid
 from nestor.ir.numeric import CALLS
-from nestor.ir.printer import print_expr
+from nestor.ir.printer import Printer
 from nestor.ir.types import DType
 
 Fail = Callable[[str], NoReturn]
@@ -64,6 +64,13 @@ class Scope:
     hint: Mapping[str, str] = field(default_factory=dict)
     _checked: dict[int, DType] = field(default_factory=dict)
 
+    def text(self, node: Expr) -> str:
+        """``node`` as text, for messages."""
+        printer = Printer(())
+        printer.types.update({name: a.dtype for name, a in self.arrays.items()})
+        printer.vars.update(self.vars)
+        return printer.expr(node)
+
     # ---------------------------------------------------------------- affines and accesses
 
     def check_affine(self, value: Affine, what: str) -> None:
@@ -87,7 +94,7 @@ class Scope:
                 continue
             dtype = self.check(index)
             if not dtype.is_int:
-                self.fail(f"index {print_expr(index)} of {name} is {dtype}, not an integer")
+                self.fail(f"index {self.text(index)} of {name} is {dtype}, not an integer")
         if self.check_access is not None:
             self.check_access(name, indices, predicate)
         return array
@@ -106,7 +113,7 @@ class Scope:
         """``node`` is well-formed and of type ``dtype``."""
         found = self.check(node)
         if found is not dtype:
-            self.fail(f"{what} is {found}, not {dtype}: {print_expr(node)}")
+            self.fail(f"{what} is {found}, not {dtype}: {self.text(node)}")
 
     def _check(self, node: Expr) -> DType:
         match node:
@@ -170,14 +177,14 @@ class Scope:
         else:
             fits, wanted = x is not DType.bool, "a number"
         if not fits:
-            self.fail(f"{op} takes {wanted}, not {x}: {print_expr(node)}")
+            self.fail(f"{op} takes {wanted}, not {x}: {self.text(node)}")
 
     def _check_binary(self, node: Binary, a: DType, b: DType) -> None:
         op = node.op
         if op not in BINARY_OPS:
             self.fail(f"no binary operation is called {op!r}")
         if a is not b:
-            self.fail(f"the operands of {op} are {a} and {b}: {print_expr(node)}")
+            self.fail(f"the operands of {op} are {a} and {b}: {self.text(node)}")
         self._refuse_storage(op, a)
         if op in COMPARE:
             return
@@ -192,7 +199,7 @@ class Scope:
         else:
             fits, wanted = a is not DType.bool, "numbers"
         if not fits:
-            self.fail(f"{op} takes {wanted}, not {a}: {print_expr(node)}")
+            self.fail(f"{op} takes {wanted}, not {a}: {self.text(node)}")
 
     def _check_call(self, node: Call) -> None:
         entry = CALLS.get(node.function)

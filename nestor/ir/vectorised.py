@@ -13,7 +13,7 @@ import numpy as np
 from nestor.ir import folding, numeric
 from nestor.ir.affine import Affine
 from nestor.ir.evaluate import Evaluator, Space
-from nestor.ir.expr import Binary, Expr, Load, loads
+from nestor.ir.expr import Binary, Expr, Load, distinct_nodes
 from nestor.ir.instances import Constraint, Plan
 from nestor.ir.numeric import Value
 from nestor.ir.program import Reduction, Write
@@ -324,4 +324,9 @@ class _Run:
 def reads_own_target(plan: Plan, bases: Mapping[str, str]) -> bool:
     """Whether a statement loads a tensor that it also writes (aliases resolved by ``bases``)."""
     written = {bases[w.tensor] for w in plan.statement.writes}
-    return any(bases[x.tensor] in written for e in plan.statement.elements for x in loads(e))
+    return any(
+        bases[n.tensor] in written
+        for e in plan.statement.elements
+        for n in distinct_nodes(e)
+        if isinstance(n, Load)
+    )

@@ -11,11 +11,11 @@ from typing import NoReturn
 
 from nestor.errors import IRError
 from nestor.ir.affine import Affine, affine
-from nestor.ir.expr import Expr, IndexExpr, Var, loads, walk
+from nestor.ir.expr import Expr, IndexExpr, Load, Var, distinct_nodes
 from nestor.ir.injectivity import find_collision
 from nestor.ir.instances import expr_variables
 from nestor.ir.nest_verifier import verify_nest
-from nestor.ir.printer import print_expr, print_program, print_statement
+from nestor.ir.printer import print_program, print_statement
 from nestor.ir.program import (
     AnyStatement,
     Extern,
@@ -81,7 +81,7 @@ class _ProgramVerifier:
 
     def _excerpt(self, statement: AnyStatement) -> str:
         """Lines of the program's text around ``statement``, its own marked with ``>``."""
-        lines = print_program(self.program, origins=False).split("\n")
+        lines = print_program(self.program, origins=False).rstrip().split("\n")
         head, *rest = print_statement(statement, self.program.tensors).split("\n")
         start = next((k for k, line in enumerate(lines) if line.strip().endswith(head)), None)
         if start is None:
@@ -186,7 +186,7 @@ def _tensors_read(s: AnyStatement) -> list[str]:
         return list(s.inputs)
     exprs: list[Expr] = [*s.elements, *(s.reduction.final if s.reduction else ())]
     exprs += [i for w in s.writes for i in w.indices if not isinstance(i, Affine)]
-    return [load.tensor for e in exprs for load in loads(e)]
+    return [n.tensor for e in exprs for n in distinct_nodes(e) if isinstance(n, Load)]
 
 
 class _StatementVerifier:
@@ -372,9 +372,10 @@ class _StatementVerifier:
     def _check_into(self, r: Reduction) -> None:
         if len(self.s.writes) != len(r.monoid.identity):
             self.fail("with into, state and writes correspond one to one")
+        scope = self._scope(frozenset(), {f"s{i}": d for i, d in enumerate(r.monoid.dtypes)})
         for i, (e, d) in enumerate(zip(r.final, r.monoid.dtypes, strict=True)):
             if e != Var(name=f"s{i}", dtype=d):
-                self.fail(f"with into, final value {i} is s{i}, not {print_expr(e)}")
+                self.fail(f"with into, final value {i} is s{i}, not {scope.text(e)}")
 
     def _check_targets(self, r: Reduction) -> None:
         for w, e in zip(self.s.writes, r.final, strict=True):
@@ -392,7 +393,7 @@ class _StatementVerifier:
         """The output indices that a final value may depend on."""
         every = frozenset(self.names) - self.reduced
         out = expr_variables(value) & every
-        for node in walk(value):
+        for node in distinct_nodes(value):
             if isinstance(node, Var):
                 own = None if r.state_indices is None else r.state_indices[int(node.name[1:])]
                 out |= every if own is None else frozenset(own)
@@ -422,7 +423,7 @@ class _StatementVerifier:
                 )
             uses = {
                 int(n.name[1:])
-                for n in walk(r.monoid.combine[i])
+                for n in distinct_nodes(r.monoid.combine[i])
                 if isinstance(n, Var) and n.name[1:].isdigit()
             }
             for j in sorted(uses):

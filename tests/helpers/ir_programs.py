@@ -283,7 +283,7 @@ def logsumexp(rows: int = 3, cols: int = 11) -> Program:
 
 
 def attention(queries: int = 5, keys: int = 6, depth: int = 4, causal: bool = False) -> Program:
-    """Scores as a statement, then the online softmax with its tuple state (m[q], l[q], acc[q, d])."""
+    """Scores as a statement, then the online softmax with its state (m[q], l[q], acc[q, d])."""
     domain = box(q=queries, k=keys, d=depth)
     if causal:
         domain = Domain(ranges=domain.ranges, constraints=(affine("q") - "k",))

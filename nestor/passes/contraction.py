@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nestor.ir.affine import Affine
-from nestor.ir.expr import Binary, Expr, Load, Var, loads
+from nestor.ir.expr import Binary, Expr, Load, loads
 from nestor.ir.program import Role, Statement, Tensor
 from nestor.passes.strides import access_strides, typical
 
@@ -88,7 +88,7 @@ def _factors(statement: Statement) -> tuple[Expr, Expr] | None:
     reduction = statement.reduction
     if reduction is None or reduction.scan or reduction.monoid.name != "sum":
         return None
-    if len(statement.elements) != 1 or not isinstance(reduction.final[0], Var):
+    if len(statement.elements) != 1:
         return None
     element = statement.elements[0]
     if not isinstance(element, Binary) or element.op != "mul" or not element.dtype.is_float:

@@ -20,6 +20,7 @@ from nestor.ir.program import (
     Extern,
     Kernel,
     Program,
+    Role,
     Statement,
     Tensor,
 )
@@ -77,14 +78,17 @@ class _Partitioner:
         self.partition = Partition()
         self.groups: list[_Group | Extern] = []
         self.group_of_writer: dict[str, list[int]] = {}
-        self.readers: dict[str, list[str]] = {}
+        self.users: dict[str, list[str]] = {}
+        self.writers: dict[str, list[str]] = {}
         self.predecessors: dict[int, set[int]] = {}
 
     def run(self) -> Partition:
         ordered = sorted(self.program.statements, key=lambda s: _positions(s.order))
         for statement in ordered:
-            for name in {self.root[n] for n in _reads(statement)}:
-                self.readers.setdefault(name, []).append(statement.name)
+            for name in {self.root[n] for n in (*_reads(statement), *_writes(statement))}:
+                self.users.setdefault(name, []).append(statement.name)
+            for name in {self.root[n] for n in _writes(statement)}:
+                self.writers.setdefault(name, []).append(statement.name)
         touched: dict[str, set[int]] = {}
         for statement in ordered:
             g = self._place(statement, touched)
@@ -160,7 +164,7 @@ class _Partitioner:
         if statement.scatter is not None or (statement.reduction and statement.reduction.into):
             return None
         width = len(next(iter(group.shared.values())))
-        found: list[str | None | bool] = [True] * width
+        found: list[str | bool | None] = [True] * width
         writers = {w.tensor: (s, w) for s in group.statements for w in s.writes}
         if any(self.root[n] != n for n in _reads(statement) if self._in_group(group, n)):
             return None
@@ -293,31 +297,33 @@ class _Partitioner:
     def _kernel(self, group: _Group, name: str) -> Kernel:
         inside = group.names
         used: dict[str, Tensor] = {}
+        read: set[str] = set()
         written: set[str] = set()
         for s in group.statements:
             for n in (*_reads(s), *_writes(s)):
                 used.setdefault(n, self.tensors[n])
+            read |= set(_reads(s))
             written |= set(_writes(s))
         tensors = []
         for n, t in used.items():
-            outside = any(r not in inside for r in self.readers.get(self.root[n], ()))
-            tensors.append(
-                replace(t, role=_kernel_role(t, n in written, outside, self.root[n] != n))
-            )
+            outside = any(u not in inside for u in self.users.get(self.root[n], ()))
+            partly = any(w not in inside for w in self.writers.get(self.root[n], ()))
+            role: Role
+            if n not in written:
+                role = t.role if t.role in ("parameter", "constant") else "input"
+            elif t.role == "temp" and not outside and t.alias_of is None and self.root[n] == n:
+                role = "temp"
+            elif t.role in ("inout", "state") or (n in read and partly):
+                role = "inout"
+            else:
+                role = "output"
+            tensors.append(replace(t, role=role))
         return Program(
             name=name,
             symbols=self.program.symbols,
             tensors=tuple(tensors),
             statements=tuple(group.statements),
         )
-
-
-def _kernel_role(tensor: Tensor, is_written: bool, outside: bool, is_alias: bool):  # type: ignore[no-untyped-def]
-    if not is_written:
-        return tensor.role if tensor.role in ("parameter", "constant") else "input"
-    if tensor.role == "temp":
-        return "output" if outside or is_alias or tensor.alias_of else "temp"
-    return "inout" if tensor.role in ("inout", "state") else "output"
 
 
 def _new_group(statement: AnyStatement, position: int) -> _Group | Extern:

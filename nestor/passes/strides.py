@@ -19,7 +19,7 @@ def typical(value: Affine) -> int:
     """``value`` with every variable at ``TYPICAL_SYMBOL``."""
     if value.is_const:
         return value.const
-    return int(value.evaluate({name: TYPICAL_SYMBOL for name in value.variables()}))
+    return int(value.evaluate(dict.fromkeys(value.variables(), TYPICAL_SYMBOL)))
 
 
 def physical_indices(tensor: Tensor, indices: Sequence[Affine]) -> tuple[Affine, ...]:

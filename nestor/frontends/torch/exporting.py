@@ -41,7 +41,8 @@ def as_module(model: Any) -> nn.Module:
         return model
     if not callable(model):
         raise InputError(
-            f"the model is a {type(model).__name__}; give an nn.Module, an ExportedProgram or a function"
+            f"the model is a {type(model).__name__}; "
+            " give an nn.Module, an ExportedProgram or a function"
         )
     owner = getattr(model, "__self__", None)
     if isinstance(owner, nn.Module) and getattr(model, "__name__", "") == "forward":
@@ -85,7 +86,7 @@ def flat_paths(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[str,
     pairs, _ = pytree.tree_flatten_with_path((args, kwargs))
     out = []
     for path, leaf in pairs:
-        root = "args" if path[0].idx == 0 else "kwargs"
+        root = "args" if str(path[0]) == "[0]" else "kwargs"
         out.append((root + "".join(str(k) for k in path[1:]), leaf))
     return out
 
@@ -168,7 +169,8 @@ def decompose(exported: torch.export.ExportedProgram) -> torch.export.ExportedPr
     table = torch.export.default_decompositions()
     for operator in list(table):
         if str(operator) in RULES:
-            table.pop(operator)
+            del table[operator]
     with warnings.catch_warnings(), torch.no_grad(), keep_recurrences():
         warnings.simplefilter("ignore")
-        return exported.run_decompositions(table)
+        decomposed: torch.export.ExportedProgram = exported.run_decompositions(table)
+        return decomposed

@@ -1,8 +1,9 @@
 """Operators without a rule: calls of PyTorch, as data that can be printed and run again.
 
-``Extern.arguments`` is ``(positional, keywords)``: a tuple, and a tuple of ``(name, value)`` pairs.
-A value is a JSON scalar, a ``TensorRef``, a tuple of values, or a tagged tuple: ``("size", affine)``
-for a symbolic integer, ``("torch", kind, text)`` for a dtype, device, layout or memory format.
+``Extern.arguments`` is ``(positional, keywords)``: a tuple, and a tuple of ``(name, value)``
+pairs. A value is a JSON scalar, a ``TensorRef``, a tuple of values, or a tagged tuple:
+``("size", affine)`` for a symbolic integer, ``("torch", kind, text)`` for a dtype, device, layout
+or memory format.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ def _mentions(atom: Atom, data: Mapping[str, Expr]) -> bool:
 
 
 def index_of(ctx: Builder, index: Expr, extent: Affine, space: Space, *, wraps: bool) -> AnyIndex:
-    """An index expression: affine where it is one; with ``wraps`` negative ones count from the end."""
+    """An index: affine where it can be; with ``wraps`` negative ones count from the end."""
     if isinstance(index, Index):
         domain = Domain(ranges=_ranges(space))
         low = lower_bound(index.value, domain, space.ranges)

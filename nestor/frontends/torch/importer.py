@@ -210,7 +210,8 @@ class _Importer:
             return None
         if isinstance(node.target, torch._ops.HigherOrderOperator):
             raise Unsupported(
-                f"{target} at {origin_of(node)} is control flow on tensors; use torch.where or a mask"
+                f"{target} at {origin_of(node)} is control flow on tensors;"
+                " use torch.where or a mask"
             )
         ctx = self.ctx
         ctx.origin, ctx.hint, ctx.meta = origin_of(node), node.name, meta
@@ -301,7 +302,7 @@ class _Importer:
 
 
 def affine_or_size(value: Any) -> Any:
-    """An ``Affine`` where possible; otherwise the symbolic integer itself (sizes come from meta)."""
+    """An ``Affine`` where possible, else the symbolic integer itself (meta has the sizes)."""
     size = size_from_torch(value)
     out = size.as_affine()
     if out is None:

@@ -15,7 +15,7 @@ _TORCH = str(Path(torch.__file__).parent)
 
 
 def origin_of(node: Any) -> Origin:
-    """The origin of an ``fx`` node: its operator, the innermost line outside PyTorch, its module."""
+    """The origin of an ``fx`` node: operator, innermost line outside PyTorch, module."""
     file, line = innermost_frame(node.meta.get("stack_trace") or "")
     stack = node.meta.get("nn_module_stack") or {}
     module = next(reversed(list(stack.values())), ("", ""))[0] if stack else ""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 RuleFunction = Callable[..., Any]
-"""``rule(ctx, *arguments, **keywords)``: arguments as in the operator's schema, tensors as ``Value``.
+"""``rule(ctx, *arguments, **keywords)``: arguments as in its schema, tensors as ``Value``.
 
 Returns a ``Value``, or a tuple of them for an operator with several results.
 """

@@ -49,10 +49,7 @@ def reshape(value: Value, sizes: Sequence[Size]) -> Value | None:
     Returns: None when the indices would not be affine; then the value must lie in memory.
     """
     if any(s.is_zero for s in sizes) or value.is_empty():
-        dims = [_dim_of(s) for s in sizes]
-        if any(d is None for d in dims):
-            return None
-        return Value(tuple(d for d in dims if d is not None), const(0, value.dtype))
+        return Value(tuple(_dim_of(s) for s in sizes), const(0, value.dtype))
     source = list(components(value.dims))
     blocks = _blocks([size_of(e) for e in source], list(sizes))
     if blocks is None:
@@ -70,12 +67,12 @@ def reshape(value: Value, sizes: Sequence[Size]) -> Value | None:
     return remap(value, dims, lambda p: _regroup(value, _source_indices(source, dims, matches, p)))
 
 
-def _dim_of(size: Size) -> Dim | None:
+def _dim_of(size: Size) -> Dim:
     extent = size.as_affine()
     if extent is not None:
         return (extent,)
-    parts = [f for f in size.factors]
-    return tuple(parts) if size.coefficient == 1 else (affine(size.coefficient), *parts)
+    head = () if size.coefficient == 1 else (affine(size.coefficient),)
+    return (*head, *size.factors)
 
 
 def _blocks(source: list[Size], target: list[Size]) -> list[_Block] | None:

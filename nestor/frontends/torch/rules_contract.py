@@ -26,7 +26,7 @@ def contract(
     out: DType,
     scale: float | None = None,
 ) -> Value:
-    """Einstein sum of two operands, e.g. ``"bmk,bkn->bmn"``; a label absent on the right is reduced.
+    """Einstein sum of two operands, e.g. ``"bmk,bkn->bmn"``; labels absent at the end are reduced.
 
     Accumulates in the computing type of the operands and rounds once to ``out``; ``scale``
     multiplies the sum. Dimensions of size 1 broadcast.

@@ -51,7 +51,8 @@ def lower_ones(ctx: Context, *args: Any, **keywords: Any) -> Value:
 
 
 @lower("aten.empty.memory_format", "aten.empty_like.default", "aten.new_empty.default",
-       "aten.empty_strided.default", "aten.new_empty_strided.default", "aten.empty_permuted.default",
+       "aten.empty_strided.default", "aten.new_empty_strided.default",
+       "aten.empty_permuted.default",
        source=_SOURCE)  # fmt: skip
 def lower_empty(ctx: Context, *args: Any, **keywords: Any) -> Value:
     """Undefined contents: zeros are as good as any."""

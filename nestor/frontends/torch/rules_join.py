@@ -218,7 +218,7 @@ def lower_select_scatter(ctx: Context, x: Value, src: Value, dim: int, index: An
 
 
 def overlay(ctx: Context, x: Value, src: Value, dim: int, start: Affine, step: int) -> Value:
-    """``src`` at positions ``start + step * i`` of a dimension of ``x``, else ``x``; one statement."""
+    """``src`` at ``start + step * i`` of a dimension of ``x``, else ``x``; one statement."""
     if src.is_empty():
         return x
     places: list[Dim] = []

@@ -370,7 +370,8 @@ def lower_copy(ctx: Context, x: Value, source: Value, non_blocking: bool = False
     return ctx.convert(expand(source, x.dims), x.dtype)
 
 
-@lower("aten.clone.default", "aten.alias.default", "aten.detach.default", "aten.lift_fresh_copy.default",
+@lower("aten.clone.default", "aten.alias.default", "aten.detach.default",
+       "aten.lift_fresh_copy.default",
        "aten.contiguous.default", "aten.positive.default", "aten.view_as_real_copy.default",
        "aten.detach_.default", "aten.lift_fresh.default",
        source="ATen/native/TensorFactories.cpp")  # fmt: skip

@@ -181,7 +181,7 @@ def _divide_by_counts(
     compute: DType,
     out: DType,
 ) -> Value:
-    """``summed / prod(counts)``; a count is an int or an expression of its dimension's placeholder."""
+    """``summed / prod(counts)``; a count is an int or a load-free vector of its dimension."""
     lead = len(dims) - len(counts)
     total = Value((), const(1, DType.i64))
     for k, count in enumerate(counts):

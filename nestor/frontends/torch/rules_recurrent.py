@@ -1,8 +1,8 @@
 """Recurrent layers: one ``seq t`` region a layer and direction, whatever the length.
 
-The input's projection for all steps is one contraction before the loop. In the loop, step ``t`` reads
-the state that step ``t - 1`` left in the output sequence (or the initial state, by a predicated
-load), contracts it with the recurrent weights, and applies the gates.
+The input's projection for all steps is one contraction before the loop. In the loop, step ``t``
+reads the state that step ``t - 1`` left in the output sequence (or the initial state, by a
+predicated load), contracts it with the recurrent weights, and applies the gates.
 """
 
 from __future__ import annotations

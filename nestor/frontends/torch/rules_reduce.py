@@ -326,12 +326,13 @@ def lower_vector_norm(
     compute = compute_type(out)
     axes = axes_of(dim, x.rank)
     s = state(0, compute)
+    final: Expr = s
     if ord == 0:
-        monoid, final = sum_of(compute), s
+        monoid = sum_of(compute)
     elif ord == math.inf:
-        monoid, final = max_of(compute), s
+        monoid = max_of(compute)
     elif ord == -math.inf:
-        monoid, final = min_of(compute), s
+        monoid = min_of(compute)
     else:
         monoid = sum_of(compute)
         final = _root(s, float(ord))

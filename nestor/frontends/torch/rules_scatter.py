@@ -1,4 +1,4 @@
-"""Scatters: writes at indices that are data. The base is copied, then overwritten or combined into."""
+"""Scatters: writes at indices that are data, into a copy of the base."""
 
 from __future__ import annotations
 
@@ -163,9 +163,8 @@ _REDUCE: dict[str, Callable[[DType], Monoid]] = {
 }
 
 
-@lower(
-    "aten.scatter_reduce.two", "aten.scatter.reduce", "aten.scatter.value_reduce", source=_SOURCE
-)
+@lower("aten.scatter_reduce.two", "aten.scatter.reduce", "aten.scatter.value_reduce",
+       source=_SOURCE)  # fmt: skip
 def lower_scatter_reduce(
     ctx: Context,
     x: Value,

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
+from nestor.frontends.torch.builder import Space
 from nestor.frontends.torch.context import Context, cast
 from nestor.frontends.torch.dtypes import compute_type
+from nestor.frontends.torch.gather import AnyIndex, gatherable, read_at
 from nestor.frontends.torch.registry import NoRule, lower
-from nestor.frontends.torch.value import Dim, Point, Value, at_point, guard, point, ranges_of, remap
+from nestor.frontends.torch.value import Dim, Value, at_point, guard, point, ranges_of
 from nestor.ir.affine import Affine, affine
 from nestor.ir.expr import Expr, Load, binary, const
 from nestor.ir.types import DType
@@ -34,20 +36,20 @@ def _scale(scales: Sequence[float | None] | None, k: int) -> float | None:
     return None if not scales else scales[k]
 
 
-def affine_table(table: Sequence[int], index: Affine) -> Affine | None:
-    """An affine expression with the values of ``table`` at ``index`` = 0, 1, …; None if none is found.
+def affine_table(table: Sequence[int], extent: int, index: Affine) -> Affine | None:
+    """An affine expression that, clamped to ``[0, extent)``, is ``table[index]``; None if none fits.
 
-    Tried: ``(a * index + b) // c`` for the simplest slopes that fit the ends.
+    Tried: ``(a * index + b) // c`` for the simplest slopes.
     """
     n = len(table)
     if n == 1 or all(t == table[0] for t in table):
-        return index * 0 + table[0]
+        return affine(table[0])
     slope = Fraction(table[-1] - table[0], n - 1)
     for limit in (1, 2, 3, 4, 8, 16, 64, 256, 1024):
         for a, c in _slopes(slope, limit):
-            low = max(c * t - a * o for o, t in enumerate(table))
-            high = min(c * t + c - 1 - a * o for o, t in enumerate(table))
-            if low <= high:
+            low = max((c * t - a * o for o, t in enumerate(table) if t > 0), default=0)
+            inner = [c * t + c - 1 - a * o for o, t in enumerate(table) if t < extent - 1]
+            if low <= min(inner, default=low):
                 return (index * a + low) // c
     return None
 
@@ -60,6 +62,58 @@ def _slopes(slope: Fraction, limit: int) -> list[tuple[int, int]]:
             nearest = round(slope * c)
             found += [(nearest + d, c) for d in (-1, 0, 1)]
     return [(a, c) for a, c in found if a > 0]
+
+
+Pick = Callable[[int], Expr]
+"""The element at a distance (0, 1) from the source position, clamped to the tensor."""
+
+
+def sampler(ctx: Context, x: Value, dim: int, table: Sequence[int]) -> tuple[tuple[Dim, ...], Pick]:
+    """Read ``x`` at ``table[i]`` along a dimension; gives the new dims and a reader over them.
+
+    The position is affine under predicates where the table allows, else it is looked up.
+    """
+    extent = x.dims[dim][0].const
+    dims = (*x.dims[:dim], (affine(len(table)),), *x.dims[dim + 1 :])
+    where, ranges = point(dims), ranges_of(dims)
+    index = where[dim][0]
+    source = affine_table(table, extent, index)
+    if source is None:
+        return dims, _looked_up(ctx, x, dim, table, dims)
+    base = source
+
+    def at(position: Affine) -> Expr:
+        return at_point(x, (*where[:dim], (position,), *where[dim + 1 :]), ranges)
+
+    def pick(distance: int) -> Expr:
+        position = (base + distance).simplify(ranges)
+        low, high = position.bounds(ranges)
+        assert low is not None and high is not None
+        out = at(position)
+        if high >= extent:
+            out = guard(out, [extent - 1 - position], at(affine(extent - 1)))
+        return guard(out, [position], at(affine(0))) if low < 0 else out
+
+    return dims, pick
+
+
+def _looked_up(
+    ctx: Context, x: Value, dim: int, table: Sequence[int], dims: tuple[Dim, ...]
+) -> Pick:
+    """Positions from constant tables."""
+    x = gatherable(ctx, x)
+    extent = x.dims[dim][0].const
+    where = point(dims)
+    space = Space(dims, where, len(dims), ranges_of(dims))
+
+    def pick(distance: int) -> Expr:
+        places = [min(t + distance, extent - 1) for t in table]
+        name = ctx.constant_vector(places, DType.i64)
+        position = Load(tensor=name, indices=(where[dim][0],), dtype=DType.i64)
+        indices: list[AnyIndex] = [position if k == dim else space.index(k) for k in range(x.rank)]
+        return read_at(x, indices, space)
+
+    return pick
 
 
 # ------------------------------------------------------------------------------------- nearest
@@ -79,19 +133,10 @@ def _nearest(ctx: Context, x: Value, scales: Sequence[float | None] | None, exac
     x, sizes, outs = _axes(ctx, x)
     for k, (extent, out) in enumerate(zip(sizes, outs)):
         table = nearest_table(extent, out, _scale(scales, k), exact)
-        x = _pick(ctx, x, 2 + k, table)
+        if table != list(range(extent)):
+            dims, pick = sampler(ctx, x, 2 + k, table)
+            x = Value(dims, pick(0))
     return x
-
-
-def _pick(ctx: Context, x: Value, dim: int, table: Sequence[int]) -> Value:
-    """``x`` at ``table[i]`` along a dimension: a view where the table is affine."""
-    dims = (*x.dims[:dim], (affine(len(table)),), *x.dims[dim + 1 :])
-    index = point(dims)[dim][0]
-    source = affine_table(table, index)
-    if source is None:
-        raise NoRule
-    found = source
-    return remap(x, dims, lambda p: (*p[:dim], (found,), *p[dim + 1 :]))
 
 
 def _declare_nearest(spatial: int, prefix: str, exact: bool) -> None:
@@ -153,21 +198,9 @@ def _blend(
     low, weight = tables
     if low == list(range(extent)) and not any(weight):
         return x
-    dims: tuple[Dim, ...] = (*x.dims[:dim], (affine(len(low)),), *x.dims[dim + 1 :])
-    where = point(dims)
-    index = where[dim][0]
-    source = affine_table(low, index)
-    if source is None:
-        raise NoRule
+    dims, pick = sampler(ctx, x, dim, low)
     weights = ctx.constant_vector(weight, compute)
-    ranges = ranges_of(dims)
-
-    def at(position: Affine) -> Expr:
-        spot: Point = (*where[:dim], (position,), *where[dim + 1 :])
-        return at_point(x, spot, ranges)
-
-    first = at(source)
-    second = guard(at(source + 1), [extent - 2 - source], first)
+    index = point(dims)[dim][0]
     factor = Load(tensor=weights, indices=(index,), dtype=compute)
     one = const(1, compute)
 
@@ -175,7 +208,7 @@ def _blend(
         left = binary("mul", cast(a, compute), binary("sub", one, factor))
         return binary("add", left, binary("mul", cast(b, compute), factor))
 
-    return ctx.materialise(Value(dims, mix(first, second)))
+    return ctx.materialise(Value(dims, mix(pick(0), pick(1))))
 
 
 def _declare_linear(spatial: int, name: str) -> None:

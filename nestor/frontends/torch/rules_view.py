@@ -17,7 +17,8 @@ from nestor.ir.affine import Affine, affine
 _SOURCE = "ATen/native/TensorShape.cpp"
 
 
-@lower("aten.view.default", "aten._unsafe_view.default", "aten.reshape.default", "aten.view_copy.default",
+@lower("aten.view.default", "aten._unsafe_view.default", "aten.reshape.default",
+       "aten.view_copy.default",
        "aten.unflatten.int", "aten.flatten.using_ints", "aten._reshape_alias.default",
        source=_SOURCE)  # fmt: skip
 def lower_view(ctx: Context, x: Value, *args: Any) -> Value:
@@ -179,7 +180,8 @@ def lower_split_with_sizes(
     return tuple(out)
 
 
-@lower("aten.split.Tensor", "aten.chunk.default", "aten.split_copy.Tensor", "aten.unsafe_split.Tensor",
+@lower("aten.split.Tensor", "aten.chunk.default", "aten.split_copy.Tensor",
+       "aten.unsafe_split.Tensor",
        "aten.unsafe_chunk.default", source=_SOURCE)  # fmt: skip
 def lower_split(ctx: Context, x: Value, size: Any, dim: int = 0) -> tuple[Value, ...]:
     """Cut a dimension into equal pieces; their sizes are known from the fake tensors."""
@@ -229,7 +231,7 @@ def lower_repeat(ctx: Context, x: Value, repeats: Sequence[Any]) -> Value:
         dims.append((copies, *rest))
 
     def where(p: tuple[tuple[Affine, ...], ...]) -> list[tuple[Affine, ...]]:
-        out = []
+        out: list[tuple[Affine, ...]] = []
         for count, own, group in zip(counts, x.dims, p):
             if product(own).is_one:
                 out.append((affine(0),))

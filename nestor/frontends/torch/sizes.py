@@ -1,8 +1,8 @@
 """Symbolic sizes: SymPy expressions of ``torch.export`` as ``Affine``, and their products.
 
-A size that a tensor can have is an ``Affine`` of the shape symbols. Products of symbols (a flattened
-batch × time) are not affine; ``Size`` holds them as a coefficient times a bag of affine factors, which
-is what matching the two sides of a reshape needs.
+A size that a tensor can have is an ``Affine`` of the shape symbols. Products of symbols (a
+flattened batch × time) are not affine; ``Size`` holds them as a coefficient times a bag of affine
+factors, which is what matching the two sides of a reshape needs.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ A node is a dictionary with a ``type``:
   ``none``.
 * ``tuple``, ``list``: ``items``. ``dict``: ``keys``, ``items``, ``class`` (import path, for
   subclasses such as ``OrderedDict``). ``namedtuple``: ``class``, ``fields``, ``items``.
-* ``object``: ``class``, ``fields``, ``items``: a mapping-like record (``ModelOutput``) that is built by
-  keyword. ``opaque``: ``class``, ``items``: another registered pytree node.
+* ``object``: ``class``, ``fields``, ``items``: a mapping-like record (``ModelOutput``) that is
+  built by keyword. ``opaque``: ``class``, ``items``: another registered pytree node.
 """
 
 from __future__ import annotations

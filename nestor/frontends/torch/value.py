@@ -1,9 +1,9 @@
 """Symbolic tensors of the importer: views and other cheap expressions, not yet materialised.
 
 A ``Value`` says what element stands at each logical index: an expression over the placeholder
-variables ``$0, $1, …``. A tensor in memory is a ``Load`` at the placeholders, a transposed one the
-same load with swapped placeholders, a constant tensor a ``Const``, ``arange`` an ``Index``, a padded
-tensor a predicated load. So a view costs nothing until a statement reads it.
+variables ``$0, $1, …``. A tensor in memory is a ``Load`` at the placeholders, a transposed one
+the same load with swapped placeholders, a constant tensor a ``Const``, ``arange`` an ``Index``, a
+padded tensor a predicated load. So a view costs nothing until a statement reads it.
 
 A logical dimension is a tuple of *components*, outermost first, whose extents multiply to its size.
 Reshapes that merge dimensions keep the parts as components: reading them needs neither ``//`` nor
@@ -262,7 +262,7 @@ def read(value: Value, dims: Sequence[Dim], where: Point, ranges: Mapping[str, I
     Every dimension of ``dims`` must refine the value's own, or the value's is 1.
     """
     offset = len(dims) - value.rank
-    groups = []
+    groups: list[tuple[Affine, ...]] = []
     for k, old in enumerate(value.dims):
         new = dims[offset + k]
         if old == UNIT:

@@ -1,4 +1,4 @@
-"""Views that change indices but no element: permute, expand, slice, select, and dimension bookkeeping."""
+"""Views that change indices but no element: permute, expand, slice, select, …"""
 
 from __future__ import annotations
 

@@ -91,16 +91,19 @@ class _ScaleFolder:
     facts: ProgramFacts = field(init=False)
     weights: set[str] = field(init=False)
     tensors: dict[str, Tensor] = field(init=False)
+    statements: list[AnyStatement] = field(init=False)
     makers: list[Statement] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.facts = program_facts(self.program)
         self.weights = weight_tensors(self.program)
         self.tensors = dict(self.facts.tensors)
+        # As rewritten so far: one reader may take the results of several contractions.
+        self.statements = list(self.program.statements)
 
     def run(self) -> Program:
         names = names_of(self.program)
-        statements: list[AnyStatement] = list(self.program.statements)
+        statements = self.statements
         for number, statement in enumerate(self.program.statements):
             roles = contraction_roles(statement)
             if roles is None or not isinstance(statement, Statement):
@@ -230,7 +233,7 @@ class _Fold:
         readers = facts.readers.get(name, [])
         if len(readers) != 1:
             return None
-        reader = self.folder.program.statements[readers[0]]
+        reader = self.folder.statements[readers[0]]
         if not isinstance(reader, Statement) or not is_pointwise(reader):
             return None
         places = {x for x in statement_loads(reader) if x.tensor == name}

@@ -179,6 +179,28 @@ class TestFoldScales:
         assert fold_scales(before, PassContext()) is not before
 
 
+    def test_two_results_in_one_reader(self) -> None:
+        """A residual sum: both branches end in a scale, and one statement reads both."""
+        second = statement(
+            "dot2",
+            box(i=4, n=5, k=6),
+            write("D", "i", "n"),
+            op("mul", load("X", "i", "k"), load("V", "n", "k")),
+            reduction=reduce(sum_of(f32), "k"),
+            order=(0,),
+        )
+        one = op("mul", op("sub", C, B), G)
+        two = op("add", op("mul", load("D", "i", "n"), fn("exp", B)), G)
+        reader = op("max", op("add", one, two), const(0, f32))
+        tensors = (tensor("V", 5, 6, role="parameter"), tensor("D", 4, 5, role="temp"))
+        before = linear(reader, tensors=tensors)
+        dot, read = (replace(x, order=(k + 1,)) for k, x in enumerate(before.statements))
+        before = replace(before, statements=(second, dot, read))
+        after = run_checked(fold_scales, before, tolerance=1e-5)
+        assert {"W_scaled", "V_scaled"} <= {t.name for t in after.tensors}
+        assert_same_pipeline(before, run_pipeline(before, PassContext()), tolerance=1e-5)
+
+
 class TestWeightProgram:
     def test_split(self) -> None:
         before = outline_weight_expressions(

@@ -52,7 +52,9 @@ def compile_elementwise(
     tensors = [tensor(n, count, dtype=dtype) for n in names]
     tensors.append(tensor("z", count, dtype=dtype, role="output"))
     body = loop("l", VECTOR, "vector", point("z", [at], result))
-    return NativeNest(nest(tensors, loop("i", count // VECTOR, "serial", body)), parse_target(target))
+    return NativeNest(
+        nest(tensors, loop("i", count // VECTOR, "serial", body)), parse_target(target)
+    )
 
 
 def apply(native: NativeNest, *inputs: np.ndarray) -> np.ndarray:

@@ -124,7 +124,9 @@ def test_casts_agree_with_the_definition(target: str, kind: str, source: DType) 
         more = np.ldexp(rng.uniform(-2, 2, 3000), rng.integers(-30, 40, 3000)).astype(np.float32)
         if source is DType.f64:
             # Halfway cases of narrower types, and just beside them.
-            near = np.concatenate([more.astype(np.float64) * (1 + 2.0**-s) for s in (9, 12, 25, 40)])
+            near = np.concatenate(
+                [more.astype(np.float64) * (1 + 2.0**-s) for s in (9, 12, 25, 40)]
+            )
             a = np.concatenate([a, near])
         a = np.concatenate([a, np.asarray(numeric.cast(more, DType.f32, source))])
     elif source is not DType.bool:

@@ -116,7 +116,7 @@ class NativeNest:
         for t in self.nest.tensors:
             if t.name in blocks:
                 self._check_guard(t, blocks[t.name])
-                arrays[t.name][...] = self._fetch(t, inner[t.name], arrays[t.name].shape)
+                arrays[t.name][...] = self._fetch(t, inner[t.name], arrays[t.name].shape, env)
         return code
 
     def _place(
@@ -139,9 +139,10 @@ class NativeNest:
         if not ((raw[:edge] == 0x5A).all() and (raw[-edge:] == 0x5A).all()):
             raise AssertionError(f"kernel {self.nest.name} wrote outside {t.name}")
 
-    def _fetch(self, t: Tensor, inner: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    def _fetch(
+        self, t: Tensor, inner: np.ndarray, shape: tuple[int, ...], env: Mapping[str, int]
+    ) -> np.ndarray:
         if t.layout is None:
             return from_memory(inner.reshape(shape), t.dtype)
-        env: dict[str, int] = {}
         physical = inner.reshape(evaluate_shape(t.layout.shape, env))
         return from_memory(physical[physical_index(t.layout, shape)], t.dtype)

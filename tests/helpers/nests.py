@@ -119,9 +119,7 @@ def buffer(
 
 
 def alloc(buffers: Sequence[Buffer], *body: Node) -> Alloc:
-    return Alloc(
-        buffers=tuple(buffers), body=body[0] if len(body) == 1 else Block(body=body)
-    )
+    return Alloc(buffers=tuple(buffers), body=body[0] if len(body) == 1 else Block(body=body))
 
 
 def nest(tensors: Sequence[Tensor], *body: Node, symbols: Sequence[Symbol] = ()) -> LoopNest:

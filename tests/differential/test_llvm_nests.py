@@ -1,0 +1,604 @@
+"""Hand-written nests against the interpreter: accesses, masks, loops, reductions, threads."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from nestor.ir.affine import affine
+from nestor.ir.expr import Binary, Expr, Index, Select, binary, const, unary
+from nestor.ir.loopnest import Alloc, Guard, LoopNest
+from nestor.ir.monoid import (
+    Monoid,
+    argmax_of,
+    logsumexp_of,
+    max_of,
+    online_softmax_of,
+    state_vars,
+    sum_of,
+    welford_of,
+)
+from nestor.ir.program import Layout, Symbol
+from nestor.ir.types import DType
+from nestor.target.cpu import parse_target
+from tests.helpers.native import NativeNest
+from tests.helpers.nests import (
+    F32,
+    alloc,
+    buffer,
+    check_nest_native,
+    compute,
+    load,
+    loop,
+    nest,
+    point,
+    random_array,
+    tensor,
+    v,
+)
+
+TARGETS = ("avx2", "avx512")
+I64 = DType.i64
+
+
+def check(n: LoopNest, **options: object) -> None:
+    """Compare on both targets."""
+    for name in TARGETS:
+        check_nest_native(n, parse_target(name), **options)  # type: ignore[arg-type]
+
+
+# --- accesses ----------------------------------------------------------------------------------
+
+ACCESSES = {
+    "contiguous": v("r") * 64 + v("i"),
+    "reversed": v("r") * 64 + 63 - v("i"),
+    "broadcast": v("r") * 7 + 3,
+    "stride2": v("r") * 64 + v("i") * 2,
+    "stride-3": 190 - v("r") * 2 - v("i") * 3,
+    "divided": v("r") * 5 + v("i") // 4,
+    "modulo": v("r") * 5 + v("i") % 4,
+    "swizzled": (v("i") % 4) * 8 + v("i") // 4 + v("r"),
+    "across": (v("r") * 20 + v("i")) // 3,
+    "wrapped": (v("r") * 20 + v("i") + 2) % 37,
+    "signed": (v("i") - 9 + v("r")) // 3 + 20,
+    "signed mod": (v("i") * 5 - 40 + v("r")) % 11,
+}
+
+
+@pytest.mark.parametrize("extent", [1, 3, 16, 23, 40])
+@pytest.mark.parametrize("name", sorted(ACCESSES))
+def test_loads_of_every_shape(name: str, extent: int) -> None:
+    x = load("x", ACCESSES[name])
+    body = point("y", ["r", "i"], binary("mul", x, const(2.0, F32)))
+    check(
+        nest(
+            [tensor("x", 256), tensor("y", 3, extent, role="output")],
+            loop("r", 3, "serial", loop("i", extent, "vector", body)),
+        ),
+        threads=(1,),
+    )
+
+
+@pytest.mark.parametrize("dtype", [DType.f64, DType.f16, DType.bf16, DType.i8, DType.bool, I64])
+def test_accesses_of_every_element_size(dtype: DType) -> None:
+    exprs = {"a": v("i"), "b": 36 - v("i"), "c": v("i") * 2, "d": affine(5)}
+    body = [point(n, ["i"], load("x", a, dtype=dtype)) for n, a in exprs.items()]
+    tensors = [tensor("x", 80, dtype=dtype)]
+    tensors += [tensor(n, 37, dtype=dtype, role="output") for n in exprs]
+    check(nest(tensors, loop("i", 37, "vector", *body)), threads=(1,))
+
+
+@pytest.mark.parametrize("name", ["reversed", "stride2", "swizzled", "stride-3"])
+def test_stores_of_every_shape(name: str) -> None:
+    at = {"swizzled": (v("i") % 4) * 5 + v("i") // 4}.get(name) or ACCESSES[name].substitute(
+        {"r": 1}
+    )
+    body = point("y", [at], load("x", "i"))
+    check(
+        nest([tensor("x", 20), tensor("y", 256, role="inout")], loop("i", 20, "vector", body)),
+        threads=(1,),
+    )
+
+
+def test_layouts_change_addresses_only() -> None:
+    blocked = Layout(
+        physical=(v("d1") // 16, v("d0"), v("d1") % 16), shape=(affine(3), affine(6), affine(16))
+    )
+    at = v("n") * 16 + v("l")
+    total = compute("update", {"y": ["m", at]}, load("w", "m", at), monoid=sum_of(F32))
+    tensors = [
+        tensor("w", 6, 40, role="parameter", layout=blocked),
+        tensor("y", 6, 40, role="inout", layout=blocked),
+    ]
+    rows = loop("m", 6, "parallel", loop("n", 2, "serial", loop("l", 16, "vector", total)))
+    tail = compute(
+        "update", {"y": ["m", v("l") + 32]}, load("w", "m", v("l") + 32), monoid=sum_of(F32)
+    )
+    check(nest(tensors, rows, loop("m", 6, "serial", loop("l", 8, "vector", tail))))
+
+
+def test_symbolic_shapes_and_strides() -> None:
+    n, m = v("N"), v("M")
+    copy = point("y", ["j", "i"], binary("add", load("x", "i", "j"), load("b", "j")))
+    inner = point("z", ["i", v("j") * 4 + v("l")], load("x", "i", v("j") * 4 + v("l")))
+    tail = Guard(conditions=(m - 1 - v("j") * 4 - v("l"),), body=inner)
+    tensors = [
+        tensor("x", "N", "M"),
+        tensor("b", "M"),
+        tensor("y", "M", "N", role="output"),
+        tensor("z", "N", "M", role="output"),
+    ]
+    body = [
+        loop("j", m, "parallel", loop("i", n, "parallel", copy)),
+        loop("i", n, "parallel", loop("j", (m + 3) // 4, "serial", loop("l", 4, "vector", tail))),
+    ]
+    whole = nest(tensors, *body, symbols=[Symbol(name="N"), Symbol(name="M", upper=99)])
+    for sizes in ({"N": 1, "M": 1}, {"N": 7, "M": 13}, {"N": 40, "M": 16}):
+        check(whole, symbols=sizes)
+
+
+def test_rows_of_symbolic_stride_in_vectors() -> None:
+    body = point("y", ["j", "i"], load("x", "i", "j"))
+    tensors = [tensor("x", 12, "N"), tensor("y", "N", 12, role="output")]
+    whole = nest(
+        tensors, loop("j", "N", "serial", loop("i", 12, "vector", body)), symbols=[Symbol(name="N")]
+    )
+    check(whole, symbols={"N": 5}, threads=(1,))
+
+
+def test_unrolled_lanes_with_a_symbolic_stride() -> None:
+    value = binary("add", load("x", v("u") + 1, "j"), load("x", 0, "j"))
+    body = loop("u", 3, "unroll", loop("j", 8, "vector", point("y", ["u", "j"], value)))
+    tensors = [tensor("x", 4, "N"), tensor("y", 3, "N", role="inout")]
+    check(nest(tensors, body, symbols=[Symbol(name="N", lower=8)]), symbols={"N": 11}, threads=(1,))
+
+
+# --- predicates, guards, masks -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["serial", "vector"])
+@pytest.mark.parametrize("other", [0.0, -0.0, 2.5])
+def test_predicated_loads_read_nothing_outside(kind: str, other: float) -> None:
+    i, r = v("i"), v("r")
+    shapes = {
+        "uniform": load("x", r - 1, i, predicate=(r - 1, 3 - r), other=const(other, F32)),
+        "lanes": load("x", r * 0, i - 2, predicate=(i - 2, 21 - i), other=const(other, F32)),
+        "both": load(
+            "x", r - 1, i * 2 - 5, predicate=(r - 1, 3 - r, i * 2 - 5, 24 - i * 2),
+            other=const(other, F32),
+        ),
+        "flipped": load("x", 0, 18 - i, predicate=(18 - i,), other=const(other, F32)),
+        "scalar": load("x", r - 1, 3, predicate=(r - 1, 3 - r), other=const(other, F32)),
+        "never": load("x", 0, 99, predicate=(i * 0 - 1,), other=const(other, F32)),
+    }  # fmt: skip
+    body = [point(n, ["r", "i"], e) for n, e in shapes.items()]
+    tensors = [tensor("x", 3, 23), *(tensor(n, 5, 23, role="output") for n in shapes)]
+    check(nest(tensors, loop("r", 5, "parallel", loop("i", 23, kind, *body))))
+
+
+@pytest.mark.parametrize("kind", ["serial", "vector"])
+def test_concatenation_by_nested_predicates(kind: str) -> None:
+    i = v("i")
+    inner = load(
+        "b",
+        i - 10,
+        predicate=(i - 10, 16 - i),
+        other=load("c", i - 17, predicate=(i - 17,), other=const(0.0, F32)),
+    )
+    value = load("a", i, predicate=(9 - i,), other=inner)
+    tensors = [tensor("a", 10), tensor("b", 7), tensor("c", 13), tensor("y", 30, role="output")]
+    check(nest(tensors, loop("i", 30, kind, point("y", ["i"], value))), threads=(1,))
+
+
+@pytest.mark.parametrize("kind", ["serial", "vector"])
+def test_the_other_value_may_load_without_a_predicate(kind: str) -> None:
+    i = v("i")
+    value = load("a", i, predicate=(9 - i,), other=load("b", i - 10))
+    tensors = [tensor("a", 10), tensor("b", 20), tensor("y", 30, role="output")]
+    whole = nest(tensors, loop("i", 30, kind, point("y", ["i"], value)))
+    rng = np.random.default_rng(0)
+    arrays = {t.name: random_array(rng, t, {}) for t in tensors}
+    want = np.concatenate([arrays["a"], arrays["b"]])
+    for name in TARGETS:
+        got = {k: a.copy() for k, a in arrays.items()}
+        assert NativeNest(whole, parse_target(name)).run(got) == 0
+        np.testing.assert_array_equal(got["y"], want)
+
+
+@pytest.mark.parametrize("kind", ["serial", "vector"])
+def test_guards_branch_or_mask(kind: str) -> None:
+    i, r = v("i"), v("r")
+    then = point("y", ["r", "i"], load("x", r, i))
+    otherwise = point("y", ["r", "i"], unary("neg", load("x", 0, "i")))
+    tests = {"uniform": (r - 1, 2 - r), "lanes": (r * 5 - i,), "both": (r - 1, i - 3, 20 - i)}
+    for conditions in tests.values():
+        for orelse in (None, otherwise):
+            g = Guard(conditions=conditions, body=then, orelse=orelse)
+            tensors = [tensor("x", 4, 22), tensor("y", 4, 22, role="inout")]
+            check(nest(tensors, loop("r", 4, "parallel", loop("i", 22, kind, g))))
+
+
+def test_guard_masks_accumulators_gathers_and_scatters() -> None:
+    i = v("i")
+    acc = buffer("acc", 22)
+    start = compute("init", {"acc": ["i"]}, const(1.0, F32))
+    add = compute("update", {"acc": ["i"]}, load("x", v("k"), i), monoid=sum_of(F32))
+    end = point("y", [21 - i], load("acc", "i"))
+    strided = point("z", [i * 2], load("x", 0, (i * 7) % 22))
+    body = [
+        loop("i", 22, "vector", start),
+        loop(
+            "k", 4, "serial", loop("i", 22, "vector", Guard(conditions=(v("k") * 6 - i,), body=add))
+        ),
+        loop("i", 22, "vector", end),
+        loop("i", 22, "vector", Guard(conditions=(i - 5, 15 - i), body=strided)),
+    ]
+    tensors = [tensor("x", 4, 22), tensor("y", 22, role="output"), tensor("z", 44, role="inout")]
+    check(nest(tensors, alloc([acc], *body)), threads=(1,))
+
+
+# --- data-dependent indices ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["serial", "vector", "parallel"])
+@pytest.mark.parametrize("dtype", [I64, DType.i32, DType.u8])
+def test_gathers(kind: str, dtype: DType) -> None:
+    row = load("t", "i", dtype=dtype)
+    value = load("x", row, v("j"))
+    element = load("x", row, load("u", "i", dtype=I64))
+    tensors = [
+        tensor("t", 19, dtype=dtype),
+        tensor("u", 19, dtype=I64),
+        tensor("x", 4, 6),
+        tensor("y", 19, 6, role="output"),
+        tensor("z", 19, role="output"),
+    ]
+    rows = loop("i", 19, kind if kind != "vector" else "parallel",
+                loop("j", 6, "vector" if kind == "vector" else "serial", point("y", ["i", "j"], value)))  # fmt: skip
+    check(nest(tensors, rows, loop("i", 19, kind, point("z", ["i"], element))))
+
+
+@pytest.mark.parametrize("kind", ["serial", "vector", "parallel"])
+@pytest.mark.parametrize("bad", [-1, 4, 1 << 40, -(1 << 63), None])
+def test_an_index_out_of_range_is_reported_and_clamped(kind: str, bad: int | None) -> None:
+    tensors = [tensor("t", 5000, dtype=I64), tensor("x", 4), tensor("y", 5000, role="output")]
+    value = unary("exp", load("x", load("t", "i", dtype=I64)))
+    whole = nest(tensors, loop("i", 5000, kind, point("y", ["i"], value)))
+    for name in TARGETS:
+        native = NativeNest(whole, parse_target(name))
+        index = np.resize(np.arange(4), 5000)
+        if bad is not None:
+            index[4217] = bad
+        for threads in (1, 2):
+            arrays = {"t": index, "x": np.ones(4, np.float32), "y": np.zeros(5000, np.float32)}
+            assert native.run(arrays, threads=threads) == (0 if bad is None else 1)
+            np.testing.assert_allclose(arrays["y"], np.e, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["serial", "vector"])
+def test_indices_where_nothing_is_read_are_not_checked(kind: str) -> None:
+    i = v("i")
+    row = load("t", "i", dtype=I64)
+    predicated = load("x", row, predicate=(9 - i,), other=const(0.0, F32))
+    guarded = Guard(conditions=(9 - i,), body=point("z", ["i"], load("x", row)))
+    tensors = [
+        tensor("t", 20, dtype=I64),
+        tensor("x", 4),
+        tensor("y", 20, role="output"),
+        tensor("z", 20, role="inout"),
+    ]
+    whole = nest(tensors, loop("i", 20, kind, point("y", ["i"], predicated), guarded))
+    for name in TARGETS:
+        arrays = {
+            "t": np.where(np.arange(20) < 10, np.arange(20) % 4, 77),
+            "x": np.arange(4, dtype=np.float32),
+            "y": np.full(20, np.nan, np.float32),
+            "z": np.full(20, 5, np.float32),
+        }
+        assert NativeNest(whole, parse_target(name)).run(arrays) == 0
+        want = np.where(np.arange(20) < 10, np.arange(20) % 4, 0)
+        np.testing.assert_array_equal(arrays["y"], want)
+        np.testing.assert_array_equal(arrays["z"], np.where(np.arange(20) < 10, want, 5))
+
+
+def test_an_empty_table_is_never_read() -> None:
+    tensors = [tensor("t", 3, dtype=I64), tensor("x", 0), tensor("y", 3, role="output")]
+    value = load("x", load("t", "i", dtype=I64))
+    whole = nest(tensors, loop("i", 3, "serial", point("y", ["i"], value)))
+    arrays = {"t": np.zeros(3, np.int64), "x": np.zeros(0, np.float32), "y": np.ones(3, np.float32)}
+    assert NativeNest(whole, parse_target("native")).run(arrays) == 1
+
+
+@pytest.mark.parametrize("kind", ["serial", "vector"])
+def test_scatters(kind: str) -> None:
+    row = load("t", "i", dtype=I64)
+    last = point("y", [row], load("x", "i"))
+    tensors = [tensor("t", 21, dtype=I64), tensor("x", 21), tensor("y", 4, role="inout")]
+    check(nest(tensors, loop("i", 21, kind, last)), threads=(1,))
+
+
+@pytest.mark.parametrize("kind", ["serial", "vector"])
+def test_accumulating_scatters_take_turns(kind: str) -> None:
+    add = compute("update", {"z": [load("t", "i", dtype=I64)]}, load("x", "i"), monoid=sum_of(F32))
+    tensors = [tensor("t", 21, dtype=I64), tensor("x", 21), tensor("z", 4, role="inout")]
+    whole = nest(tensors, loop("i", 21, kind, add))
+    rng = np.random.default_rng(0)
+    arrays = {t.name: random_array(rng, t, {}) for t in tensors}
+    want = arrays["z"].copy()
+    np.add.at(want, arrays["t"], arrays["x"])
+    for name in TARGETS:
+        got = {k: a.copy() for k, a in arrays.items()}
+        assert NativeNest(whole, parse_target(name)).run(got) == 0
+        np.testing.assert_allclose(got["z"], want, rtol=1e-5, atol=1e-6)
+
+
+# --- reductions ----------------------------------------------------------------------------------
+
+
+def split_reduction(monoid: Monoid, elements: tuple[Expr, ...], lanes: int, steps: int) -> LoopNest:
+    """Lanes of partial states, merged as a tree; one row at a time."""
+    dtypes = monoid.dtypes
+    names = [f"p{c}" for c in range(len(dtypes))]
+    finals = [f"s{c}" for c in range(len(dtypes))]
+    parts = [buffer(n, lanes, dtype=d) for n, d in zip(names, dtypes)]
+    whole = [buffer(n, dtype=d) for n, d in zip(finals, dtypes)]
+    lane = {n: ["l"] for n in names}
+    one: dict[str, list[str]] = {n: [] for n in finals}
+    start = loop("l", lanes, "vector", compute("init", lane, *monoid.identity))
+    step = compute("update", lane, *elements, monoid=monoid)
+    first = compute("init", one, *monoid.identity)
+    partial = [load(n, "l", dtype=d) for n, d in zip(names, dtypes)]
+    merge = loop("l", lanes, "vector", compute("merge", one, *partial, monoid=monoid))
+    end = [point(f"o{c}", ["r"], load(n, dtype=d)) for c, (n, d) in enumerate(zip(finals, dtypes))]
+    body = alloc(
+        [*parts, *whole], start, loop("k", steps, "serial", loop("l", lanes, "vector", step)),
+        first, merge, *end,
+    )  # fmt: skip
+    outputs = [tensor(f"o{c}", 3, dtype=d, role="output") for c, d in enumerate(dtypes)]
+    return nest([tensor("x", 3, steps * lanes), *outputs], loop("r", 3, "parallel", body))
+
+
+@pytest.mark.parametrize("lanes", [1, 4, 12, 16, 40])
+@pytest.mark.parametrize("name", ["sum", "max", "argmax", "welford", "logsumexp", "online_softmax"])
+def test_reductions_split_over_lanes(name: str, lanes: int) -> None:
+    at = v("k") * lanes + v("l")
+    x = load("x", "r", at)
+    one, zero = const(1.0, F32), const(0.0, F32)
+    cases: dict[str, tuple[Monoid, tuple[Expr, ...]]] = {
+        "sum": (sum_of(F32), (binary("mul", x, x),)),
+        "max": (max_of(F32), (x,)),
+        "argmax": (argmax_of(F32), (x, Index(value=at))),
+        "welford": (welford_of(F32), (x, zero, one)),
+        "logsumexp": (logsumexp_of(F32), (x, one)),
+        "online_softmax": (online_softmax_of(F32), (x, one, binary("mul", x, x))),
+    }
+    monoid, elements = cases[name]
+    check(split_reduction(monoid, elements, lanes, 5), rtol=3e-5, atol=1e-5)
+
+
+def test_reductions_see_nan_and_infinities() -> None:
+    whole = split_reduction(max_of(F32), (load("x", "r", v("k") * 16 + v("l")),), 16, 3)
+    x = np.random.default_rng(0).standard_normal((3, 48)).astype(np.float32)
+    x[0, 37], x[1, 5], x[2, :] = np.nan, np.inf, -np.inf
+    check(whole, arrays={"x": x})
+    at = v("k") * 16 + v("l")
+    arg = split_reduction(argmax_of(F32), (load("x", "r", at), Index(value=at)), 16, 3)
+    check(arg, arrays={"x": x})
+
+
+def composition() -> Monoid:
+    """Composition of x → p x + q: associative, not commutative."""
+    p, q = state_vars("a", (F32, F32))
+    r, s = state_vars("b", (F32, F32))
+    return Monoid(
+        name="affine",
+        identity=(const(1.0, F32), const(0.0, F32)),
+        combine=(binary("mul", p, r), binary("add", binary("mul", r, q), s)),
+        commutative=False,
+    )
+
+
+@pytest.mark.parametrize("lanes", [2, 7, 16, 19])
+def test_merges_keep_the_order_of_indices(lanes: int) -> None:
+    values = (load("p", "l"), load("q", "l"))
+    merge = compute("merge", {"a": [], "b": []}, *values, monoid=composition())
+    start = compute("init", {"a": [], "b": []}, *composition().identity)
+    tensors = [
+        tensor("p", lanes),
+        tensor("q", lanes),
+        tensor("a", role="output"),
+        tensor("b", role="output"),
+    ]
+    check(nest(tensors, start, loop("l", lanes, "vector", merge)), threads=(1,), atol=1e-4)
+
+
+def test_a_merge_inside_a_vector_loop() -> None:
+    parts, state = buffer("p", 5, 20), buffer("s", 20)
+    i, k = v("i"), v("k")
+    body = alloc(
+        [parts, state],
+        loop("k", 5, "serial", loop("i", 20, "vector", point("p", [k, i], load("x", k, i)))),
+        loop("i", 20, "vector", compute("init", {"s": [i]}, const(0.0, F32)),
+             loop("k", 5, "vector", compute("merge", {"s": [i]}, load("p", k, i), monoid=sum_of(F32))),
+             point("y", [i], load("s", i))),
+    )  # fmt: skip
+    check(nest([tensor("x", 5, 20), tensor("y", 20, role="output")], body), threads=(1,))
+
+
+def test_scan_runs_in_order() -> None:
+    state = buffer("s", 20)
+    i, k = v("i"), v("k")
+    step = compute("update", {"s": [i]}, load("x", k, i), monoid=sum_of(F32))
+    out = compute("final", {"y": [k, i]}, load("s", i))
+    body = alloc(
+        [state],
+        loop("i", 20, "vector", compute("init", {"s": [i]}, const(0.0, F32))),
+        loop("k", 9, "serial", loop("i", 20, "vector", step), loop("i", 20, "vector", out)),
+    )
+    check(nest([tensor("x", 9, 20), tensor("y", 9, 20, role="output")], body), threads=(1,))
+
+
+def tiled_matmul(rows: int, vectors: int, lanes: int, k: int, dtype: DType = F32) -> LoopNest:
+    """A register tile of ``rows × vectors`` vectors, with 2 × 3 tiles around."""
+    m = v("mo") * rows + v("mi")
+    n = v("no") * (vectors * lanes) + v("nv") * lanes + v("nl")
+    at = ["mi", "nv", "nl"]
+    acc = buffer("acc", rows, vectors, lanes, dtype=dtype)
+    product = binary("mul", load("a", m, "k", dtype=dtype), load("b", "k", n, dtype=dtype))
+    start = compute("init", {"acc": at}, const(0.0, dtype))
+    update = compute("update", {"acc": at}, product, monoid=sum_of(dtype))
+    end = compute("final", {"c": [m, n]}, load("acc", *at, dtype=dtype))
+
+    def tile(c: object) -> object:
+        return loop(
+            "mi", rows, "unroll", loop("nv", vectors, "unroll", loop("nl", lanes, "vector", c))
+        )  # type: ignore[arg-type]
+
+    body = alloc([acc], tile(start), loop("k", k, "serial", tile(update)), tile(end))  # type: ignore[arg-type]
+    tensors = [
+        tensor("a", 2 * rows, k, dtype=dtype),
+        tensor("b", k, 3 * vectors * lanes, dtype=dtype),
+        tensor("c", 2 * rows, 3 * vectors * lanes, dtype=dtype, role="output"),
+    ]
+    return nest(tensors, loop("mo", 2, "parallel", loop("no", 3, "parallel", body)))
+
+
+@pytest.mark.parametrize(
+    "rows,vectors,lanes", [(8, 3, 16), (4, 2, 8), (3, 1, 12), (5, 2, 5), (2, 1, 1)]
+)
+def test_register_tiles(rows: int, vectors: int, lanes: int) -> None:
+    for dtype in (F32, DType.f64, I64):
+        check(tiled_matmul(rows, vectors, lanes, 11, dtype), rtol=1e-4, atol=1e-5)
+
+
+# --- loops, threads, buffers ---------------------------------------------------------------------
+
+
+def test_loop_bounds_are_max_and_min_of_affines() -> None:
+    i, j = v("i"), v("j")
+    body = point("y", [i, j], Index(value=i * 100 + j))
+    inner = loop("j", i + 3, "serial", body, lower=i - 2, also=(affine(9),))
+    clipped = inner.__class__(
+        index="j", lower=(i - 2, affine(0)), upper=inner.upper, kind="serial", body=body
+    )
+    tensors = [tensor("y", 12, 12, dtype=I64, role="inout")]
+    check(nest(tensors, loop("i", 12, "parallel", clipped)))
+
+
+def test_triangular_parallel_loops_do_not_collapse() -> None:
+    i, j = v("i"), v("j")
+    body = point("y", [i, j], unary("exp", load("x", i, j)))
+    inner = loop("j", i + 1, "parallel", body)
+    tensors = [tensor("x", 90, 90), tensor("y", 90, 90, role="inout")]
+    check(nest(tensors, loop("i", 90, "parallel", inner)))
+
+
+def test_parallel_loops_collapse_and_start_anywhere() -> None:
+    i, j, k = v("i"), v("j"), v("k")
+    body = point("y", [i, j, k], unary("tanh", load("x", k, j, i)))
+    loops = loop(
+        "i",
+        9,
+        "parallel",
+        loop("j", 20, "parallel", loop("k", 8, "parallel", body, lower=1), lower=3),
+        lower=2,
+    )
+    tensors = [tensor("x", 8, 20, 9), tensor("y", 9, 20, 8, role="inout")]
+    check(nest(tensors, loops), threads=(1, 2, 3))
+
+
+def test_parallel_loops_inside_a_time_loop_with_buffers() -> None:
+    t, i, r = v("t"), v("i"), v("r")
+    history = buffer("h", 700, scope="local")
+    row = buffer("w", 4, scope="local")
+    start = loop("i", 700, "serial", point("h", [i], load("x", 0, i)))
+    fill = loop(
+        "r",
+        4,
+        "serial",
+        point("w", [r], unary("exp", binary("sub", load("h", i), load("x", t, i)))),
+    )
+    use = point("y", [t, i], binary("add", load("w", 3), load("w", 0)))
+    step = loop("i", 700, "parallel", alloc([row], fill, use))
+    keep = loop("i", 700, "parallel", point("h", [i], binary("mul", load("h", i), load("x", t, i))))
+    body = alloc([history], start, loop("t", 6, "serial", step, keep))
+    check(
+        nest([tensor("x", 6, 700), tensor("y", 6, 700, role="output")], body), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_more_threads_than_iterations_and_empty_loops() -> None:
+    body = loop(
+        "i", "N", "parallel", loop("j", 3000, "serial", point("y", ["i", "j"], load("x", "i", "j")))
+    )
+    tensors = [tensor("x", "N", 3000), tensor("y", "N", 3000, role="inout")]
+    whole = nest(tensors, body, symbols=[Symbol(name="N", lower=0)])
+    for n in (0, 1, 2, 3):
+        check(whole, symbols={"N": n}, threads=(1, 2, 4))
+
+
+def test_small_and_empty_vector_and_unroll_loops() -> None:
+    body = [
+        loop("i", 0, "vector", point("y", ["i"], load("x", "i"))),
+        loop("i", 1, "vector", point("y", ["i"], load("x", "i"))),
+        loop("i", 0, "unroll", point("y", ["i"], load("x", "i"))),
+        loop("i", 200, "unroll", point("z", ["i"], load("x", "i"))),
+        loop("i", 999, "vector", point("w", ["i"], load("x", "i"))),
+    ]
+    tensors = [tensor("x", 999), tensor("y", 9, role="inout"), tensor("z", 200, role="output")]
+    tensors.append(tensor("w", 999, role="output"))
+    check(nest(tensors, *body), threads=(1,))
+
+
+def test_a_buffer_inside_a_vector_loop_belongs_to_each_lane() -> None:
+    i, u = v("i"), v("u")
+    temp = buffer("t", 3)
+    fill = loop("u", 3, "unroll", point("t", [u], binary("mul", load("x", i), Select(
+        condition=binary("eq", Index(value=u), const(1, I64)), a=const(2.0, F32), b=const(3.0, F32)))))  # fmt: skip
+    total = binary("add", binary("add", load("t", 0), load("t", 1)), load("t", 2))
+    sums = Alloc(buffers=(temp,), body=loop("u", 1, "unroll", fill, point("y", [i], total)))
+    check(
+        nest([tensor("x", 21), tensor("y", 21, role="output")], loop("i", 21, "vector", sums)),
+        threads=(1,),
+    )
+
+
+def test_aliases_share_bytes() -> None:
+    tensors = [
+        tensor("x", 4, 6, role="inout"),
+        tensor("flat", 24, role="temp", alias_of="x"),
+        tensor("y", 24, role="output"),
+    ]
+    body = [
+        loop(
+            "i",
+            4,
+            "serial",
+            loop("j", 6, "vector", point("x", ["i", "j"], unary("neg", load("x", "i", "j")))),
+        ),
+        loop(
+            "i", 24, "vector", point("y", ["i"], binary("add", load("flat", "i"), const(1.0, F32)))
+        ),
+        loop("i", 24, "vector", point("flat", ["i"], load("y", 23 - v("i")))),
+    ]
+    check(nest(tensors, *body), threads=(1,))
+
+
+def test_values_are_evaluated_before_any_store() -> None:
+    swap = compute("point", {"x": ["i"], "y": ["i"]}, load("y", "i"), load("x", "i"))
+    tensors = [tensor("x", 21, role="inout"), tensor("y", 21, role="inout")]
+    for kind in ("serial", "vector"):
+        check(nest(tensors, loop("i", 21, kind, swap)), threads=(1,))
+
+
+def test_contraction_can_be_refused() -> None:
+    a, b, c = (load(n, "i") for n in "abc")
+    value: Binary = binary("sub", binary("mul", a, b), c)
+    tensors = [*(tensor(n, 64) for n in "abc"), tensor("y", 64, role="output")]
+    whole = nest(tensors, loop("i", 64, "vector", point("y", ["i"], value)))
+    rng = np.random.default_rng(0)
+    a_, b_ = (rng.standard_normal(64).astype(np.float32) for _ in range(2))
+    for contract in (True, False):
+        arrays = {"a": a_, "b": b_, "c": a_ * b_, "y": np.ones(64, np.float32)}
+        NativeNest(whole, parse_target("avx2"), fp_contract=contract).run(arrays)
+        assert bool(arrays["y"].any()) == contract

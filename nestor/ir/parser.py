@@ -7,7 +7,8 @@ that names of tensors resolve; the verifier checks the rest.
 from __future__ import annotations
 
 import json
-from typing import Literal, cast
+from collections.abc import Callable
+from typing import Literal, TypeVar, cast
 
 from nestor.ir.affine import Affine
 from nestor.ir.expr import Const, Expr
@@ -46,6 +47,7 @@ from nestor.ir.program import (
 from nestor.ir.syntax import LOOP_WORDS, PHASES, ROLES, SCOPES
 from nestor.ir.types import DType
 
+T = TypeVar("T")
 _STATEMENT_WORDS = ("statement", "extern", "seq", "at")
 
 
@@ -54,7 +56,8 @@ def parse_program(text: str) -> Program:
 
     Raises: ``IRError`` with line and column.
     """
-    return _Parser(text).program()
+    parser = _Parser(text)
+    return parser.guarded(parser.program)
 
 
 def parse_nest(text: str) -> LoopNest:
@@ -62,30 +65,42 @@ def parse_nest(text: str) -> LoopNest:
 
     Raises: ``IRError`` with line and column.
     """
-    return _Parser(text).nest()
+    parser = _Parser(text)
+    return parser.guarded(parser.nest)
 
 
 def parse_affine(text: str) -> Affine:
     """The affine of a text such as ``2*i + (j + 1)//4``."""
     parser = _Parser(text)
-    value = parser.affine()
-    parser.finish()
-    return value
+    return parser.guarded(lambda: parser.whole(parser.affine))
 
 
 def parse_expr(text: str, types: dict[str, DType] | None = None) -> Expr:
     """The expression of a text; ``types`` gives the types of tensors that it loads."""
     parser = _Parser(text)
     parser.types.update(types or {})
-    value = parser.expr()
-    parser.finish()
-    return value
+    return parser.guarded(lambda: parser.whole(parser.expr))
 
 
 class _Parser(ExprParser):
     def __init__(self, source: str) -> None:
         super().__init__(source)
         self.monoids: dict[str, Monoid] = {}
+
+    def guarded(self, read: Callable[[], T]) -> T:
+        """``read()``; what the nodes themselves refuse becomes an error at the current token."""
+        try:
+            return read()
+        except (ValueError, OverflowError) as error:
+            raise self.error(str(error)) from error
+        except RecursionError:
+            raise self.error("nested too deeply") from None
+
+    def whole(self, read: Callable[[], T]) -> T:
+        """``read()``, and nothing may follow."""
+        value = read()
+        self.finish()
+        return value
 
     def finish(self) -> None:
         """Raise unless everything was read."""

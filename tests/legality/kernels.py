@@ -401,11 +401,22 @@ def blur(N: int = 6) -> Program:
     )  # fmt: skip
 
 
+def matmul_rows() -> Program:
+    """``matmul`` with a symbolic number of rows."""
+    return matmul("N", 6, 3, (Symbol(name="N", lower=1, upper=7),))
+
+
+def softmax_columns() -> Program:
+    """``softmax`` over a symbolic number of columns."""
+    return softmax(2, "N", (Symbol(name="N", lower=1, upper=7),))
+
+
 KERNELS = {
     f.__name__: f
     for f in (
         matmul, seidel, jacobi, softmax, layernorm, convolution, recurrence, in_place_recurrence,
-        cumsum, gather, index_add, scatter, argmax, triangle, pipeline, blur,
+        cumsum, gather, index_add, scatter, argmax, triangle, pipeline, blur, matmul_rows,
+        softmax_columns,
     )
 }  # fmt: skip
 

@@ -268,7 +268,7 @@ def run_kernel(kernel: Program, symbols: Mapping[str, int]) -> dict[Cell, int]:
         is_unit = s.reduction is None or _is_scattering(s)
         domain = s.domain if is_unit else output_domain(s)
         for env in domain_points(domain, symbols):
-            key = tuple(x if isinstance(x, int) else env[x] for x in s.order)
+            key = tuple(x if isinstance(x, int) else env.get(x, 0) for x in s.order)
             units.append((key, position, tuple(env.values()), s, env))
     units.sort(key=lambda u: u[:3])
     for _, _, _, s, env in units:
@@ -452,8 +452,22 @@ def _sorted(instance: Env, names: list[str]) -> tuple[tuple[str, int], ...]:
 def find_violation(
     kernel: Program, nest: LoopNest, symbols: Mapping[str, int] | None = None
 ) -> Violation | None:
-    """The first way in which ``nest`` is wrong, or None if it is right for these symbols."""
-    symbols = dict(symbols or {})
+    """The first way in which ``nest`` is wrong, or None if it is right.
+
+    Without ``symbols``, a kernel that has some is run for all of their values.
+    """
+    if symbols is None:
+        names = [s.name for s in kernel.symbols]
+        ranges = [range(s.lower, (s.upper or s.lower + 8) + 1) for s in kernel.symbols]
+        found = (
+            _violation_at(kernel, nest, dict(zip(names, values)))
+            for values in itertools.product(*ranges)
+        )
+        return next((v for v in found if v is not None), None)
+    return _violation_at(kernel, nest, dict(symbols))
+
+
+def _violation_at(kernel: Program, nest: LoopNest, symbols: dict[str, int]) -> Violation | None:
     try:
         run = NestRun(kernel, nest, symbols)
         _check_counts(kernel, run, symbols)

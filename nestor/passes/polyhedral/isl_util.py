@@ -115,7 +115,7 @@ class Points:
                 if isinstance(atom, str):
                     if atom not in columns:
                         raise _unknown_name(atom, value)
-                    found = found.set_coefficient_val(*columns[atom], c)
+                    found = found.add_coefficient_val(*columns[atom], c)
                     continue
                 inner = self._aff(atom.num, free)
                 is_div = isinstance(atom, FloorDiv)

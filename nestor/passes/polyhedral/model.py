@@ -13,7 +13,7 @@ from typing import Literal
 from nestor.errors import IRError, LegalityUnknown
 from nestor.ir.affine import Affine, Interval, affine
 from nestor.ir.loopnest import Alloc, Block, Buffer, Compute, Guard, Loop, LoopNest, Node
-from nestor.ir.program import Domain, Extern, Program, Statement, Tensor
+from nestor.ir.program import Domain, Extern, Order, Program, Statement, Tensor
 from nestor.ir.types import DType
 from nestor.passes.polyhedral.isl_util import Points
 
@@ -124,6 +124,7 @@ class StatementInfo:
     points: Points
     outputs: Points
     output_names: tuple[str, ...]
+    order: Order
     sites: list[Site] = field(default_factory=list)
 
     @property
@@ -154,7 +155,7 @@ class StatementInfo:
             self.is_scattering and s.reduction is not None and not s.reduction.monoid.commutative
         )
         if not is_ordered:
-            return s.order
+            return self.order
         rest = [n for n in s.domain.names if n not in s.order]
         return (*s.order, *(x for n in rest for x in (n, 0)))
 
@@ -225,7 +226,26 @@ def _statement_info(kernel: Program, s: Statement, position: int) -> StatementIn
         points=_domain_points(kernel, s.domain, s.domain.names),
         outputs=_domain_points(kernel, s.domain, names),
         output_names=names,
+        order=_binding_order(kernel, s),
     )
+
+
+def _binding_order(kernel: Program, s: Statement) -> Order:
+    """The order that others can tell: adding to a target step by step is one reduction.
+
+    ``seq t { u[i] += x[t, i] }`` combines in any order, where the monoid commutes and no other
+    statement runs between two steps. (That the elements do not read ``u`` is asked elsewhere.)
+    """
+    r = s.reduction
+    if r is None or not r.into or not r.monoid.commutative:
+        return s.order
+    first = next((k for k, x in enumerate(s.order) if x in r.indices), None)
+    if first is None:
+        return s.order
+    others = (x for x in kernel.statements if x is not s)
+    if any(x.order[:first] == s.order[:first] for x in others):
+        return s.order
+    return s.order[:first]
 
 
 def _domain_points(kernel: Program, domain: Domain, names: tuple[str, ...]) -> Points:

@@ -6,7 +6,7 @@ they hold for any statement. Whatever they propose, the checker judges.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from nestor.ir.affine import Affine
 from nestor.ir.expr import loads
@@ -98,6 +98,9 @@ class _Rules:
 
     def _schedule_alone(self, statement: Statement, sequential: list[str]) -> None:
         contraction = contraction_of(statement, self.tensors)
+        if contraction is not None:
+            # The time loop of a recurrence is neither a row nor a column of its product.
+            contraction = _without(contraction, sequential)
         if contraction is not None and not statement.scatter:
             outer = [n for n in _free(statement) if n not in sequential]
             self._contraction_loops(statement, contraction, outer, sequential)
@@ -425,7 +428,7 @@ class _Rules:
             order = [*outer, *halves, *loops, *sums, *inner, *vector]
         else:
             order = [*outer, *halves, *loops, *inner, *sums, *vector]
-        self.out.append(Reorder(statement=name, loops=tuple(order)))
+        self.out.append(Reorder(statement=name, loops=_in_scope(s, order)))
         for loop in vector:
             self.out.append(Vectorize(loop=loop))
         taps = 1
@@ -451,7 +454,8 @@ class _Rules:
             return None
         reduced = _reduced(s)
         scanned = reduced if s.reduction and s.reduction.scan else set()
-        candidates = [n for n in names if n not in scanned and _is_constant(s, n)]
+        bounding = _bounding(s)  # loops around others, whose extents they decide
+        candidates = [n for n in names if n not in scanned | bounding and _is_constant(s, n)]
         best = max(candidates, key=lambda n: self._vector_key(s, n, reduced), default=None)
         if best is None or self._unit_score(s, best) <= 0 or _extent(s, best) < 2:
             return None
@@ -522,6 +526,38 @@ def _tile_cost(rows: int, column_vectors: int, tile: int, vectors: int) -> float
 def _parts(loop: str, statement: str) -> list[str]:
     """``S.i.o.i`` → ``[S, i, o, i]``; statement names may hold dots."""
     return [statement, *loop[len(statement) + 1 :].split(".")]
+
+
+def _without(c: Contraction, sequential: list[str]) -> Contraction | None:
+    """``c`` with the sequential indices left out of its rows; None if it needs one elsewhere."""
+    if c.vector in sequential or any(n in sequential for n in c.reduced):
+        return None
+    return replace(c, rows=tuple(n for n in c.rows if n not in sequential))
+
+
+def _bounding(s: Statement) -> set[str]:
+    """Indices that the ranges of others mention."""
+    used: set[str] = set()
+    for r in s.domain.ranges:
+        used |= r.lower.variables() | r.upper.variables()
+    return used & set(s.domain.names)
+
+
+def _in_scope(s: Statement, order: list[str]) -> tuple[str, ...]:
+    """``order`` with loops moved outward until each stands inside those that bound it."""
+    needs = {r.name: r.lower.variables() | r.upper.variables() for r in s.domain.ranges}
+    if not any(needs.values()):
+        return tuple(order)
+    own = [loop for loop in order if loop.startswith(f"{s.name}.")]  # shared ones are outermost
+    index = {loop: _parts(loop, s.name)[1] if loop in own else "" for loop in order}
+    left, placed = list(order), list[str]()
+    while left:
+        open_names = {index[loop] for loop in left}
+        ready = (k for k in left if not needs.get(index[k], frozenset()) & open_names - {index[k]})
+        loop = next(ready, left[0])
+        left.remove(loop)
+        placed.append(loop)
+    return tuple(placed)
 
 
 def _free(s: Statement) -> list[str]:

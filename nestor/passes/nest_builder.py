@@ -248,8 +248,9 @@ class _Builder:
         statement, reduction = user.statement, user.statement.reduction
         indices = {n: self._value(a, values) for n, a in user.index_map.items()}
         names = statement.domain.names
-        if reduction and not reduction.scan and item.phase not in ("update", "point"):
-            names = tuple(n for n in names if n not in reduction.indices)
+        if reduction and item.phase in ("init", "merge", "final"):
+            if item.phase == "init" or not reduction.scan:
+                names = tuple(n for n in names if n not in reduction.indices)
         stores, exprs = self._stores_and_values(item, indices, values)
         node: Node = Compute(
             statement=statement.name,

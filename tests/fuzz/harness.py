@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pytest
 
 from nestor.errors import IllegalSchedule, IRError, LegalityUnknown, UserError
 from nestor.ir import numeric, run_nest, run_program, verify_nest, verify_program
@@ -41,6 +42,14 @@ class Failure(Exception):
         self.kind = kind
 
 
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A schedule for a kernel, and where it comes from."""
+
+    schedule: Schedule
+    source: str
+
+
 @dataclass(slots=True)
 class Reference:
     """What a kernel is given, and what it may return."""
@@ -57,6 +66,7 @@ class Counts:
     schedules: Counter[str] = field(default_factory=Counter)
     features: Counter[str] = field(default_factory=Counter)
     cells: Counter[str] = field(default_factory=Counter)
+    legal: list[tuple[Case, Candidate, str]] = field(default_factory=list)
 
     def summary(self) -> str:
         """A few lines for people."""
@@ -123,14 +133,6 @@ def fresh_arrays(nest: LoopNest, reference: Reference) -> dict[str, np.ndarray]:
 # ------------------------------------------------------------------------------------- schedules
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A schedule for a kernel, and where it comes from."""
-
-    schedule: Schedule
-    source: str
-
-
 def candidates(case: Case, counts: Counts) -> Iterator[Candidate]:
     """Random schedules of the whole Program."""
     for k in range(SCHEDULES):
@@ -157,23 +159,26 @@ def check_candidate(
         counts.schedules["malformed"] += 1
         return
     try:
+        verify_nest(nest)
+    except IRError:
+        counts.schedules["malformed"] += 1
+        return
+    try:
         check_nest(kernel, nest)
     except IllegalSchedule as refusal:
         counts.schedules["refused"] += 1
         counts.schedules[f"refused: {refusal.question}"] += 1
         if not is_refusal_confirmed(case, nest, reference, refusal):
             counts.schedules["legal"] += 1
+            counts.legal.append((case, candidate, str(refusal)))
         return
-    except LegalityUnknown:
+    except LegalityUnknown as unknown:
         counts.schedules["unknown"] += 1
-        return
-    except IRError:
-        counts.schedules["malformed"] += 1
+        counts.schedules[f"unknown: {str(unknown)[-40:]}"] += 1
         return
     counts.schedules["accepted"] += 1
     counts.schedules[f"accepted: {candidate.source}"] += 1
     counts.features.update(type(s).__name__ for s in candidate.schedule)
-    verify_nest(nest)
     run_everywhere(case, nest, reference, counts)
 
 
@@ -205,6 +210,8 @@ def is_refusal_confirmed(
     for values in (symbols, reference.symbols):
         if oracle.find_violation(case.program, nest, values) is not None:
             return True
+    if _is_wrong_for_equal_indices(case, nest, symbols):
+        return True
     for seed in (None, 1, 2, 3, 4):
         arrays = fresh_arrays(nest, reference)
         try:
@@ -215,6 +222,21 @@ def is_refusal_confirmed(
     return False
 
 
+def _is_wrong_for_equal_indices(case: Case, nest: LoopNest, symbols: dict[str, int]) -> bool:
+    """The checker judges gathers and scatters for all data: here, where all indices are 0."""
+    if not case.indexes or any(distinct for _, distinct in case.indexes.values()):
+        return False
+    real = oracle.Machine.concrete
+
+    def zero(self: Any, e: Any, env: Any) -> int:
+        real(self, e, env)
+        return 0
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(oracle.Machine, "concrete", zero)
+        return oracle.find_violation(case.program, nest, symbols) is not None
+
+
 def check_default(case: Case, reference: Reference, counts: Counts) -> None:
     """The compiler's own partition and schedules: always accepted, always right."""
     parts = default_parts(case.program)
@@ -223,6 +245,7 @@ def check_default(case: Case, reference: Reference, counts: Counts) -> None:
         unit = VectorUnit(target.vector_bits, target.vector_registers)
         for part in parts:
             nest = apply_schedule(part.kernel, default_schedule(part, unit))
+            verify_nest(nest)
             counts.schedules["default"] += 1
             try:
                 check_nest(part.kernel, nest)

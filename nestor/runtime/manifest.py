@@ -349,7 +349,10 @@ def _check_interface(m: Manifest) -> None:
         role = m.slots[mutation.target].role
         _require(role in ("state", "inout"), f"mutations[{i}]", f"the target is a {role}")
         a, b = m.slots[mutation.source], m.slots[mutation.target]
-        _require((a.dtype, a.shape) == (b.dtype, b.shape), f"mutations[{i}]", "unlike arrays")
+        alike = (a.dtype, a.shape, a.memory_shape, a.permutation) == (
+            b.dtype, b.shape, b.memory_shape, b.permutation,
+        )  # fmt: skip
+        _require(alike, f"mutations[{i}]", "arrays of different dtype, shape or layout")
 
 
 def _check_output(m: Manifest, output: OutputSpec, where: str) -> None:

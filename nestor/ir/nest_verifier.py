@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from nestor.errors import IRError
@@ -33,12 +33,14 @@ class _Path:
         ranges: interval of each symbol and loop index.
         arrays: tensors and buffers in scope.
         in_vector: inside a vector loop.
+        surely_runs: under no guard, in no loop that may be empty.
     """
 
     heads: tuple[str, ...]
     ranges: Mapping[str, Interval]
     arrays: Mapping[str, Shaped]
     in_vector: bool = False
+    surely_runs: bool = True
 
 
 class _NestVerifier:
@@ -113,11 +115,12 @@ class _NestVerifier:
             )
         if path.in_vector and loop.kind == "vector" and not _only_merges(loop.body):
             self.fail("a vector loop inside another one holds merges only")
-        inner = _Path(
+        inner = replace(
+            path,
             heads=(*path.heads, loop_head(loop)),
             ranges={**path.ranges, loop.index: _span(loop, path.ranges)},
-            arrays=path.arrays,
             in_vector=path.in_vector or loop.kind == "vector",
+            surely_runs=path.surely_runs and _never_empty(loop, path.ranges),
         )
         self._visit(loop.body, inner)
 
@@ -134,9 +137,8 @@ class _NestVerifier:
                     self.fail(f"buffer {b.name}: extent {extent} is negative")
             arrays[b.name] = Shaped(b.shape, b.dtype)
         names = ", ".join(b.name for b in node.buffers)
-        self._visit(
-            node.body, _Path((*path.heads, f"alloc {names}"), path.ranges, arrays, path.in_vector)
-        )
+        heads = (*path.heads, f"alloc {names}")
+        self._visit(node.body, replace(path, heads=heads, arrays=arrays))
 
     def _guard(self, node: Guard, path: _Path) -> None:
         if not node.conditions:
@@ -147,7 +149,7 @@ class _NestVerifier:
         for child, text in ((node.body, head), (node.orelse, f"else of {head}")):
             if child is not None:
                 heads = (*path.heads, text)
-                self._visit(child, _Path(heads, path.ranges, path.arrays, path.in_vector))
+                self._visit(child, replace(path, heads=heads, surely_runs=False))
 
     # ---------------------------------------------------------------- computes
 
@@ -196,8 +198,8 @@ class _NestVerifier:
     def _check_access(
         self, name: str, indices: tuple[IndexExpr, ...], predicate: tuple[Affine, ...]
     ) -> None:
-        """Fail if an access lies outside for every value of the loops around."""
-        if predicate or any(_is_empty(r) for r in self.path.ranges.values()):
+        """Fail if an access that surely happens lies outside for every value of the loops."""
+        if predicate or not self.path.surely_runs:
             return
         for dim, (index, size) in enumerate(
             zip(indices, self.path.arrays[name].shape, strict=True)
@@ -222,9 +224,10 @@ def _span(loop: Loop, ranges: Mapping[str, Interval]) -> Interval:
     )
 
 
-def _is_empty(span: Interval) -> bool:
-    low, high = span
-    return low is not None and high is not None and low > high
+def _never_empty(loop: Loop, ranges: Mapping[str, Interval]) -> bool:
+    """Whether the loop runs at least once, whatever the loops around it do."""
+    extents = ((high - low).bounds(ranges)[0] for high in loop.upper for low in loop.lower)
+    return all(least is not None and least >= 1 for least in extents)
 
 
 def _only_merges(node: Node) -> bool:

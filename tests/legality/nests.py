@@ -14,7 +14,6 @@ from tests.legality.kernels import (
     I64,
     add,
     alloc,
-    block,
     box,
     buffer,
     compute,
@@ -469,5 +468,3 @@ NESTS: dict[str, Callable[[], Case]] = {
         masked_tail,
     )
 }  # fmt: skip
-
-__all__ = ["NESTS", "block"]

@@ -11,8 +11,8 @@ from nestor.errors import IllegalSchedule, LegalityUnknown
 from nestor.ir.affine import variable
 from nestor.ir.expr import binary, unary
 from nestor.ir.loopnest import Alloc, Compute, Loop, LoopNest, Node
-from nestor.ir.program import Domain, IndexRange, Program
-from nestor.ir.schedule import ComputeAt, Fuse, Parallel, Tile, Unroll, Vectorize
+from nestor.ir.program import Domain, IndexRange, Layout, Program
+from nestor.ir.schedule import ComputeAt, Fuse, Pack, Parallel, Tile, Unroll, Vectorize
 from nestor.passes.nest import apply_schedule
 from nestor.passes.polyhedral import check_memory_plan, check_nest
 from tests.legality.judge import accepted, refused
@@ -364,6 +364,22 @@ def test_symbolic_bounds():
     accepted(kernel, apply_schedule(kernel, ()), {"N": 2}, {"N": 9})
     short = replace(kernel, tensors=(tensor("X", 8), kernel.tensors[1]))
     refused(short, apply_schedule(short, ()), "bounds", "index 8", symbols={"N": 9})
+
+
+def test_layouts_are_injective_and_inside_their_shape():
+    kernel = matmul()
+    nest = apply_schedule(kernel, (Pack(tensor="B", order=(1, 0), dims=(1,), blocks=(4,)),))
+    accepted(kernel, nest)
+    d0, d1 = affine("d0"), affine("d1")
+    for physical, shape, words in (
+        ((d1 // 4, d0, d1 % 4), (1, 3, 4), "leaves its physical shape"),
+        ((d1 // 4, d0, d1 % 3), (2, 3, 3), "two elements one cell"),
+    ):
+        layout = Layout(physical=physical, shape=tuple(map(affine, shape)))
+        tensors = tuple(replace(t, layout=layout) if t.name == "B" else t for t in nest.tensors)
+        with pytest.raises(IllegalSchedule, match=words) as caught:
+            check_nest(kernel, replace(nest, tensors=tensors))
+        assert caught.value.question == "bounds"
 
 
 @pytest.mark.parametrize("name", ["matmul", "softmax", "layernorm", "convolution"])

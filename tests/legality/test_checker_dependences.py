@@ -10,7 +10,7 @@ from nestor.errors import IllegalSchedule
 from nestor.ir.affine import variable
 from nestor.ir.expr import const, map_affines, unary
 from nestor.ir.loopnest import Guard
-from nestor.ir.program import Program
+from nestor.ir.program import Origin, Program
 from nestor.ir.schedule import Fuse, Parallel, Reorder, SplitReduction, Tile, Vectorize
 from nestor.passes.nest import apply_schedule
 from nestor.passes.polyhedral import check_nest
@@ -19,6 +19,7 @@ from tests.legality.kernels import (
     F32,
     I64,
     KERNELS,
+    add,
     alloc,
     box,
     buffer,
@@ -31,6 +32,7 @@ from tests.legality.kernels import (
     nest_of,
     scatter,
     seidel,
+    state,
     statement,
     store,
     tensor,
@@ -69,6 +71,20 @@ def test_a_reordered_stencil_is_refused_with_its_instances():
     )  # fmt: skip
     first, second = refusal.witness["a"]["instance"], refusal.witness["b"]["instance"]
     assert first["t"] == second["t"] and first["i"] < second["i"] and first["j"] > second["j"]
+
+
+def test_the_message_names_instances_element_and_source():
+    kernel, nest = stencil("tji")
+    origin = Origin(op="A[i, j] = …", file="stencil.py", line=12)
+    kernel = replace(kernel, statements=(replace(kernel.statements[0], origin=origin),))
+    with pytest.raises(IllegalSchedule) as caught:
+        check_nest(kernel, nest)
+    assert str(caught.value).splitlines() == [
+        "the loop nest reverses a dependence in kernel 'seidel'",
+        "  S[t=0, i=1, j=2] must run before S[t=0, i=2, j=1]: both touch A[1, 2]",
+        "  from A[i, j] = … at stencil.py:12",
+        "  fix: keep the order of these loops, skew them, or drop the step",
+    ]
 
 
 @pytest.mark.parametrize("order", ["itj", "jti", "ijt"])
@@ -292,6 +308,29 @@ def test_a_statement_that_conflicts_with_itself_is_refused():
     nest = apply_schedule(double, ())
     with pytest.raises(IllegalSchedule, match="conflicts with itself"):
         check_nest(double, nest)
+
+
+def test_a_final_map_that_reads_its_own_target():
+    """``Y = sum(X) + Y``: right with an accumulator, wrong with the state in ``Y`` itself."""
+    kernel = row_sums()
+    s = kernel.statements[0]
+    final = (add(state(0), load("Y", "i")),)
+    kernel = replace(
+        kernel,
+        tensors=(kernel.tensors[0], replace(kernel.tensors[1], role="inout")),
+        statements=(replace(s, reduction=replace(s.reduction, final=final)),),
+    )
+    accepted(kernel, apply_schedule(kernel, (Parallel(loop="S.i"),)))
+    at = {"i": "i"}
+    in_place = loop(
+        "i", 3,
+        compute("S", "init", at, store("Y", "i"), ZERO),
+        loop("j", 6, compute("S", "update", {"i": "i", "j": "j"}, store("Y", "i"),
+                             load("X", "i", "j"), monoid=SUM)),
+        compute("S", "final", at, store("Y", "i"), add(load("Y", "i"), load("Y", "i"))),
+    )  # fmt: skip
+    with pytest.raises(IllegalSchedule, match="conflicts with itself"):
+        check_nest(kernel, nest_of(kernel, in_place))
 
 
 def test_in_place_pointwise_statements_are_fine():

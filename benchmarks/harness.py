@@ -152,7 +152,7 @@ def geometric_mean(values: Sequence[float]) -> float:
 def speed_table(results: Sequence[CaseResult], peers: Sequence[str]) -> Table:
     """One row a model: eager's time, then each other peer's speed against the first peer."""
     base, others = peers[0], list(peers[1:])
-    columns = ["model", f">{base}", *(f">{p}" for p in others), ">compile", ">memory", ">error"]
+    columns = ["model", f">{base}", *(f">{p}" for p in others), ">compiled in", ">memory", ">error"]
     rows = [_speed_row(r, base, others) for r in results]
     if others:
         means = []

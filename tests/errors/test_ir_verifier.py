@@ -299,3 +299,22 @@ def test_one_fault_of_a_nest(old: str, new: str, message: str) -> None:
     with pytest.raises(IRError) as caught:
         verify_nest(parse_nest(text.replace(old, new)))
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "around", ["for i in 0 .. 0", "for i in 3 .. 9", "if i0 - 1 >= 0", "for i in 5 .. min(9, 2*i0)"]
+)
+def test_an_access_that_may_never_run_is_not_refused(around: str) -> None:
+    text = """
+nest n {
+  output Y: f32[1]
+  for i0 in 0 .. 1 {
+    %s {
+      point S() { Y[%s] = 0.0:f32 }
+    }
+  }
+}"""
+    verify_nest(parse_nest(text % (around, "i0 + 5" if around != "for i in 3 .. 9" else "i0")))
+    if around == "for i in 3 .. 9":
+        with pytest.raises(IRError, match="Y: index 0, i0 \\+ 5, is always outside"):
+            verify_nest(parse_nest(text % (around, "i0 + 5")))

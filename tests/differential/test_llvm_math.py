@@ -12,7 +12,7 @@ from nestor.ir import numeric
 from nestor.ir.expr import Expr, binary, unary
 from nestor.ir.types import DType
 from nestor.target.cpu import parse_target
-from tests.helpers.native import NativeNest
+from tests.helpers.llvm_native import NativeNest
 from tests.helpers.nests import load, loop, nest, point, tensor, v
 
 BLOCK = 1 << 18

@@ -21,7 +21,7 @@ from nestor.ir.monoid import (
 from nestor.ir.program import Layout, Symbol
 from nestor.ir.types import DType
 from nestor.target.cpu import parse_target
-from tests.helpers.native import NativeNest
+from tests.helpers.llvm_native import NativeNest
 from tests.helpers.nests import (
     F32,
     alloc,

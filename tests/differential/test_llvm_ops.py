@@ -19,7 +19,7 @@ from nestor.ir.expr import (
 )
 from nestor.ir.types import DType
 from nestor.target.cpu import parse_target
-from tests.helpers.native import NativeNest
+from tests.helpers.llvm_native import NativeNest
 from tests.helpers.nests import load, loop, nest, point, tensor, v
 
 ARITHMETIC = (DType.f64, DType.f32, DType.i64, DType.i32, DType.i16, DType.i8, DType.u8, DType.bool)

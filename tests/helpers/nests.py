@@ -27,7 +27,7 @@ from nestor.ir.nest_interpreter import run_nest
 from nestor.ir.program import Layout, Role, Symbol, Tensor
 from nestor.ir.types import DType
 from nestor.target.cpu import CpuTarget
-from tests.helpers.native import NativeNest
+from tests.helpers.llvm_native import NativeNest
 
 F32 = DType.f32
 v = variable

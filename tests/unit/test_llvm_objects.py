@@ -20,7 +20,7 @@ from nestor.ir.loopnest import LoopNest
 from nestor.ir.monoid import sum_of
 from nestor.ir.types import DType
 from nestor.target.cpu import parse_target
-from tests.helpers.native import services
+from tests.helpers.llvm_native import services
 from tests.helpers.nests import F32, alloc, buffer, compute, load, loop, nest, point, tensor
 
 TARGETS = ("avx2", "avx512")

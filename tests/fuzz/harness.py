@@ -24,7 +24,7 @@ from tests.fuzz.enclosure_program import EnclosureRun, Memory, find_mismatch
 from tests.fuzz.generate_inputs import make_inputs
 from tests.fuzz.generate_programs import Case
 from tests.fuzz.generate_schedules import random_schedule
-from tests.helpers.native import NativeNest
+from tests.helpers.llvm_native import NativeNest
 from tests.legality import oracle
 
 RESULTS = ("output", "inout", "state")

@@ -23,7 +23,6 @@ from nestor.passes.analysis import (
     expression_work,
     program_facts,
     read_tensors,
-    statement_flops,
     tensor_bytes,
     weight_tensors,
     written_tensors,
@@ -224,8 +223,6 @@ def _keep_affordable(
         reason = None
         if not names <= kept or any(n in hoisted and n not in kept for n in sources):
             reason = "it needs a result that stays in the call"
-        elif not sources and statement_flops(statement) == 0:
-            reason = "cheaper to make than to load"
         else:
             size_ok = all(is_small_enough(tensors[n], sources, tensors, ctx) for n in names)
             if not size_ok and contraction_roles(statement) is None:

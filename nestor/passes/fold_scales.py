@@ -7,10 +7,9 @@ Batch normalisation after a convolution or a linear layer is the case at hand.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from nestor.ir.affine import Affine, variable
+from nestor.ir.affine import Affine
 from nestor.ir.expr import (
     Binary,
     Expr,
@@ -27,18 +26,15 @@ from nestor.ir.expr import (
 from nestor.ir.program import (
     AnyStatement,
     Domain,
-    IndexRange,
     Program,
     Statement,
     Tensor,
-    Write,
 )
 from nestor.ir.types import DType
 from nestor.passes.analysis import (
     ContractionRoles,
     ProgramFacts,
     contraction_roles,
-    element_count,
     expression_variables,
     is_functional,
     is_pointwise,
@@ -50,7 +46,6 @@ from nestor.passes.analysis import (
 from nestor.passes.context import PassContext
 from nestor.passes.index_maps import invert_map, is_within
 from nestor.passes.rewriting import (
-    extent_of,
     in_order,
     index_ranges,
     names_of,
@@ -59,7 +54,7 @@ from nestor.passes.rewriting import (
     statement_loads,
 )
 from nestor.passes.simplify_expr import simplify_expr
-from nestor.passes.strides import typical
+from nestor.passes.weight_copies import copy_weight
 
 _NAME = "fold_scales"
 
@@ -116,12 +111,15 @@ class _ScaleFolder:
             if operand is None:
                 continue
             load, expression = operand
-            scaled = self._scaled_weight(statement, load, expression, scale, names.fresh)
-            if scaled is None:
+            product = Binary(op="mul", a=expression, b=scale)
+            name = names.fresh(f"{load.tensor}_scaled")
+            copy = copy_weight(statement, load, product, name, self.tensors)
+            if isinstance(copy, str):
+                self.ctx.refused(_NAME, statement.name, copy)
                 continue
-            maker, new_load = scaled
-            element = _replace_once(statement.elements[0], expression, new_load)
-            self.makers.append(maker)
+            self.tensors[name] = copy.tensor
+            element = _replace_once(statement.elements[0], expression, copy.load)
+            self.makers.append(copy.maker)
             final = self._scaled_final(statement, scale)
             assert statement.reduction is not None
             statements[number] = replace(
@@ -177,41 +175,6 @@ class _ScaleFolder:
         if not any(x.tensor in self.weights for x in (roles.a, roles.b)):
             self.ctx.refused(_NAME, statement.name, "neither operand is a weight")
         return None
-
-    def _scaled_weight(
-        self,
-        statement: Statement,
-        load: Load,
-        expression: Expr,
-        scale: Expr,
-        fresh: Callable[[str], str],
-    ) -> tuple[Statement, Load] | None:
-        """A statement that makes the scaled weight over the contraction's own indices."""
-        used = expression_variables(load)
-        ranges = [r for r in statement.domain.ranges if r.name in used]
-        if len(ranges) != len(used) or any(not _is_static(r) for r in ranges):
-            self.ctx.refused(_NAME, statement.name, f"'{load.tensor}' is read at symbolic places")
-            return None
-        volume = 1
-        for r in ranges:
-            volume *= typical(extent_of(r))
-        if volume > element_count(self.tensors[load.tensor]):
-            self.ctx.refused(_NAME, statement.name, f"'{load.tensor}' is read more than once")
-            return None
-        name = fresh(f"{load.tensor}_scaled")
-        places = tuple(variable(r.name) - r.lower for r in ranges)
-        self.tensors[name] = Tensor(
-            name=name, shape=tuple(map(extent_of, ranges)), dtype=expression.dtype, role="temp"
-        )
-        maker = Statement(
-            name=f"{name}_s",
-            domain=Domain(ranges=tuple(ranges)),
-            order=statement.order[:1],
-            writes=(Write(tensor=name, indices=places),),
-            elements=(Binary(op="mul", a=expression, b=scale),),
-            origin=statement.origin,
-        )
-        return maker, Load(tensor=name, indices=places, dtype=expression.dtype)
 
 
 @dataclass(slots=True)
@@ -358,10 +321,6 @@ def _scaled(scale: Expr | None, op: str, other: Expr) -> Expr:
 
 def _offset(offset: Expr | None, op: str, other: Expr) -> Expr | None:
     return None if offset is None else Binary(op=op, a=offset, b=other)
-
-
-def _is_static(r: IndexRange) -> bool:
-    return r.lower.is_const and r.upper.is_const
 
 
 def _replace_once(element: Expr, old: Expr, new: Expr) -> Expr:

@@ -18,11 +18,13 @@ from nestor.passes.fold_constants import hoist_weight_program, outline_weight_ex
 from nestor.passes.fold_scales import fold_scales
 from nestor.passes.inline import inline_producers
 from nestor.passes.layouts import assign_layouts, stage_outputs
+from nestor.passes.linearize import merge_summed_dimensions
 from nestor.passes.materialize import pad_operands
 from nestor.passes.moments import split_moments
 from nestor.passes.redirect import redirect_writes
 from nestor.passes.relayout import relayout_operands
 from nestor.passes.simplify import simplify_program
+from nestor.passes.weight_copies import plain_weights
 
 __all__ = ["LogEntry", "PassContext", "PassOptions", "PipelineResult", "run_pipeline"]
 
@@ -44,9 +46,13 @@ PASSES: tuple[Pass | Split, ...] = (
     inline_producers,
     remove_dead_code,
     delinearize_indices,
+    # Ordering: after views are inlined, which shows what a contraction sums over.
+    merge_summed_dimensions,
     # Ordering: after inlining, when one pointwise statement holds all that follows a contraction.
     fold_scales,
     simplify_program,
+    # Ordering: before the weight program is split off, which takes the copies in.
+    plain_weights,
     # Ordering: after scales are folded, so that what is left of a scale's offset is outlined too.
     outline_weight_expressions,
     merge_common_subexpressions,

@@ -16,7 +16,9 @@ from nestor.ir.types import DType
 from nestor.passes.context import PassContext, PassOptions
 from nestor.passes.fold_constants import hoist_weight_program, outline_weight_expressions
 from nestor.passes.fold_scales import fold_scales
+from nestor.passes.linearize import merge_summed_dimensions
 from nestor.passes.pipeline import run_pipeline
+from nestor.passes.weight_copies import plain_weights
 from tests.helpers.ir_programs import fn, load, op, program, reduce, s, statement, tensor, write
 from tests.helpers.pass_checks import (
     assert_same_pipeline,
@@ -178,7 +180,6 @@ class TestFoldScales:
         assert fold_scales(before, ctx) is before
         assert fold_scales(before, PassContext()) is not before
 
-
     def test_two_results_in_one_reader(self) -> None:
         """A residual sum: both branches end in a scale, and one statement reads both."""
         second = statement(
@@ -199,6 +200,87 @@ class TestFoldScales:
         after = run_checked(fold_scales, before, tolerance=1e-5)
         assert {"W_scaled", "V_scaled"} <= {t.name for t in after.tensors}
         assert_same_pipeline(before, run_pipeline(before, PassContext()), tolerance=1e-5)
+
+
+def heads(
+    size: int = 3, *, apart: bool = False, inner: int | None = None, rows: int | str = 2
+) -> Program:
+    """``T[b,h,d] = exp(X); Y[b,n] = Σ_h Σ_d T[b,h,d]·W[n, size*h + d]``."""
+    weight = load("W", "n", affine("h") * size + "d")
+    element: Expr = op("mul", load("T", "b", "h", "d"), weight)
+    if apart:
+        element = op("mul", element, load("u", "h"))
+    return program(
+        "heads",
+        [
+            tensor("X", rows, 4, size),
+            tensor("T", rows, 4, size, role="temp"),
+            tensor("W", 5, 4 * size, role="parameter"),
+            tensor("u", 4),
+            tensor("Y", rows, 5, role="output"),
+        ],
+        statement(
+            "make",
+            box(b=rows, h=4, d=size),
+            write("T", "b", "h", "d"),
+            fn("exp", load("X", "b", "h", "d")),
+            order=(0,),
+        ),
+        statement(
+            "out",
+            box(b=rows, n=5, h=4, d=inner or size),
+            write("Y", "b", "n"),
+            element,
+            reduction=reduce(sum_of(f32), "h", "d"),
+            order=(1,),
+        ),
+        symbols=(Symbol(name=rows),) if isinstance(rows, str) else (),
+    )
+
+
+class TestShapesOfSums:
+    @pytest.mark.parametrize("rows", [2, "N"])
+    def test_merged(self, rows: int | str) -> None:
+        symbols = {"N": 3} if rows == "N" else None
+        after = run_checked(
+            merge_summed_dimensions, heads(rows=rows), tolerance=1e-5, symbols=symbols
+        )
+        out = after.statements[1]
+        assert isinstance(out, Statement) and out.reduction is not None
+        assert out.reduction.indices == ("d",)
+        assert [str(e) for e in after.tensor("T").shape[1:]] == ["12"]
+
+    def test_part_of_the_inner_dimension(self) -> None:
+        """``64*h + d`` with fewer than 64 values of d leaves gaps."""
+        before = heads(inner=2)
+        assert run_checked(merge_summed_dimensions, before, tolerance=1e-5) is before
+
+    def test_outer_index_used_alone(self) -> None:
+        before = heads(apart=True)
+        assert run_checked(merge_summed_dimensions, before, tolerance=1e-5) is before
+
+    def test_plain_weights(self) -> None:
+        before = heads(inner=2)
+        after = run_checked(plain_weights, before, tolerance=1e-5)
+        assert [str(e) for e in after.tensor("W_plain").shape] == ["5", "4", "2"]
+
+    def test_plain_weight_stays(self) -> None:
+        before = linear(op("add", C, B))
+        assert plain_weights(before, PassContext()) is before
+
+    def test_large_weight_used_elsewhere_stays(self) -> None:
+        before = heads(inner=2)
+        other = statement(
+            "other", box(n=5, k=12), write("Z", "n", "k"), load("W", "n", "k"), order=(2,)
+        )
+        before = replace(
+            before,
+            statements=(*before.statements, other),
+            tensors=(*before.tensors, tensor("Z", 5, 12, role="output")),
+        )
+        ctx = PassContext(options=PassOptions(max_scaled_copy_bytes=16))
+        assert plain_weights(before, ctx) is before
+        assert plain_weights(before, PassContext()) is not before
 
 
 class TestWeightProgram:

@@ -14,7 +14,7 @@ from nestor.errors import Unsupported
 from nestor.ir.program import Extern, Layout, Program, Tensor
 from nestor.ir.schedule import Schedule
 from nestor.kernel_job import KernelJob, KernelObject
-from nestor.kernel_store import compile_jobs, job_key
+from nestor.kernel_store import Progress, compile_jobs, job_key
 from nestor.passes.canonical import canonicalize_kernel
 from nestor.passes.default_schedule import VectorUnit, default_schedule
 from nestor.passes.fusion import FusedKernel, partition_program
@@ -54,7 +54,12 @@ class CompiledProgram:
     key_of: dict[Program, str] = field(default_factory=dict)
     refused_fusions: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
-    cache_hits: int = 0
+    cached: frozenset[str] = frozenset()
+
+    @property
+    def cache_hits(self) -> int:
+        """How many objects came from the cache."""
+        return len(self.cached)
 
     def externs(self) -> list[Extern]:
         """Operators that nobody lowered, in running order."""
@@ -67,7 +72,7 @@ def compile_program(
     config: Config,
     *,
     strict: bool = False,
-    progress: object = None,
+    progress: Progress | None = None,
 ) -> CompiledProgram:
     """Compile a frontend's Program for ``target``.
 
@@ -87,7 +92,7 @@ def compile_program(
     jobs = _plan_jobs(compiled, [p[0] for p in parts if not isinstance(p, Extern)], target)
     compiled.seconds["schedules"] = time.perf_counter() - clock
     clock = time.perf_counter()
-    compiled.objects, compiled.cache_hits = compile_jobs(jobs, config, progress)
+    compiled.objects, compiled.cached = compile_jobs(jobs, config, progress)
     compiled.seconds["kernels"] = time.perf_counter() - clock
     _plan_calls(compiled, partition.parts, parts)
     return compiled

@@ -6,7 +6,7 @@ import hashlib
 import json
 import pickle
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from nestor.cache import ObjectCache
 from nestor.config import Config
@@ -37,8 +37,8 @@ def job_key(job: KernelJob) -> str:
 
 def compile_jobs(
     jobs: dict[str, KernelJob], config: Config, progress: Progress | None = None
-) -> tuple[dict[str, KernelObject], int]:
-    """Objects for all jobs, by key, and how many came from the cache.
+) -> tuple[dict[str, KernelObject], frozenset[str]]:
+    """Objects for all jobs, by key, and the keys of those that came from the cache.
 
     Raises: what a job raises, after the others have finished.
     """
@@ -48,25 +48,27 @@ def compile_jobs(
         data = cache.get(key)
         if data is not None:
             done[key] = decode_object(data)
-    hits = len(done)
+    hits = frozenset(done)
     missing = {key: job for key, job in jobs.items() if key not in done}
     report = progress or (lambda finished, total: None)
-    report(hits, len(jobs))
+    report(len(hits), len(jobs))
     pool = shared_pool(config.worker_count()) if len(missing) > 1 else None
     results = _compile_here(missing) if pool is None else _compile_in_workers(pool, missing)
     for position, (key, compiled) in enumerate(results):
         done[key] = compiled
         cache.put(key, encode_object(compiled))
-        report(hits + position + 1, len(jobs))
+        report(len(hits) + position + 1, len(jobs))
     return done, hits
 
 
-def _compile_here(jobs: dict[str, KernelJob]):  # type: ignore[no-untyped-def]
+def _compile_here(jobs: dict[str, KernelJob]) -> Iterator[tuple[str, KernelObject]]:
     for key, job in jobs.items():
         yield key, run_kernel_job(job)
 
 
-def _compile_in_workers(pool: WorkerPool, jobs: dict[str, KernelJob]):  # type: ignore[no-untyped-def]
+def _compile_in_workers(
+    pool: WorkerPool, jobs: dict[str, KernelJob]
+) -> Iterator[tuple[str, KernelObject]]:
     futures = {key: pool.submit("kernel", pickle.dumps(job)) for key, job in jobs.items()}
     for key, future in futures.items():
         yield key, decode_object(future.result())

@@ -9,7 +9,7 @@ from nestor.cache import ObjectCache
 from nestor.compiler import Call, CompiledProgram, Slot
 from nestor.config import Config
 from nestor.ir.affine import Affine, FloorDiv
-from nestor.ir.program import Extern, Tensor, TensorRef
+from nestor.ir.program import Extern
 from nestor.runtime.dims import Dim, DimExpr, Quotient
 from nestor.runtime.manifest import (
     ExternCall,
@@ -83,7 +83,7 @@ class Linker:
     def _extern(self, extern: Extern) -> ExternCall:
         return ExternCall(
             operator=extern.operator,
-            arguments=[_json_argument(a) for a in extern.arguments],
+            arguments={"extern": self.compiled.externs().index(extern)},
             inputs=tuple(self.slot_of[n] for n in extern.inputs),
             outputs=tuple(self.slot_of[n] for n in extern.outputs),
             origin=str(extern.origin or ""),
@@ -125,23 +125,3 @@ def dim_of(extent: Affine) -> Dim:
         if not isinstance(a, str)
     )
     return DimExpr(const=extent.const, terms=terms, quotients=quotients)
-
-
-def tensor_bytes(tensor: Tensor) -> int | None:
-    """Size of a tensor [bytes]; None where it is symbolic."""
-    total = tensor.dtype.bytes
-    for extent in tensor.shape:
-        if not extent.is_const:
-            return None
-        total *= extent.const
-    return total
-
-
-def _json_argument(argument: object) -> object:
-    if isinstance(argument, TensorRef):
-        return {"tensor": argument.name}
-    if isinstance(argument, tuple | list):
-        return [_json_argument(a) for a in argument]
-    if isinstance(argument, dict):
-        return {str(k): _json_argument(v) for k, v in argument.items()}
-    return argument

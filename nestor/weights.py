@@ -68,11 +68,13 @@ def is_live(slot: Slot, weights: Mapping[str, torch.Tensor]) -> bool:
 
 
 def slot_arrays(
-    slots: Sequence[Slot], weights: Mapping[str, torch.Tensor], derived: Mapping[str, Array]
+    slots: Sequence[Slot | None], weights: Mapping[str, torch.Tensor], derived: Mapping[str, Array]
 ) -> dict[int, Array]:
-    """The array of each weight slot, laid out as its kernels read it."""
+    """The array of each weight slot, laid out as its kernels read it; None is left out."""
     arrays: dict[int, Array] = {}
     for position, slot in enumerate(slots):
+        if slot is None:
+            continue
         tensor = slot.tensor
         if tensor.role not in WEIGHT_ROLES or tensor.alias_of is not None:
             continue

@@ -278,7 +278,7 @@ def _check_slots(m: Manifest) -> None:
     for i, slot in enumerate(m.slots):
         where = f"slots[{i}] ({slot.name})"
         used = [dim_symbols(d) for d in (*slot.shape, *slot.memory_shape)]
-        _require(symbols.issuperset(*used) if used else True, where, "a size names no known symbol")
+        _require(symbols.issuperset(frozenset().union(*used)), where, "a size names no known symbol")
         _require(
             all(d >= 0 for d in (*slot.shape, *slot.memory_shape) if isinstance(d, int)),
             where, "a negative size",
@@ -372,4 +372,4 @@ def _check_output(m: Manifest, output: OutputSpec, where: str) -> None:
     if output.value is not None:
         used.append(dim_symbols(output.value))
     names = {s.name for s in m.symbols}
-    _require(names.issuperset(*used), where, "a size names no known symbol")
+    _require(names.issuperset(frozenset().union(*used)), where, "a size names no known symbol")

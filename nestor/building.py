@@ -1,0 +1,265 @@
+"""Build a model that can be called: import, compile, link, bind weights."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nestor.compiler import CompiledProgram, compile_program
+from nestor.config import Config
+from nestor.interface import InterfaceBuilder
+from nestor.ir.program import Extern
+from nestor.linking import Linker
+from nestor.report import ExternReport, KernelReport, Report
+from nestor.runtime.executable import Executable
+from nestor.runtime.manifest import ExternCall, Manifest, TargetInfo, WeightSource, check_manifest
+from nestor.runtime.weights import Watched, WeightWatcher
+from nestor.target.cpu import CpuTarget, parse_target
+from nestor.weights import WEIGHT_ROLES, evaluate_weights, is_live, slot_arrays
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from nestor.frontends.torch.model import ImportedModel
+
+
+def build_model(
+    model: Any,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    config: Config,
+    *,
+    strict: bool = False,
+    dynamic_shapes: Any = None,
+    name: str = "model",
+    progress: Callable[[int, int], None] | None = None,
+) -> BuiltModel:
+    """Compile ``model`` for example inputs.
+
+    Raises: ``ExportError``, ``Unsupported`` (in strict mode, naming every operator), ``InputError``.
+    """
+    from nestor.frontends.torch import import_model
+
+    target = parse_target(config.target)
+    start = time.perf_counter()
+    imported = import_model(model, args, kwargs, dynamic_shapes=dynamic_shapes, name=name)
+    seconds = {"export": imported.export_seconds}
+    seconds["lowering"] = time.perf_counter() - start - imported.export_seconds
+    compiled = compile_program(imported.program, target, config, strict=strict, progress=progress)
+    seconds.update(compiled.seconds)
+    clock = time.perf_counter()
+    built = BuiltModel(imported, compiled, target, config, seconds)
+    seconds["linking"] = time.perf_counter() - clock
+    return built
+
+
+class BuiltModel:
+    """A compiled model with its weights, ready to run (``executable``) or to be saved."""
+
+    def __init__(
+        self,
+        imported: ImportedModel,
+        compiled: CompiledProgram,
+        target: CpuTarget,
+        config: Config,
+        seconds: dict[str, float],
+    ):
+        self._imported = imported
+        self._compiled = compiled
+        self._target = target
+        self._config = config
+        self._seconds = seconds
+        linker = Linker(compiled, target, config)
+        self._externs = [c for c in compiled.calls if isinstance(c, Extern)]
+        self.objects = linker.objects
+        self.manifest = self._make_manifest(linker)
+        self.executable = Executable(
+            self.manifest,
+            self.objects,
+            self._weights(),
+            threads=config.threads,
+            extern_runner=self._run_extern if self._externs else None,
+            watcher=WeightWatcher(list(self._watched())),
+            repack=self._repack,
+            prefer="torch",
+        )
+
+    def _make_manifest(self, linker: Linker) -> Manifest:
+        imported = self._imported
+        interface = InterfaceBuilder(imported, linker)
+        sources = [
+            WeightSource(
+                slot=position,
+                key=self._key(position),
+                how="state"
+                if slot.tensor.role == "state"
+                else "live"
+                if is_live(slot, imported.weights)
+                else "packed",
+            )
+            for position, slot in enumerate(self._compiled.slots)
+            if slot.tensor.role in WEIGHT_ROLES and slot.tensor.alias_of is None
+        ]
+        manifest = Manifest(
+            name=imported.program.name,
+            target=TargetInfo(
+                triple=self._target.triple,
+                features=tuple(self._target.required_features),
+                name=self._target.cpu,
+            ),
+            slots=interface.slots,
+            functions=tuple(linker.functions),
+            calls=linker.calls,
+            segments=linker.segments,
+            inputs=interface.inputs,
+            outputs=interface.outputs,
+            symbols=interface.symbols,
+            weights=(*sources, *interface.extra_weights),
+            mutations=interface.mutations,
+            input_tree=interface.input_tree,
+            output_tree=interface.output_tree,
+            argument_names=interface.argument_names,
+        )
+        check_manifest(manifest)
+        self._extra_states = interface.extra_states
+        return manifest
+
+    def _key(self, position: int) -> str:
+        slot = self._compiled.slots[position]
+        return slot.tensor.name if slot.layout is None else f"{slot.tensor.name}@{position}"
+
+    def _weights(self) -> dict[str, Any]:
+        """Arrays by weight key: the model's own storage where kernels may read it, else packed."""
+        imported, slots = self._imported, self._compiled.slots
+        derived = evaluate_weights(imported.weights, self._compiled.weight_program)
+        live = {
+            n
+            for n, s in enumerate(slots)
+            if s.tensor.role == "state" or is_live(s, imported.weights)
+        }
+        arrays: dict[str, Any] = {}
+        for position, slot in enumerate(slots):
+            if position in live and slot.tensor.name in imported.weights:
+                arrays[self._key(position)] = imported.weights[slot.tensor.name].detach()
+        rest = [s if n not in live else None for n, s in enumerate(slots)]
+        for position, array in slot_arrays(rest, imported.weights, derived).items():
+            arrays[self._key(position)] = array
+        return {**arrays, **self._extra_states}
+
+    def _watched(self) -> Any:
+        """Every weight that has a place in the model; values of live ones may change freely."""
+        live = {
+            s.tensor.name
+            for s in self._compiled.slots
+            if s.tensor.role == "state" or is_live(s, self._imported.weights)
+        }
+        packed = {
+            s.tensor.name for s in self._compiled.slots if s.tensor.name not in live or s.layout
+        }
+        program = self._compiled.weight_program
+        if program is not None:
+            packed |= {t.name for t in program.by_role("parameter", "constant", "input", "state")}
+        for name, owner in self._imported.owners.items():
+            container = _container(owner.module, owner.attribute)
+            if container is not None:
+                tensor = self._imported.weights[name]
+                yield Watched(container, owner.attribute, tensor, check_values=name in packed)
+
+    def _repack(self) -> dict[str, Any]:
+        """The arrays anew, from the tensors that the model holds now."""
+        weights = dict(self._imported.weights)
+        for name, owner in self._imported.owners.items():
+            current = owner.current()
+            if current is not None:
+                weights[name] = current
+        self._imported = replace(self._imported, weights=weights)
+        return self._weights()
+
+    def _run_extern(
+        self,
+        call: ExternCall,
+        inputs: list[np.ndarray[Any, Any]],
+        outputs: list[np.ndarray[Any, Any]],
+        symbols: Mapping[str, int],
+    ) -> None:
+        """Run a PyTorch operator on the arena's arrays."""
+        from nestor.externs import call_extern
+
+        call_extern(self._externs[int(call.arguments["extern"])], inputs, outputs, symbols)
+
+    def save(self, path: Path) -> None:
+        """Write the artifact. Raises: ``Unsupported`` if it needs PyTorch, ``OutputError``."""
+        from nestor.compiler import refuse_externs
+        from nestor.runtime.artifact import save_artifact
+
+        refuse_externs(self._externs)
+        manifest = replace(self.manifest, statistics=self.report().to_dict())
+        arrays = {k: _numpy(v) for k, v in self._weights().items()}
+        save_artifact(path, manifest, self.objects, arrays)
+
+    def report(self) -> Report:
+        """What the compilation did."""
+        compiled = self._compiled
+        memory = self.executable.memory()
+        calls: dict[str, list[Any]] = {}
+        for call in compiled.calls:
+            if not isinstance(call, Extern):
+                calls.setdefault(call.key, []).append(call)
+        return Report(
+            model=self.manifest.name,
+            target=self._target.cpu,
+            threads=self._config.thread_count(),
+            kernels=tuple(
+                _kernel_report(f"k{n}", compiled, key, uses)
+                for n, (key, uses) in enumerate(calls.items())
+            ),
+            externs=tuple(
+                ExternReport(operator=e.operator, origin=str(e.origin or "")) for e in self._externs
+            ),
+            compile_seconds=dict(self._seconds),
+            cache_hits=compiled.cache_hits,
+            arena_bytes=memory["arena"],
+            weights_bytes=memory["weights"],
+            peak_bytes=memory["arena"] + memory["outputs"],
+            symbols=tuple(
+                f"{s.name} in {s.lower}..{'' if s.upper is None else s.upper}"
+                for s in compiled.main.symbols
+            ),
+            refused_fusions=tuple(compiled.refused_fusions),
+        )
+
+
+def _kernel_report(name: str, compiled: CompiledProgram, key: str, uses: list[Any]) -> KernelReport:
+    from nestor.ir.schedule import format_schedule
+
+    compiled_kernel = compiled.objects[key]
+    fresh = key not in compiled.cached
+    seconds = compiled_kernel.seconds
+    return KernelReport(
+        name=name,
+        statements=uses[0].statements,
+        origins=uses[0].origins,
+        schedule=format_schedule(compiled_kernel.schedule),
+        calls=len(uses),
+        check_seconds=seconds.get("check") if fresh else None,
+        compile_seconds=sum(seconds.values()) if fresh else None,
+    )
+
+
+def _container(module: torch.nn.Module | None, attribute: str) -> Mapping[str, Any] | None:
+    if module is None:
+        return None
+    for container in (module._parameters, module._buffers, module.__dict__):
+        if attribute in container:
+            return container
+    return None
+
+
+def _numpy(value: Any) -> Any:
+    from nestor.weights import memory_array
+
+    return value if type(value).__module__ == "numpy" else memory_array(value)

@@ -7,6 +7,7 @@ and read back there without any compiler.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -160,7 +161,7 @@ class Report:
         return Table(title="Kernels", columns=columns, rows=rows)
 
     def _extern_table(self) -> Table:
-        rows = tuple((e.operator, str(e.count), e.origin) for e in self.externs)
+        rows = tuple((e.operator, str(e.count), _shorten((e.origin,))) for e in self.externs)
         caption = "These have no lowering yet: an artifact and strict mode refuse them."
         return Table(
             title="Computed by PyTorch",
@@ -171,9 +172,14 @@ class Report:
 
 
 def _shorten(origins: tuple[str, ...]) -> str:
-    """The first two origins, and how many there are besides."""
+    """The first two origins, files without their folders, and how many there are besides."""
+    shown = [_FOLDERS.sub("", origin) for origin in origins[:2]]
     more = f" (+{len(origins) - 2})" if len(origins) > 2 else ""
-    return ", ".join(origins[:2]) + more
+    return ", ".join(shown) + more
+
+
+_FOLDERS = re.compile(r"(?<= at )/\S*/(?=[^/\s]+:\d+$)")
+"""The folders of ``linear at /home/me/net.py:7``; the JSON form keeps them."""
 
 
 def _known(kind: type, data: Mapping[str, Any]) -> dict[str, Any]:

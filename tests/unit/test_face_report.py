@@ -22,7 +22,7 @@ REPORT = Report(
         KernelReport(
             name="linear_gelu",
             statements=("linear", "gelu"),
-            origins=("linear at net.py:7", "gelu at net.py:8", "add at net.py:9"),
+            origins=("linear at /home/me/net.py:7", "gelu at net.py:8", "add at net.py:9"),
             schedule="tile(m, 8); vectorize(n)",
             calls=12,
             check_seconds=0.0123,
@@ -56,6 +56,11 @@ def test_text_names_what_matters() -> None:
     for part in ("Net", "13 calls a run", "3.75 s", "1 of 2", "3.0 MiB", "aten.sort.default",
                  "net.py:11", "12.3 ms", "earlier", "cache", "(+1)", "B in 1..64"):  # fmt: skip
         assert part in text, part
+
+
+def test_folders_are_left_out_of_the_table_but_not_of_the_data() -> None:
+    assert "linear at net.py:7" in str(REPORT)
+    assert "/home/me/net.py:7" in REPORT.to_dict()["kernels"][0]["origins"][0]
 
 
 def test_schedules_are_shown_on_request() -> None:

@@ -6,6 +6,8 @@ The meaning of each operation is that of ``nestor/ir/numeric.py``. Elementary fu
 
 from __future__ import annotations
 
+import math
+
 from nestor.codegen.llvm import mathlib
 from nestor.codegen.llvm.builder import FunctionBuilder, Val, bool_val, float_val, int_val
 from nestor.codegen.llvm.types import REGISTER_TYPE
@@ -136,7 +138,7 @@ class Ops:
             a, b = b, a
         predicate = "fcmp ogt" if op == "max" else "fcmp olt"
         result = fb.select(fb.compare(predicate, a, b), a, b)
-        if a.literal:
+        if a.literal and a.text != float_val(math.nan, a.ty).text:
             return result
         return fb.select(fb.compare("fcmp uno", a, a), a, result)
 

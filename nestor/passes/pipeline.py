@@ -24,6 +24,7 @@ from nestor.passes.moments import split_moments
 from nestor.passes.redirect import redirect_writes
 from nestor.passes.relayout import relayout_operands
 from nestor.passes.simplify import simplify_program
+from nestor.passes.softmax import defer_divisions, share_expensive_elements
 from nestor.passes.weight_copies import plain_weights
 
 __all__ = ["LogEntry", "PassContext", "PassOptions", "PipelineResult", "run_pipeline"]
@@ -46,6 +47,10 @@ PASSES: tuple[Pass | Split, ...] = (
     inline_producers,
     remove_dead_code,
     delinearize_indices,
+    # Ordering: after the last round of inlining, which would undo it; the division first, which
+    # leaves the bare exponential that two statements then share.
+    defer_divisions,
+    share_expensive_elements,
     # Ordering: after views are inlined, which shows what a contraction sums over.
     merge_summed_dimensions,
     # Ordering: after inlining, when one pointwise statement holds all that follows a contraction.

@@ -40,8 +40,8 @@ def interpret(imported: ImportedModel, *args: Any, **kwargs: Any) -> Any:
     results = given | results
     found = []
     for spec in imported.outputs:
-        array = spec.finish(np.ascontiguousarray(results[spec.tensor]), symbols)
-        found.append(torch.from_numpy(np.array(array, order="K", copy=True)).to(spec.dtype))
+        array = torch.from_numpy(np.ascontiguousarray(results[spec.tensor])).to(spec.dtype)
+        found.append(spec.finish(array, symbols))
     return found
 
 

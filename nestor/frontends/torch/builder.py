@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from nestor.errors import Unsupported
+from nestor.frontends.torch.equal_symbols import EqualSymbols
 from nestor.frontends.torch.sizes import product
 from nestor.frontends.torch.value import (
     UNIT,
@@ -112,6 +113,7 @@ class Builder:
         self.statements: list[AnyStatement] = []
         self.origin: Origin | None = None
         self.hint = "t"
+        self.equal = EqualSymbols()
         self._names: set[str] = set()
         self._position = 0
 
@@ -299,7 +301,8 @@ class Builder:
 
     def unify_dims(self, places: Sequence[tuple[Value, int]]) -> tuple[Dim, list[Value]]:
         """One factorisation for dimensions of equal size; the values in it (``UNIT`` ones stay)."""
-        values = [v for v, _ in places]
+        values = self._equate_sizes(places)
+        places = [(v, d) for v, (_, d) in zip(values, places)]
         common: Dim | None = UNIT
         for value, dim in places:
             own = value.dims[dim]
@@ -312,6 +315,30 @@ class Builder:
             v if v.dims[d] == UNIT else refine_dim(v, d, common)
             for v, (_, d) in zip(values, places)
         ]
+
+    def _equate_sizes(self, places: Sequence[tuple[Value, int]]) -> list[Value]:
+        """The values with equal sizes in their dimensions; distinct symbols are merged.
+
+        Raises: Unsupported for sizes that cannot be equal.
+        """
+        values = [v for v, _ in places]
+        first: Dim | None = None
+        for n, (value, dim) in enumerate(places):
+            own = value.dims[dim]
+            if own == UNIT or first is None:
+                first = first if own == UNIT else own
+                continue
+            if product(own) == product(first):
+                continue
+            single = len(own) == 1 and len(first) == 1
+            if not single or not self.equal.equate(first[0], own[0]):
+                raise Unsupported(
+                    f"sizes {product(first)} and {product(own)} must agree; make them one dynamic"
+                    " dimension, or static"
+                )
+            dims = (*value.dims[:dim], first, *value.dims[dim + 1 :])
+            values[n] = replace(value, dims=dims)
+        return values
 
 
 def refine_dim(value: Value, dim: int, new: Dim) -> Value:

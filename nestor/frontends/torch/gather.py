@@ -79,12 +79,9 @@ def index_of(ctx: Builder, index: Expr, extent: Affine, space: Space, *, wraps: 
     """An index: affine where it can be; with ``wraps`` negative ones count from the end."""
     if isinstance(index, Index):
         domain = Domain(ranges=_ranges(space))
-        low = lower_bound(index.value, domain, space.ranges)
-        if low is not None and low >= 0:
-            return index.value
-        high = lower_bound(-index.value, domain, space.ranges)
-        if wraps and high is not None and high > 0:
-            return index.value + extent
+        for a in (index.value, index.value + extent) if wraps else (index.value,):
+            if _is_inside(ctx, a, extent, domain, space):
+                return a
     if not index.dtype.is_int:
         raise Unsupported(f"an index of type {index.dtype}; use integers")
     if not wraps:
@@ -92,6 +89,25 @@ def index_of(ctx: Builder, index: Expr, extent: Affine, space: Space, *, wraps: 
     size = Index(value=extent, dtype=index.dtype)
     wrapped = binary("add", index, size)
     return Select(condition=binary("lt", index, const(0, index.dtype)), a=wrapped, b=index)
+
+
+def _is_inside(ctx: Builder, a: Affine, extent: Affine, domain: Domain, space: Space) -> bool:
+    """Whether ``0 ≤ a < extent`` everywhere; symbols that must be equal for it are merged.
+
+    ``x[arange(batch)]`` reads a tensor whose own batch size is another symbol: taking the two for
+    equal keeps the access affine, and the call checks it.
+    """
+    low = lower_bound(a, domain, space.ranges)
+    if low is None or low < 0:
+        return False
+    for r in reversed(domain.ranges):
+        if a.coefficient(r.name) > 0:
+            a = a.substitute({r.name: r.upper - 1})
+    slack = extent - 1 - a
+    least = lower_bound(slack, domain, space.ranges)
+    if least is not None and least >= 0:
+        return True
+    return slack.const == 0 and not a.is_const and ctx.equal.equate(extent, a + 1)
 
 
 def _ranges(space: Space) -> tuple[IndexRange, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from nestor.errors import InputError, Unsupported
 from nestor.frontends.torch import dtypes, exporting, trees
 from nestor.frontends.torch.context import Context, dim_from_torch
+from nestor.frontends.torch.equal_symbols import merge_symbols
 from nestor.frontends.torch.extern import emit_extern
 from nestor.frontends.torch.model import ImportedModel, InputSpec, Mutation, OutputSpec, Owner
 from nestor.frontends.torch.origins import origin_of
@@ -102,18 +104,19 @@ class _Importer:
             tensors=tuple(self.ctx.tensors.values()),
             statements=tuple(self.ctx.statements),
         )
-        program = prune_program(program)
+        merged = self.ctx.equal.mapping()
+        program = prune_program(merge_symbols(program, merged))
         kept = {t.name for t in program.tensors}
         spec = self.exported.call_spec
         return ImportedModel(
             program=program,
-            inputs=tuple(self.inputs),
-            outputs=tuple(outputs),
+            inputs=tuple(i.renamed(merged) for i in self.inputs),
+            outputs=tuple(o.renamed(merged) for o in outputs),
             in_tree=trees.describe_tree(spec.in_spec, self.leaves),
             out_tree=trees.describe_tree(spec.out_spec, leaves),
             weights={n: t for n, t in self.weights.items() if n in kept},
             owners={n: o for n, o in self.owners.items() if n in kept},
-            mutated=tuple(mutated),
+            mutated=tuple(replace(m, value=m.value.renamed(merged)) for m in mutated),
             symbols=self._bindings(program),
             in_spec=spec.in_spec,
             out_spec=spec.out_spec,
@@ -324,7 +327,9 @@ def _symbols(exported: ExportedProgram) -> dict[str, Symbol]:
     for name in names:
         lower, upper = 0, None
         if name in ranges:
-            lower = max(int(ranges[name].lower), 0)
+            # Export takes sizes 0 and 1 for special, and allows them at run time all the same.
+            lower = int(ranges[name].lower)
+            lower = 0 if lower <= 2 else lower
             upper = _finite(ranges[name].upper)
         out[name] = Symbol(name=name, lower=lower, upper=upper)
     return out

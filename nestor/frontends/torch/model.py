@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -19,14 +20,16 @@ class InputSpec:
         name: of the Program's tensor.
         path: where it stands in the call, e.g. ``args[0]`` or ``kwargs['mask']``.
         shape: expected sizes over the Program's symbols.
-        used: False if the Program has no such tensor because the model ignores it.
     """
 
     name: str
     path: str
     dtype: torch.dtype
     shape: tuple[Affine, ...]
-    used: bool = True
+
+    def renamed(self, mapping: Mapping[str, Affine]) -> InputSpec:
+        """With symbols replaced."""
+        return replace(self, shape=tuple(s.substitute(mapping) for s in self.shape))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +49,11 @@ class OutputSpec:
     dtype: torch.dtype
     memory_shape: tuple[tuple[Affine, ...], ...]
     permutation: tuple[int, ...]
+
+    def renamed(self, mapping: Mapping[str, Affine]) -> OutputSpec:
+        """With symbols replaced."""
+        shape = tuple(tuple(f.substitute(mapping) for f in d) for d in self.memory_shape)
+        return replace(self, memory_shape=shape)
 
     def finish(self, array: Any, symbols: dict[str, int]) -> Any:
         """The result from the Program's array (NumPy or torch; shares its memory)."""

@@ -34,18 +34,28 @@ def emit_output(ctx: Context, value: Value, meta: Any, *, fresh: bool = False) -
 def memory_order(meta: Any) -> list[int]:
     """Dimensions from outermost to innermost in eager's memory, if its strides are dense.
 
-    Sizes of 1 and broadcast strides say nothing: without a dense order it is row-major.
+    Without a dense order (broadcast results) it is row-major. Sizes of 1 are placed where their
+    strides say, if that is consistent.
     """
     rank = meta.dim()
     strides, sizes = _hints(meta.stride()), _hints(meta.shape)
-    order = sorted(range(rank), key=lambda d: (-strides[d], d) if sizes[d] != 1 else (0, d))
+    order = sorted(range(rank), key=lambda d: (-strides[d], sizes[d] == 1, d))
+    if _is_dense(order, strides, sizes, units=True):
+        return order
+    order = sorted((d for d in range(rank) if sizes[d] != 1), key=lambda d: (-strides[d], d))
     order = _place_units(order, sizes)
+    if _is_dense(order, strides, sizes, units=False):
+        return order
+    return list(range(rank))
+
+
+def _is_dense(order: Sequence[int], strides: list[int], sizes: list[int], *, units: bool) -> bool:
     expected = 1
     for d in reversed(order):
-        if sizes[d] != 1 and strides[d] != expected:
-            return list(range(rank))
+        if strides[d] != expected and (units or sizes[d] != 1):
+            return False
         expected *= max(sizes[d], 1)
-    return order
+    return True
 
 
 def _place_units(order: list[int], sizes: Sequence[int]) -> list[int]:

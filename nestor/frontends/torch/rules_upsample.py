@@ -37,7 +37,7 @@ def _scale(scales: Sequence[float | None] | None, k: int) -> float | None:
 
 
 def affine_table(table: Sequence[int], extent: int, index: Affine) -> Affine | None:
-    """An affine expression that, clamped to ``[0, extent)``, is ``table[index]``; None if none fits.
+    """An affine expression that, clamped to ``[0, extent)``, is ``table[index]``; or None.
 
     Tried: ``(a * index + b) // c`` for the simplest slopes.
     """

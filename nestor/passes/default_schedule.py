@@ -88,7 +88,12 @@ class _Rules:
         shared_all = all(len(self.fused.shared[s.name]) == len(_free(s)) for s in self.statements)
         if len(self.statements) == 1:
             self._schedule_alone(self.statements[0], sequential=[])
-        elif anchor is not None and shared_all and anchor is self.statements[0]:
+        elif (
+            anchor is self.statements[0]
+            and shared_all
+            and all(s.reduction is None for s in self.statements[1:])
+        ):
+            assert anchor is not None
             self._schedule_epilogue(anchor)
         else:
             self._schedule_rows()
@@ -361,11 +366,25 @@ class _Rules:
 
     # Pointwise statements, reductions, scans
 
+    def _is_bounded(self, t: Tensor) -> bool:
+        """Whether what a row keeps of ``t`` has a constant size; else it stays in memory."""
+        for s in self.statements:
+            for w in s.writes:
+                if w.tensor != t.name:
+                    continue
+                rows = {str(n) for n in self.fused.shared[s.name]}
+                if any(
+                    not extent.is_const and str(i) not in rows
+                    for i, extent in zip(w.indices, t.shape)
+                ):
+                    return False
+        return True
+
     def _plain_loops(self, s: Statement, sequential: list[str], shared: list[str]) -> None:
         """A statement of its own: parallel over its outer indices, vector along memory."""
         serial = s.scatter == "last" or (s.reduction is not None and s.reduction.into)
         seq = [self._sequential_loop(s, n) for n in sequential]
-        names = [n for n in s.domain.names if n not in sequential]
+        names = _in_reduction_order(s, [n for n in s.domain.names if n not in sequential])
         reduced = _reduced(s)
         if serial:
             self.out.append(
@@ -401,7 +420,7 @@ class _Rules:
         if vector_half and halves:
             vector, halves = halves[-1:], halves[:-1]
         free = [n for n in rest if n not in reduced]
-        summed = [n for n in rest if n in reduced]
+        summed = [n for n in _in_reduction_order(s, rest) if n in reduced]
         if not vector:
             index = self._choose_vector(s, rest)
             if index is not None:
@@ -485,7 +504,7 @@ class _Rules:
 
     def _keep_temps(self, scope: str) -> None:
         for t in self.kernel.tensors:
-            if t.role == "temp":
+            if t.role == "temp" and self._is_bounded(t):
                 self.out.append(ComputeAt(tensor=t.name, scope=scope))  # type: ignore[arg-type]
 
 
@@ -533,6 +552,15 @@ def _without(c: Contraction, sequential: list[str]) -> Contraction | None:
     if c.vector in sequential or any(n in sequential for n in c.reduced):
         return None
     return replace(c, rows=tuple(n for n in c.rows if n not in sequential))
+
+
+def _in_reduction_order(s: Statement, names: list[str]) -> list[str]:
+    """``names`` with the reduced ones in the order in which a scan must combine them."""
+    r = s.reduction
+    if r is None or (r.monoid.commutative and not r.scan):
+        return names
+    reduced = iter([n for n in r.indices if n in names])
+    return [next(reduced) if n in r.indices else n for n in names]
 
 
 def _bounding(s: Statement) -> set[str]:

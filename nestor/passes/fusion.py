@@ -317,13 +317,20 @@ class _Partitioner:
                 role = "inout"
             else:
                 role = "output"
-            tensors.append(replace(t, role=role))
+            tensors.append(replace(t, role=role, alias_of=self._base_in(n, used)))
         return Program(
             name=name,
             symbols=self.program.symbols,
             tensors=tuple(tensors),
             statements=tuple(group.statements),
         )
+
+
+    def _base_in(self, name: str, used: dict[str, Tensor]) -> str | None:
+        """The tensor of the kernel that ``name`` is an alias of: the first with the same bytes."""
+        root = self.root[name]
+        base = root if root in used else next(n for n in used if self.root[n] == root)
+        return None if base == name else base
 
 
 def _new_group(statement: AnyStatement, position: int) -> _Group | Extern:

@@ -77,7 +77,7 @@ class _Builder:
     def build(self) -> LoopNest:
         items = []
         for user in self.state.statements.values():
-            items.append(Item(user, _first_phase(user), tuple(user.loops)))
+            items.append(Item(user, self._first_phase(user), tuple(user.loops)))
         kernel = self.state.kernel
         return LoopNest(
             name=kernel.name,
@@ -85,6 +85,18 @@ class _Builder:
             tensors=nest_tensors(self.state),
             body=_block(self.generate(items, Context())),
         )
+
+    def _first_phase(self, user: StatementState) -> str:
+        """Updates go straight to their target where a reduction scatters, or where it adds to
+        its target and an accumulator would have a symbolic size."""
+        reduction = user.statement.reduction
+        if reduction is None:
+            return "point"
+        if _scatters(user):
+            return "update"
+        first = next((k for k, n in enumerate(user.loops) if n in user.reduced), len(user.loops))
+        is_symbolic = any(self.ranges[n][1] is None for n in self._kept(user, user.loops[first:]))
+        return "update" if reduction.into and is_symbolic else "reduce"
 
     def generate(self, items: Sequence[Item], ctx: Context) -> list[Node]:
         """Nodes for ``items``, in order; neighbours that open the same loop share it."""
@@ -386,17 +398,15 @@ class _Builder:
         return tuple(out)
 
 
-def _first_phase(user: StatementState) -> str:
-    """A reduction that scatters has no accumulator: each update goes straight to its target."""
+def _scatters(user: StatementState) -> bool:
+    """Whether each element of a reduction has a target of its own."""
     reduction = user.statement.reduction
-    if reduction is None:
-        return "point"
+    assert reduction is not None
     indices = [i for w in user.statement.writes for i in w.indices]
-    scatters = any(
+    return reduction.into and any(
         not isinstance(i, Affine) or not i.variables().isdisjoint(reduction.indices)
         for i in indices
     )
-    return "update" if reduction.into and scatters else "reduce"
 
 
 def _phases(

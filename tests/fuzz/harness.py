@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -207,8 +207,9 @@ def is_refusal_confirmed(
     """Whether enumeration or a run shows that the nest is wrong."""
     facts: dict[str, Any] = refusal.witness
     symbols = dict(facts.get("a", {}).get("symbols", {})) or dict(reference.symbols)
+    kernel = _with_visible_temps(case.program, nest)
     for values in (symbols, reference.symbols):
-        if oracle.find_violation(case.program, nest, values) is not None:
+        if oracle.find_violation(kernel, nest, values) is not None:
             return True
     if _is_wrong_for_equal_indices(case, nest, symbols):
         return True
@@ -220,6 +221,18 @@ def is_refusal_confirmed(
         except (Failure, UserError, KeyError):
             return True
     return False
+
+
+def _with_visible_temps(kernel: Program, nest: LoopNest) -> Program:
+    """Temps that stay in memory count too: a wrong one is wrong even if nothing shows it."""
+    kept = {t.name for t in nest.tensors}
+    return replace(
+        kernel,
+        tensors=tuple(
+            replace(t, role="output") if t.role == "temp" and t.name in kept else t
+            for t in kernel.tensors
+        ),
+    )
 
 
 def _is_wrong_for_equal_indices(case: Case, nest: LoopNest, symbols: dict[str, int]) -> bool:

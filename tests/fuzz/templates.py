@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nestor.ir.affine import Affine, affine, variable
-from nestor.ir.expr import Expr, Index, IndexExpr, Load, Var, binary, const, unary
+from nestor.ir.expr import Expr, Index, IndexExpr, Load, Select, Var, binary, const, unary, walk
 from nestor.ir.monoid import (
     Monoid,
     all_of,
@@ -242,7 +242,12 @@ def _finals(m: Maker, kind: str, monoid: Monoid, dims: dict[str, Dim]) -> list[E
     if m.rng.random() < 0.25:
         m.features.add("final map")
         leaves = [*states, *(m.leaves(dims, 1) if m.rng.random() < 0.5 else [])]
-        return [m.expression(m.dtype(), leaves, dims, 2)]
+        dtype = m.dtype()
+        final = m.expression(dtype, leaves, dims, 2)
+        # A state that nothing reads is a degenerate reduction, which the checker refuses.
+        if all(not isinstance(x, Var) for x in walk(final)):
+            final = Select(condition=convert(states[0], DType.bool), a=final, b=final)
+        return [final]
     return states if m.rng.random() < 0.8 else states[:1]
 
 

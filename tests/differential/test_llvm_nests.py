@@ -602,3 +602,32 @@ def test_contraction_can_be_refused() -> None:
         arrays = {"a": a_, "b": b_, "c": a_ * b_, "y": np.ones(64, np.float32)}
         NativeNest(whole, parse_target("avx2"), fp_contract=contract).run(arrays)
         assert bool(arrays["y"].any()) == contract
+
+
+@pytest.mark.parametrize("rows", [3, 4, 7, 8, 14, 16, 19])
+@pytest.mark.parametrize("lanes", [8, 16, 40, 5])
+def test_tiles_whose_rows_are_contiguous_are_transposed(rows: int, lanes: int) -> None:
+    r, n, u = v("r"), v("n"), v("u")
+    at = [u * lanes + n, r + 2]
+    value = binary("add", load("x", r, u * lanes + n), load("b", u * lanes + n))
+    store = loop("u", 2, "unroll", loop("n", lanes, "vector", point("y", at, value)))
+    tensors = [
+        tensor("x", rows, 2 * lanes),
+        tensor("b", 2 * lanes),
+        tensor("y", 2 * lanes, rows + 5, role="inout"),
+    ]
+    check(nest(tensors, loop("r", rows, "unroll", store)), threads=(1,))
+    for dtype in (DType.f64, DType.i32, DType.f16):
+        one = loop("n", lanes, "vector", point("y", [n, r], load("x", r, n, dtype=dtype)))
+        tensors = [
+            tensor("x", rows, lanes, dtype=dtype),
+            tensor("y", lanes, rows, dtype=dtype, role="output"),
+        ]
+        check(nest(tensors, loop("r", rows, "unroll", one)), threads=(1,))
+
+
+def test_a_tile_that_reads_what_it_stores_is_not_transposed() -> None:
+    r, n = v("r"), v("n")
+    shift = point("y", [n, r + 1], load("y", n, r))
+    whole = loop("r", 8, "unroll", loop("n", 16, "vector", shift))
+    check(nest([tensor("y", 16, 9, role="inout")], whole), threads=(1,))

@@ -12,29 +12,33 @@ arithmetic that depends on no inner loop may be added while inner code is being 
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
 
 
-@dataclass(frozen=True, slots=True)
 class Val:
-    """An SSA value or a literal.
+    """An SSA value or a literal; never changed.
 
     Attributes:
         text: ``%v12`` or a literal of the element's type.
         ty: LLVM's name of the element's type, e.g. ``float``.
         lanes: 0 for a scalar, else the number of vector elements.
         literal: True if ``text`` is a scalar constant.
+        full: LLVM's type of the whole value.
     """
 
-    text: str
-    ty: str
-    lanes: int = 0
-    literal: bool = False
+    __slots__ = ("full", "lanes", "literal", "text", "ty")
 
-    @property
-    def full(self) -> str:
-        """LLVM's type of the whole value."""
-        return f"<{self.lanes} x {self.ty}>" if self.lanes else self.ty
+    def __init__(self, text: str, ty: str, lanes: int = 0, literal: bool = False):
+        self.text = text
+        self.ty = ty
+        self.lanes = lanes
+        self.literal = literal
+        self.full = f"<{lanes} x {ty}>" if lanes else ty
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Val) and (self.text, self.full) == (other.text, other.full)
+
+    def __hash__(self) -> int:
+        return hash((self.text, self.full))
 
 
 def int_val(value: int, ty: str = "i64") -> Val:
@@ -87,12 +91,21 @@ def mangle(ty: str, lanes: int) -> str:
     return f"v{lanes}{short}" if lanes else short
 
 
+INLINE_MARK = "INLINE_IF_FEW"
+"""Stands in a helper's header for ``alwaysinline`` or ``noinline``, by the number of its calls."""
+
+INLINE_CALLS = 4
+"""A helper called from more places stays a function: 20 copies of erf in the epilogue of a register
+tile take LLVM 0.5 s, while the calls cost nothing beside the tile's reduced loop."""
+
+
 class ModuleBuilder:
     """What a module holds besides the code of its functions: declarations, helpers, metadata."""
 
     def __init__(self) -> None:
         self._declarations: dict[str, str] = {}
         self._helpers: dict[str, str] = {}
+        self._calls: dict[str, int] = {}
         self._functions: list[str] = []
         self._globals: dict[str, str] = {}
         self._metadata: list[str] = []
@@ -115,6 +128,10 @@ class ModuleBuilder:
         """Give a helper its text; ``add_helper`` reserved the name while it was being written."""
         self._helpers[name] = text
 
+    def count_call(self, name: str) -> None:
+        """Note one more place that calls a helper."""
+        self._calls[name] = self._calls.get(name, 0) + 1
+
     def add_global(self, name: str, text: str) -> str:
         """Add a global definition, once; returns ``@name``."""
         self._globals.setdefault(name, text)
@@ -130,25 +147,32 @@ class ModuleBuilder:
         self._metadata.append(text.replace("{self}", name))
         return name
 
+    def _finished(self, name: str, text: str) -> str:
+        few = self._calls.get(name, 0) <= INLINE_CALLS
+        return text.replace(INLINE_MARK, "alwaysinline" if few else "noinline", 1)
+
     def text(self) -> str:
         """The whole module."""
         parts = [
             *self._globals.values(),
             *self._declarations.values(),
             *self._functions,
-            *self._helpers.values(),
+            *(self._finished(name, text) for name, text in self._helpers.items()),
             *(f"!{i} = {m}" for i, m in enumerate(self._metadata)),
         ]
         return "\n".join(parts) + "\n"
 
 
-@dataclass(slots=True)
 class Scope:
-    """A dominating region: its head, what is numbered there, and the values of its variables."""
+    """A dominating region: the list at its start, and the keys of what is numbered in it."""
 
-    head: list[str]
-    in_head: dict[str, Val] = field(default_factory=dict)
-    in_body: dict[str, Val] = field(default_factory=dict)
+    __slots__ = ("head", "in_body", "in_head", "pointers")
+
+    def __init__(self, head: list[str]):
+        self.head = head
+        self.in_head: list[str] = []
+        self.in_body: list[str] = []
+        self.pointers: dict[object, Val] = {}
 
 
 class FunctionBuilder:
@@ -162,6 +186,8 @@ class FunctionBuilder:
         self._counter = 0
         self.label = "entry"
         self.scopes: list[Scope] = []
+        self._heads: dict[str, Val] = {}
+        self._bodies: dict[str, Val] = {}
         self._out: list[str] = []
         self.push_scope()
 
@@ -175,8 +201,12 @@ class FunctionBuilder:
         self.scopes.append(Scope(head))
 
     def pop_scope(self) -> None:
-        """End the innermost scope."""
-        self.scopes.pop()
+        """End the innermost scope: what was numbered in it is forgotten."""
+        scope = self.scopes.pop()
+        for key in scope.in_head:
+            del self._heads[key]
+        for key in scope.in_body:
+            del self._bodies[key]
 
     def fresh(self, hint: str = "v") -> str:
         """A name that nothing else has (without ``%``)."""
@@ -214,31 +244,34 @@ class FunctionBuilder:
 
     def emit(self, rhs: str, ty: str, lanes: int = 0) -> Val:
         """A pure instruction here; numbered, so the result may be an earlier one."""
-        for scope in reversed(self.scopes):
-            found = scope.in_body.get(rhs) or scope.in_head.get(rhs)
-            if found is not None:
-                return found
-        value = self.effect(rhs, ty, lanes)
-        self.scopes[-1].in_body[rhs] = value
+        found = self._bodies.get(rhs) or self._heads.get(rhs)
+        if found is not None:
+            return found
+        value = self._bodies[rhs] = self.effect(rhs, ty, lanes)
+        self.scopes[-1].in_body.append(rhs)
         return value
 
     def emit_at(self, depth: int, rhs: str, ty: str) -> Val:
         """A pure scalar instruction in the head of scope ``depth``.
 
-        All its operands must be available there (heads of that scope or outer ones).
+        All its operands must be available there (heads of that scope or outer ones); the text then
+        names a value of that scope, so that an equal text is never numbered further out.
         """
-        for scope in self.scopes[: depth + 1]:
-            found = scope.in_head.get(rhs)
-            if found is not None:
-                return found
-        value = Val("%" + self.fresh("a"), ty)
-        self.scopes[depth].head.append(f"  {value.text} = {rhs}")
-        self.scopes[depth].in_head[rhs] = value
+        found = self._heads.get(rhs)
+        if found is not None:
+            return found
+        self._counter += 1
+        value = Val(f"%a{self._counter}", ty)
+        scope = self.scopes[depth]
+        scope.head.append(f"  {value.text} = {rhs}")
+        scope.in_head.append(rhs)
+        self._heads[rhs] = value
         return value
 
     def effect(self, rhs: str, ty: str, lanes: int = 0) -> Val:
         """An instruction with a result that must not be numbered (a load of changing memory)."""
-        value = Val("%" + self.fresh(), ty, lanes)
+        self._counter += 1
+        value = Val(f"%v{self._counter}", ty, lanes)
         self._out.append(f"  {value.text} = {rhs}")
         return value
 

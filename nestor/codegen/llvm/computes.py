@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from nestor.codegen.llvm.addressing import Location
 from nestor.codegen.llvm.builder import Val
 from nestor.codegen.llvm.context import LANE, Context
 from nestor.codegen.llvm.expressions import Expressions
-from nestor.codegen.llvm.memory import Location, load, store
+from nestor.codegen.llvm.memory import load, store
 from nestor.ir.affine import Affine
 from nestor.ir.expr import Binary, Var
 from nestor.ir.loopnest import Compute, Store

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from nestor.codegen.llvm.builder import FunctionBuilder, ModuleBuilder, Val, bool_val
 from nestor.ir.affine import Affine, Interval
 from nestor.ir.loopnest import Buffer
 from nestor.ir.program import Symbol, Tensor
 from nestor.target.cpu import CpuTarget
+
+if TYPE_CHECKING:
+    from nestor.codegen.llvm.addressing import AccessPlan
 
 LANE = "%lane"
 """The variable that stands for the position in a vector, 0 … lanes - 1."""
@@ -117,6 +121,7 @@ class Context:
         self.vectors: dict[str, Val] = {}
         self.buffers: dict[str, Private] = {}
         self.storages: dict[str, Storage] = {}
+        self.plans: dict[tuple[str, int], AccessPlan] = {}
         self.args = Val("%args", "ptr")
         self.symbols = Val("%symbols", "ptr")
         self.services = Val("%services", "ptr")

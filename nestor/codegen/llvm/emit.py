@@ -11,9 +11,9 @@ from nestor.errors import InternalError
 from nestor.ir.affine import Affine
 from nestor.ir.expr import Load, walk
 from nestor.ir.loopnest import Alloc, Compute, LoopNest, Node, node_children
-from nestor.target.cpu import CpuTarget
+from nestor.target.cpu import TRIPLE, CpuTarget
 
-CODEGEN_VERSION = 1
+CODEGEN_VERSION = 2
 """Raised whenever the same nest may give other code; part of the key of cached objects."""
 
 
@@ -128,13 +128,15 @@ def _depends_on_data(compute: Compute) -> bool:
 
 
 def emit_entry(
-    name: str, calls: Sequence[tuple[int, Sequence[int], Sequence[int]]], target: CpuTarget
+    name: str,
+    calls: Sequence[tuple[int, Sequence[int], Sequence[int]]],
+    target: CpuTarget | None = None,
 ) -> str:
     """LLVM IR of ``i32 name(ptr table, ptr tensors, ptr symbols, ptr services)``.
 
     Args: name: of the function. calls: in order, each (position in ``table``, tensor slots in the
         kernel's argument order, symbol positions in the kernel's symbol order).
-        target: for the triple.
+        target: for the triple; by default this project's only one.
     Calls stop at the first kernel that returns non-zero, and that is the result.
     """
     lines: list[str] = []
@@ -177,6 +179,6 @@ def emit_entry(
     body = "\n".join(lines)
     arguments = "ptr noalias %table, ptr noalias %tensors, ptr noalias %symbols, ptr %services"
     return (
-        f'target triple = "{target.triple}"\n'
+        f'target triple = "{target.triple if target else TRIPLE}"\n'
         f"define i32 @{name}({arguments}) nounwind {{\nentry:\n{body}\n}}\n"
     )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import assert_never
 
 from nestor.codegen.llvm import mathlib
+from nestor.codegen.llvm.addressing import AccessPlan, Location, locate, plan_access
 from nestor.codegen.llvm.builder import Val, bool_val, int_val
 from nestor.codegen.llvm.context import IN_BODY, LANE, Context, Variable
 from nestor.codegen.llvm.indexing import condition, resize_int, scalar_affine, vector_affine
-from nestor.codegen.llvm.memory import Location, any_lane, load, locate
+from nestor.codegen.llvm.memory import any_lane, load
 from nestor.codegen.llvm.ops import Ops, constant
 from nestor.codegen.llvm.storage import tensor_storage
 from nestor.codegen.llvm.types import REGISTER_TYPE
@@ -151,28 +151,43 @@ class Expressions:
 
     def location(self, name: str, indices: tuple[IndexExpr, ...]) -> Location | None:
         """Where an access of logical indices lies; None if the tensor has no element."""
+        plan = self.plan(name, indices)
+        return None if plan is None else locate(self.ctx, plan)
+
+    def plan(self, name: str, indices: tuple[IndexExpr, ...]) -> AccessPlan | None:
+        """Analyse an access of logical indices; None if the tensor has no element."""
         ctx = self.ctx
-        if name in ctx.buffers:
-            private = ctx.buffers[name]
-            inner = [variable(LANE)] if private.per_lane else []
-            return locate(ctx, private.storage, self._resolved((*indices, *inner)))
-        tensor = ctx.info.tensors[name]
-        storage = tensor_storage(ctx, name)
-        if storage.size == 0:
-            self._flag(bool_val(True))
+        private = ctx.buffers.get(name)
+        storage = tensor_storage(ctx, name) if private is None else private.storage
+        # The nest keeps its index tuples alive, so their identity is a key.
+        plan = ctx.plans.get((name, id(indices)))
+        if plan is not None and plan.storage is storage:
+            return plan
+        depends_on_data = any(not isinstance(i, Affine) for i in indices)
+        if private is None and storage.size == 0:
+            if depends_on_data:
+                self._flag(bool_val(True))
             return None
+        plan = plan_access(storage, self._physical(name, indices))
+        if not depends_on_data:
+            ctx.plans[name, id(indices)] = plan
+        return plan
+
+    def _physical(self, name: str, indices: tuple[IndexExpr, ...]) -> list[Affine]:
+        """Indices of the array in memory: through the layout, with data-dependent ones checked."""
+        private = self.ctx.buffers.get(name)
+        if private is not None:
+            own = [i for i in indices if isinstance(i, Affine)]
+            return [*own, variable(LANE)] if private.per_lane else own
+        tensor = self.ctx.info.tensors[name]
         affines = [
             i if isinstance(i, Affine) else self._checked_index(i, tensor.shape[d])
             for d, i in enumerate(indices)
         ]
         if tensor.layout is None:
-            return locate(ctx, storage, self._resolved(affines))
-        logical = {f"d{d}": ctx.resolve(a) for d, a in enumerate(affines)}
-        physical = [p.substitute(logical) for p in tensor.layout.physical]
-        return locate(ctx, storage, [p.simplify(ctx.ranges) for p in physical])
-
-    def _resolved(self, indices: Sequence[IndexExpr]) -> list[Affine]:
-        return [self.ctx.resolve(i) for i in indices if isinstance(i, Affine)]
+            return affines
+        logical = {f"d{d}": a for d, a in enumerate(affines)}
+        return [p.substitute(logical) for p in tensor.layout.physical]
 
     def _checked_index(self, node: Expr, extent: Affine) -> Affine:
         """A data-dependent index, clamped into the dimension, as a variable of its own.

@@ -61,7 +61,10 @@ def _large_reduction() -> tuple[str, str]:
     """
     words = ", ".join(f"i64 {w}" for w in (0, *two_over_pi_words(23)))
     table = f"@two_over_pi = internal unnamed_addr constant [24 x i64] [{words}], align 64"
-    lines = ["define internal void @nestor.reduce(double %x, ptr %out) noinline nounwind {", "entry:"]
+    lines = [
+        "define internal void @nestor.reduce(double %x, ptr %out) noinline nounwind {",
+        "entry:",
+    ]
     add = lines.append
     add("  %bits = bitcast double %x to i64")
     add("  %exp = lshr i64 %bits, 52")

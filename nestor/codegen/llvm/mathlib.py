@@ -2,7 +2,8 @@
 
 Each is written once over ``Num``, for scalars and vectors of any length alike, in ``math_f32`` and
 ``math_f64``; a float32 function without code of its own goes through the float64 one, which makes
-it correctly rounded nearly always. Nothing here calls a library: object code has no undefined symbol.
+it correctly rounded nearly always. Nothing here calls a library, so that objects have no undefined
+symbol.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from nestor.codegen.llvm.builder import (
+    INLINE_MARK,
     FunctionBuilder,
     Val,
     bool_val,
@@ -218,6 +220,7 @@ def call_math(fb: FunctionBuilder, op: str, args: tuple[Val, ...]) -> Val:
     if not fb.module.has_helper(name):
         _write(fb, name, op, ty, lanes, len(args))
     given = ", ".join(f"{a.full} {a.text}" for a in args)
+    fb.module.count_call(name)
     return fb.emit(f"call {vec_type(ty, lanes)} @{name}({given})", ty, lanes)
 
 
@@ -229,7 +232,7 @@ def _write(fb: FunctionBuilder, name: str, op: str, ty: str, lanes: int, count: 
     function, inline = _TABLE[op, ty]
     full = vec_type(ty, lanes)
     parameters = ", ".join(f"{full} %x{i}" for i in range(count))
-    marks = "alwaysinline" if inline else "noinline"
+    marks = INLINE_MARK if inline else "noinline"
     fb.module.add_helper(name, "")
     inner = FunctionBuilder(
         fb.module, f"define internal {full} @{name}({parameters}) {marks} nounwind memory(none)"

@@ -1,173 +1,20 @@
-"""Loads and stores: where an access lies, how its lanes lie to each other, and what may be read.
+"""Loads and stores of a location: rows, gathers, masks, and what may be read.
 
-An access becomes a *location*: a pointer that is equal in all lanes, and how the lanes differ from
-it. Contiguous lanes are one vector load; equal lanes a scalar one; other patterns are gathers.
+Contiguous lanes are one vector load; equal lanes a scalar one; other patterns are gathers.
 Where a predicate or mask holds for some lanes only, memory outside is never touched, unless
 interval arithmetic proves that the address lies inside the tensor for all of them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from nestor.codegen.llvm.addressing import Location, stride_pattern
 from nestor.codegen.llvm.builder import Val, int_val, mangle, vec_type, vector_literal
-from nestor.codegen.llvm.context import IN_BODY, LANE, Context, Storage
-from nestor.codegen.llvm.indexing import (
-    emit_at,
-    lane_pattern,
-    scalar_with_depth,
-    split_varying,
-    vector_affine,
-)
+from nestor.codegen.llvm.context import Context, Storage
 from nestor.codegen.llvm.types import TYPE_BYTES
-from nestor.ir.affine import Affine, affine_sum, variable
 from nestor.ir.types import DType
 
 ZEROS_BYTES = 1024
 """Size of the block of zeros that stands in for what must not be read [bytes]."""
-
-
-@dataclass(frozen=True, slots=True)
-class Location:
-    """Where the lanes of an access lie.
-
-    Attributes:
-        storage: the memory.
-        pointer: address of the first lane (of every lane, if ``offsets`` is None).
-        offsets: per lane, in elements from ``pointer``: constants, or a vector of integers; None
-            if all lanes coincide.
-        inside: True if all lanes, unused ones too, provably lie in the storage.
-        inner_start: for a private buffer, the constant start in its last dimension, if known.
-    """
-
-    storage: Storage
-    pointer: Val
-    offsets: tuple[int, ...] | Val | None
-    inside: bool
-    inner_start: int | None = None
-
-    @property
-    def is_contiguous(self) -> bool:
-        """Lane ``l`` is ``l`` elements after the first."""
-        return isinstance(self.offsets, tuple) and self.offsets == tuple(range(len(self.offsets)))
-
-    @property
-    def is_reversed(self) -> bool:
-        """Lane ``l`` is ``l`` elements before the first."""
-        return isinstance(self.offsets, tuple) and self.offsets == tuple(
-            -i for i in range(len(self.offsets))
-        )
-
-
-def linear_parts(
-    storage: Storage, indices: list[Affine]
-) -> tuple[Affine, list[tuple[Affine, int, Val]]]:
-    """The element offset as an affine, and terms whose stride is only known at run time."""
-    constant: list[tuple[Affine, int]] = []
-    symbolic: list[tuple[Affine, int, Val]] = []
-    for index, (factor, value) in zip(indices, storage.strides, strict=True):
-        if value is None:
-            constant.append((index, factor))
-        else:
-            symbolic.append((index, factor, value))
-    return affine_sum(constant), symbolic
-
-
-def locate(ctx: Context, storage: Storage, indices: list[Affine]) -> Location:
-    """Address an element by its *physical*, resolved indices."""
-    linear, symbolic = linear_parts(storage, indices)
-    linear = linear.simplify(ctx.ranges)
-    uniform, varying = split_varying(ctx, linear)
-    offsets: tuple[int, ...] | Val | None = None
-    start = 0
-    symbolic_varies = any(ctx.is_varying(i) for i, _, _ in symbolic)
-    if varying.terms and not symbolic_varies:
-        pattern = lane_pattern(ctx, varying)
-        if pattern is None:
-            offsets = vector_affine(ctx, varying)
-        elif any(p != pattern[0] for p in pattern):
-            start = pattern[0]
-            offsets = tuple(p - start for p in pattern)
-        else:
-            start = pattern[0]
-    elif symbolic_varies:
-        offsets, symbolic = _symbolic_offsets(ctx, varying, symbolic)
-    pointer = _pointer(ctx, storage, uniform, symbolic, start)
-    inner = indices[-1] if indices else Affine()
-    inner_start = None
-    if storage.private:
-        base = inner - variable(LANE) if inner.coefficient(LANE) == 1 else inner
-        inner_start = base.const if base.is_const else None
-    inside = not symbolic and not isinstance(offsets, Val) and _is_inside(ctx, storage, linear)
-    return Location(storage, pointer, offsets, inside, inner_start)
-
-
-def _is_inside(ctx: Context, storage: Storage, linear: Affine) -> bool:
-    if storage.size is None:
-        return False
-    ranges = ctx.ranges
-    if ctx.vector is not None and ctx.vector.active != ctx.vector.lanes:
-        ranges = {**ranges, LANE: (0, ctx.vector.lanes - 1)}
-    low, high = linear.bounds(ranges)
-    return low is not None and high is not None and low >= 0 and high < storage.size
-
-
-def _symbolic_offsets(
-    ctx: Context, varying: Affine, symbolic: list[tuple[Affine, int, Val]]
-) -> tuple[Val, list[tuple[Affine, int, Val]]]:
-    """Lane offsets with run-time strides, in i64; the uniform parts stay for the pointer."""
-    fb = ctx.fb
-    total = vector_affine(ctx, varying, "i64") if varying.terms else None
-    rest: list[tuple[Affine, int, Val]] = []
-    for index, factor, stride in symbolic:
-        uniform, part = split_varying(ctx, index)
-        rest.append((uniform, factor, stride))
-        if part.terms:
-            term = fb.op("mul", vector_affine(ctx, part * factor, "i64"), stride)
-            total = term if total is None else fb.op("add", total, term)
-    assert total is not None
-    return total, rest
-
-
-def _pointer(
-    ctx: Context,
-    storage: Storage,
-    uniform: Affine,
-    symbolic: list[tuple[Affine, int, Val]],
-    start: int,
-) -> Val:
-    """The address, each loop's part added in that loop's head, the constant part last."""
-    terms: list[tuple[int, Val]] = []
-    for atom, c in uniform.terms:
-        value, depth = scalar_with_depth(ctx, Affine(((atom, c),)))
-        terms.append((depth, value))
-    const = uniform.const + start
-    for index, factor, stride in symbolic:
-        for atom, c in index.terms:
-            value, depth = scalar_with_depth(ctx, Affine(((atom, c * factor),)))
-            product = emit_at(ctx, depth, f"mul nsw i64 {value.text}, {stride.text}")
-            terms.append((depth, product))
-        if index.const:
-            terms.append((0, emit_at(ctx, 0, f"mul nsw i64 {stride.text}, {index.const * factor}")))
-    terms.sort(key=lambda t: t[0])
-    pointer = storage.pointer
-    at = 0
-    while at < len(terms):
-        depth, total = terms[at]
-        at += 1
-        while at < len(terms) and terms[at][0] == depth:
-            total = emit_at(ctx, depth, f"add nsw i64 {total.text}, {terms[at][1].text}")
-            at += 1
-        pointer = _step(ctx, storage, pointer, total, depth)
-    if const:
-        pointer = _step(ctx, storage, pointer, int_val(const), IN_BODY)
-    return pointer
-
-
-def _step(ctx: Context, storage: Storage, pointer: Val, offset: Val, depth: int) -> Val:
-    rhs = f"getelementptr {storage.ty}, ptr {pointer.text}, i64 {offset.text}"
-    return emit_at(ctx, depth, rhs, "ptr")
-
 
 # --- loads -----------------------------------------------------------------------------------
 
@@ -337,7 +184,9 @@ def store(ctx: Context, at: Location, value: Val, dtype: DType) -> None:
     if at.is_reversed:
         flip = list(range(lanes - 1, -1, -1))
         rhs = f"getelementptr {at.storage.ty}, ptr {at.pointer.text}, i64 {1 - lanes}"
-        turned = Location(at.storage, ctx.fb.emit(rhs, "ptr"), tuple(range(lanes)), at.inside, None)
+        turned = Location(
+            at.storage, ctx.fb.emit(rhs, "ptr"), stride_pattern(1, lanes), at.inside, None
+        )
         flipped = None if mask is None else ctx.fb.shuffle(mask, flip)
         _store_row(ctx, turned, ctx.fb.shuffle(value, flip), flipped)
         return

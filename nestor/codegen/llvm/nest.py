@@ -10,6 +10,7 @@ from nestor.codegen.llvm.computes import emit_compute, merge_tree
 from nestor.codegen.llvm.context import LANE, Context, Variable, Vector
 from nestor.codegen.llvm.indexing import condition, scalar_affine
 from nestor.codegen.llvm.storage import allocate
+from nestor.codegen.llvm.transpose import MIN_ROWS, store_rows, transposed_store
 from nestor.errors import InternalError
 from nestor.ir.affine import Affine, affine, variable
 from nestor.ir.expr import walk
@@ -194,6 +195,8 @@ def _with_env(ctx: Context, index: str, value: Affine, body: Callable[[], None])
 
 def constant_bounds(ctx: Context, loop: Loop) -> tuple[int, int]:
     """Bounds of a vector or unroll loop. Raises: ``InternalError`` if they are not constant."""
+    if all(a.is_const for a in loop.lower) and all(a.is_const for a in loop.upper):
+        return max(a.const for a in loop.lower), min(a.const for a in loop.upper)
     lower, upper = resolved_bounds(ctx, loop.lower, loop.upper)
     if len(lower) != 1 or len(upper) != 1 or not lower[0].is_const or not upper[0].is_const:
         raise InternalError(
@@ -208,15 +211,57 @@ def _emit_unroll(ctx: Context, loop: Loop) -> None:
     if high - low > MAX_UNROLL and ctx.vector is None:
         emit_serial(ctx, loop.index, loop.lower, loop.upper, lambda: emit_node(ctx, loop.body))
         return
+    if high - low >= MIN_ROWS:
+        found = transposed_store(ctx, loop)
+        if found is not None:
+            between, vector, compute = found
+            _emit_transposed(ctx, loop.index, range(low, high), between, vector, compute)
+            return
     for position in range(low, high):
         _with_env(ctx, loop.index, affine(position), lambda: emit_node(ctx, loop.body))
+
+
+def _emit_transposed(
+    ctx: Context,
+    index: str,
+    rows: range,
+    between: list[Loop],
+    vector: Loop,
+    compute: Compute,
+) -> None:
+    """The loops between outside, then all rows of one vector together."""
+    if between:
+        first, *rest = between
+        low, high = constant_bounds(ctx, first)
+        for position in range(low, high):
+            _with_env(
+                ctx,
+                first.index,
+                affine(position),
+                lambda: _emit_transposed(ctx, index, rows, rest, vector, compute),
+            )
+        return
+
+    def at_row(row: int, body: Callable[[], None]) -> None:
+        _with_env(ctx, index, affine(row), body)
+
+    def whole() -> None:
+        if ctx.vector is None:
+            for row in rows:
+                at_row(row, lambda: emit_compute(ctx, compute))
+        else:
+            store_rows(ctx, compute, rows, at_row)
+
+    _emit_vector(ctx, vector, whole)
 
 
 # --- vector loops ------------------------------------------------------------------------------
 
 
-def _emit_vector(ctx: Context, loop: Loop) -> None:
+def _emit_vector(ctx: Context, loop: Loop, body: Callable[[], None] | None = None) -> None:
+    """A vector loop around ``body`` (its own by default), one native vector after the other."""
     low, high = constant_bounds(ctx, loop)
+    write = body or (lambda: emit_node(ctx, loop.body))
     if ctx.vector is not None:
         _emit_inner_vector(ctx, loop, low, high)
         return
@@ -229,22 +274,24 @@ def _emit_vector(ctx: Context, loop: Loop) -> None:
             counter,
             (affine(0),),
             (affine(chunks),),
-            lambda: _emit_lanes(ctx, loop, variable(counter) * native + low, native),
+            lambda: _emit_lanes(ctx, loop.index, variable(counter) * native + low, native, write),
         )
         low += chunks * native
     for start in range(low, high, native):
-        _emit_lanes(ctx, loop, affine(start), min(native, high - start))
+        _emit_lanes(ctx, loop.index, affine(start), min(native, high - start), write)
 
 
-def _emit_lanes(ctx: Context, loop: Loop, start: Affine, active: int) -> None:
+def _emit_lanes(
+    ctx: Context, index: str, start: Affine, active: int, body: Callable[[], None]
+) -> None:
     """``active`` iterations from ``start`` at once."""
     if active == 1:
-        _with_env(ctx, loop.index, start, lambda: emit_node(ctx, loop.body))
+        _with_env(ctx, index, start, body)
         return
     ctx.vector = Vector(1 << (active - 1).bit_length(), active)
     ctx.ranges[LANE] = (0, active - 1)
     value = ctx.resolve(start) + variable(LANE)
-    _with_env(ctx, loop.index, value, lambda: emit_node(ctx, loop.body))
+    _with_env(ctx, index, value, body)
     ctx.vector = None
     del ctx.ranges[LANE]
 

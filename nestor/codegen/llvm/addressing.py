@@ -1,0 +1,249 @@
+"""Where an access lies: a pointer that is equal in all lanes, and how the lanes differ from it.
+
+Accesses are analysed once (``AccessPlan``) and then placed many times, since a register tile
+repeats each of them with other constants. Address arithmetic is put into the heads of the loops whose
+indices it depends on, so that an inner loop adds only what changes in it.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+from nestor.codegen.llvm.builder import Val, int_val
+from nestor.codegen.llvm.context import IN_BODY, LANE, Context, Storage
+from nestor.codegen.llvm.indexing import (
+    emit_at,
+    lane_pattern,
+    scalar_with_depth,
+    split_varying,
+    vector_affine,
+)
+from nestor.ir.affine import Affine, affine_sum
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where the lanes of an access lie.
+
+    Attributes:
+        storage: the memory.
+        pointer: address of the first lane (of every lane, if ``offsets`` is None).
+        offsets: per lane, in elements from ``pointer``: constants, or a vector of integers; None
+            if all lanes coincide.
+        inside: True if all lanes, unused ones too, provably lie in the storage; only decided where
+            some lanes are not to be touched.
+        inner_start: for a private buffer, the constant start in its last dimension, if known.
+    """
+
+    storage: Storage
+    pointer: Val
+    offsets: tuple[int, ...] | Val | None
+    inside: bool
+    inner_start: int | None = None
+
+    @property
+    def is_contiguous(self) -> bool:
+        """Lane ``l`` is ``l`` elements after the first."""
+        o = self.offsets
+        return isinstance(o, tuple) and o is stride_pattern(1, len(o))
+
+    @property
+    def is_reversed(self) -> bool:
+        """Lane ``l`` is ``l`` elements before the first."""
+        o = self.offsets
+        return isinstance(o, tuple) and o is stride_pattern(-1, len(o))
+
+
+@functools.cache
+def stride_pattern(stride: int, lanes: int) -> tuple[int, ...]:
+    """Offsets of lanes at equal distances; one object for each pattern."""
+    return tuple(stride * lane for lane in range(lanes))
+
+
+@dataclass(frozen=True, slots=True)
+class AccessPlan:
+    """An access before it is placed.
+
+    Attributes:
+        storage: the memory.
+        linear: the element offset over the nest's loop indices, as far as strides are constant.
+        symbolic: (index, constant factor, run-time stride) of the other dimensions.
+        inner: the index of the last dimension.
+        is_plain: ``linear`` has no division and ``symbolic`` is empty.
+    """
+
+    storage: Storage
+    linear: Affine
+    symbolic: tuple[tuple[Affine, int, Val], ...]
+    inner: Affine
+    is_plain: bool
+
+
+def plan_access(storage: Storage, indices: list[Affine]) -> AccessPlan:
+    """Analyse an access by its *physical* indices."""
+    constant: list[tuple[Affine, int]] = []
+    symbolic: list[tuple[Affine, int, Val]] = []
+    for index, (factor, value) in zip(indices, storage.strides, strict=True):
+        if value is None:
+            constant.append((index, factor))
+        else:
+            symbolic.append((index, factor, value))
+    linear = affine_sum(constant)
+    is_plain = not symbolic and all(isinstance(a, str) for a, _ in linear.terms)
+    inner = indices[-1] if indices else Affine()
+    return AccessPlan(storage, linear, tuple(symbolic), inner, is_plain)
+
+
+def locate(ctx: Context, plan: AccessPlan) -> Location:
+    """Place an access here."""
+    if plan.is_plain:
+        found = _locate_plain(ctx, plan)
+        if found is not None:
+            return found
+    linear = ctx.resolve(plan.linear)
+    symbolic = [(ctx.resolve(i), factor, stride) for i, factor, stride in plan.symbolic]
+    uniform, varying = split_varying(ctx, linear)
+    offsets: tuple[int, ...] | Val | None = None
+    start = 0
+    symbolic_varies = any(ctx.is_varying(i) for i, _, _ in symbolic)
+    if symbolic_varies:
+        offsets, symbolic = _symbolic_offsets(ctx, varying, symbolic)
+    elif varying.terms:
+        pattern = lane_pattern(ctx, varying)
+        if pattern is None:
+            offsets = vector_affine(ctx, varying)
+        else:
+            start = pattern[0]
+            offsets = _canonical(tuple(p - start for p in pattern))
+    pointer = _pointer(ctx, plan.storage, uniform, symbolic, start)
+    known = not symbolic and not isinstance(offsets, Val)
+    inside = known and _is_inside(ctx, plan.storage, linear)
+    return Location(plan.storage, pointer, offsets, inside, _inner_start(ctx, plan))
+
+
+def _canonical(offsets: tuple[int, ...]) -> tuple[int, ...] | None:
+    """None if all lanes coincide; the shared object if they are at equal distances."""
+    if not any(offsets):
+        return None
+    regular = stride_pattern(offsets[1], len(offsets))
+    return regular if offsets == regular else offsets
+
+
+def _locate_plain(ctx: Context, plan: AccessPlan) -> Location | None:
+    """The common case: a sum of indices. None if an index means more than a number or a lane."""
+    env = ctx.env
+    const, stride = plan.linear.const, 0
+    terms: list[tuple[str, int]] = []
+    for atom, c in plan.linear.terms:
+        value = env.get(atom)  # type: ignore[arg-type]
+        if value is None:
+            if atom in ctx.varying:
+                return None
+            terms.append((atom, c))  # type: ignore[arg-type]
+        elif not value.terms:
+            const += c * value.const
+        elif len(value.terms) == 1 and value.terms[0][0] == LANE:
+            stride += c * value.terms[0][1]
+            const += c * value.const
+        else:
+            return None
+    pointer = _plain_pointer(ctx, plan.storage, tuple(terms))
+    if const:
+        pointer = _step(ctx, plan.storage, pointer, int_val(const), IN_BODY)
+    offsets = stride_pattern(stride, ctx.lanes) if stride else None
+    if ctx.condition is None and ctx.full_mask() is None:
+        return Location(plan.storage, pointer, offsets, True)
+    inside = _is_inside(ctx, plan.storage, ctx.resolve(plan.linear))
+    return Location(plan.storage, pointer, offsets, inside, _inner_start(ctx, plan))
+
+
+def _plain_pointer(ctx: Context, storage: Storage, terms: tuple[tuple[str, int], ...]) -> Val:
+    """The address of a sum of scalar indices, remembered where it is available."""
+    if not terms:
+        return storage.pointer
+    depth = max(ctx.variables[name].depth for name, _ in terms)
+    if depth >= IN_BODY:
+        return _pointer(ctx, storage, Affine(terms), [], 0)
+    known = ctx.fb.scopes[depth].pointers
+    key = (storage.pointer.text, terms)
+    found = known.get(key)
+    if found is None:
+        found = known[key] = _pointer(ctx, storage, Affine(terms), [], 0)
+    return found
+
+
+def _inner_start(ctx: Context, plan: AccessPlan) -> int | None:
+    if not plan.storage.private:
+        return None
+    inner = ctx.resolve(plan.inner)
+    if inner.coefficient(LANE) == 1 and len(inner.terms) == 1:
+        return inner.const
+    return inner.const if inner.is_const else None
+
+
+def _is_inside(ctx: Context, storage: Storage, linear: Affine) -> bool:
+    if storage.size is None:
+        return False
+    ranges = ctx.ranges
+    if ctx.vector is not None and ctx.vector.active != ctx.vector.lanes:
+        ranges = {**ranges, LANE: (0, ctx.vector.lanes - 1)}
+    low, high = linear.bounds(ranges)
+    return low is not None and high is not None and low >= 0 and high < storage.size
+
+
+def _symbolic_offsets(
+    ctx: Context, varying: Affine, symbolic: list[tuple[Affine, int, Val]]
+) -> tuple[Val, list[tuple[Affine, int, Val]]]:
+    """Lane offsets with run-time strides, in i64; the uniform parts stay for the pointer."""
+    fb = ctx.fb
+    total = vector_affine(ctx, varying, "i64") if varying.terms else None
+    rest: list[tuple[Affine, int, Val]] = []
+    for index, factor, stride in symbolic:
+        uniform, part = split_varying(ctx, index)
+        rest.append((uniform, factor, stride))
+        if part.terms:
+            term = fb.op("mul", vector_affine(ctx, part * factor, "i64"), stride)
+            total = term if total is None else fb.op("add", total, term)
+    assert total is not None
+    return total, rest
+
+
+def _pointer(
+    ctx: Context,
+    storage: Storage,
+    uniform: Affine,
+    symbolic: list[tuple[Affine, int, Val]],
+    start: int,
+) -> Val:
+    """The address, each loop's part added in that loop's head, the constant part last."""
+    terms: list[tuple[int, Val]] = []
+    for atom, c in uniform.terms:
+        value, depth = scalar_with_depth(ctx, Affine(((atom, c),)))
+        terms.append((depth, value))
+    const = uniform.const + start
+    for index, factor, stride in symbolic:
+        for atom, c in index.terms:
+            value, depth = scalar_with_depth(ctx, Affine(((atom, c * factor),)))
+            product = emit_at(ctx, depth, f"mul nsw i64 {value.text}, {stride.text}")
+            terms.append((depth, product))
+        if index.const:
+            terms.append((0, emit_at(ctx, 0, f"mul nsw i64 {stride.text}, {index.const * factor}")))
+    terms.sort(key=lambda t: t[0])
+    pointer = storage.pointer
+    at = 0
+    while at < len(terms):
+        depth, total = terms[at]
+        at += 1
+        while at < len(terms) and terms[at][0] == depth:
+            total = emit_at(ctx, depth, f"add nsw i64 {total.text}, {terms[at][1].text}")
+            at += 1
+        pointer = _step(ctx, storage, pointer, total, depth)
+    if const:
+        pointer = _step(ctx, storage, pointer, int_val(const), IN_BODY)
+    return pointer
+
+
+def _step(ctx: Context, storage: Storage, pointer: Val, offset: Val, depth: int) -> Val:
+    rhs = f"getelementptr {storage.ty}, ptr {pointer.text}, i64 {offset.text}"
+    return emit_at(ctx, depth, rhs, "ptr")

@@ -212,8 +212,9 @@ class Executable:
         specs = self.manifest.inputs
         if len(inputs) != len(specs):
             names = ", ".join(s.name for s in specs)
+            model = self.manifest.name
             raise InputError(
-                f"{len(inputs)} inputs, but model '{self.manifest.name}' takes {len(specs)}: {names}"
+                f"{len(inputs)} inputs, but model '{model}' takes {len(specs)}: {names}"
             )
         libraries: list[Library] = []
         for tensor in self._layout.inputs:
@@ -325,8 +326,8 @@ class Executable:
         where = self._failing_kernel(frame)
         return IndexOutOfRange(
             f"model '{self.manifest.name}': an index read from a tensor lies outside the tensor "
-            f"that it selects from{where}\n  fix: check the indices among the inputs (token or position "
-            "ids, gather and scatter indices)"
+            f"that it selects from{where}\n  fix: check the indices among the inputs (token or "
+            "position ids, gather and scatter indices)"
         )
 
     def _failing_kernel(self, frame: Frame) -> str:

@@ -278,7 +278,9 @@ def _check_slots(m: Manifest) -> None:
     for i, slot in enumerate(m.slots):
         where = f"slots[{i}] ({slot.name})"
         used = [dim_symbols(d) for d in (*slot.shape, *slot.memory_shape)]
-        _require(symbols.issuperset(frozenset().union(*used)), where, "a size names no known symbol")
+        _require(
+            symbols.issuperset(frozenset().union(*used)), where, "a size names no known symbol"
+        )
         _require(
             all(d >= 0 for d in (*slot.shape, *slot.memory_shape) if isinstance(d, int)),
             where, "a negative size",
@@ -312,6 +314,9 @@ def _check_calls(m: Manifest) -> None:
                     row_major = m.slots[slot].memory_shape == m.slots[slot].shape
                     _require(row_major, where, f"slot {slot} is not row-major")
         _require(all(0 <= s < count for s in slots), where, "no such slot")
+    total = len(m.calls)
+    for j, segment in enumerate(m.segments):
+        _require(0 <= segment.first < segment.last <= total, f"segments[{j}]", "no such calls")
     covered = [i for s in m.segments for i in range(s.first, s.last)]
     kernels = [i for i, c in enumerate(m.calls) if isinstance(c, KernelCall)]
     _require(covered == kernels, "segments", "they do not cover the kernels, each once, in order")

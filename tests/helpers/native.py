@@ -1,148 +1,250 @@
-"""Run a LoopNest as native code in this process, for comparison with the reference interpreter."""
+"""Hand-written kernels that follow the native interface, compiled with llvmlite alone."""
 
 from __future__ import annotations
 
-import ctypes
 import functools
-from collections.abc import Mapping, MutableMapping
+import hashlib
+from typing import Any
 
-import numpy as np
+from nestor.runtime.manifest import (
+    FunctionRef,
+    InputSpec,
+    KernelCall,
+    Manifest,
+    OutputSpec,
+    Segment,
+    TargetInfo,
+    TensorSlot,
+    check_manifest,
+)
 
-from nestor.codegen.llvm.compile import compile_ir
-from nestor.codegen.llvm.emit import emit_kernel
-from nestor.codegen.llvm.jit import LoadedFunction, jit_load
-from nestor.ir.loopnest import LoopNest
-from nestor.ir.program import Layout, Tensor
-from nestor.ir.types import DType
-from nestor.target.cpu import CpuTarget
-
-GUARD = 64
-"""Elements around each array that must not change."""
-
-
-class Services(ctypes.Structure):
-    """What a kernel is given to run threads with."""
-
-    _fields_ = [
-        ("parallel", ctypes.c_void_p),
-        ("thread_num", ctypes.c_void_p),
-        ("num_threads", ctypes.c_void_p),
-        ("threads", ctypes.c_int64),
-    ]
+TARGET = TargetInfo(triple="x86_64-unknown-linux-gnu", features=("sse2",))
 
 
 @functools.cache
-def openmp() -> ctypes.CDLL:
-    """The libgomp that PyTorch brings."""
-    import torch  # noqa: F401 (maps the library)
+def compile_text(text: str, code_model: str = "small") -> bytes:
+    """LLVM IR → a relocatable object."""
+    import llvmlite.binding as llvm
 
-    with open("/proc/self/maps") as maps:  # noqa: PTH123
-        for line in maps:
-            if "libgomp" in line:
-                return ctypes.CDLL(line.split()[-1])
-    return ctypes.CDLL("libgomp.so.1")
-
-
-def services(threads: int) -> Services:
-    """No OpenMP at all for one thread, else a team of ``threads``."""
-    if threads == 1:
-        return Services(None, None, None, 1)
-    lib = openmp()
-    names = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
-    return Services(*(ctypes.cast(getattr(lib, n), ctypes.c_void_p) for n in names), threads)
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    module = llvm.parse_assembly(text)
+    module.triple = TARGET.triple
+    machine = llvm.Target.from_triple(TARGET.triple).create_target_machine(
+        cpu="x86-64", reloc="pic" if code_model == "small" else "static", codemodel=code_model
+    )
+    return bytes(machine.emit_object(module))
 
 
-def to_memory(array: np.ndarray, dtype: DType) -> np.ndarray:
-    """The interpreter's array as bytes in memory: bf16 as 16 bits, bool as bytes."""
-    if dtype is DType.bf16:
-        return (array.view(np.uint32) >> 16).astype(np.uint16)
-    return array.astype(np.uint8) if dtype is DType.bool else array
+def entry_text(
+    calls: list[tuple[int, tuple[int, ...], tuple[int, ...]]], name: str = "entry"
+) -> str:
+    """An entry function: calls (function, slots, symbols) one after the other."""
+    lines = [f"define i32 @{name}(ptr %table, ptr %tensors, ptr %symbols, ptr %services) {{"]
+    for n, (function, slots, symbols) in enumerate(calls):
+        lines.append(f"  %args{n} = alloca [{max(1, len(slots))} x ptr]")
+        lines.append(f"  %syms{n} = alloca [{max(1, len(symbols))} x i64]")
+        for i, slot in enumerate(slots):
+            lines += [
+                f"  %s{n}_{i} = getelementptr ptr, ptr %tensors, i64 {slot}",
+                f"  %t{n}_{i} = load ptr, ptr %s{n}_{i}",
+                f"  %d{n}_{i} = getelementptr ptr, ptr %args{n}, i64 {i}",
+                f"  store ptr %t{n}_{i}, ptr %d{n}_{i}",
+            ]
+        for i, symbol in enumerate(symbols):
+            lines += [
+                f"  %sy{n}_{i} = getelementptr i64, ptr %symbols, i64 {symbol}",
+                f"  %sv{n}_{i} = load i64, ptr %sy{n}_{i}",
+                f"  %sd{n}_{i} = getelementptr i64, ptr %syms{n}, i64 {i}",
+                f"  store i64 %sv{n}_{i}, ptr %sd{n}_{i}",
+            ]
+        lines += [
+            f"  %fp{n} = getelementptr ptr, ptr %table, i64 {function}",
+            f"  %f{n} = load ptr, ptr %fp{n}",
+            f"  %r{n} = call i32 %f{n}(ptr %args{n}, ptr %syms{n}, ptr %services)",
+            f"  %bad{n} = icmp ne i32 %r{n}, 0",
+            f"  br i1 %bad{n}, label %stop{n}, label %go{n}",
+            f"stop{n}:",
+            f"  ret i32 %r{n}",
+            f"go{n}:",
+        ]
+    return "\n".join([*lines, "  ret i32 0", "}"])
 
 
-def from_memory(array: np.ndarray, dtype: DType) -> np.ndarray:
-    """The inverse of ``to_memory``."""
-    if dtype is DType.bf16:
-        return (array.astype(np.uint32) << 16).view(np.float32)
-    return array.astype(np.bool_) if dtype is DType.bool else array
+def _tensor(i: int) -> str:
+    return f"""  %a{i} = getelementptr ptr, ptr %args, i64 {i}
+  %p{i} = load ptr, ptr %a{i}"""
 
 
-def physical_index(layout: Layout, shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
-    """For each logical element, its physical indices."""
-    grid = np.indices(shape)
-    env = {f"d{d}": grid[d] for d in range(len(shape))}
-    return tuple(np.broadcast_to(p.evaluate(env), shape) for p in layout.physical)
+def pointwise(body: str, count: str, inputs: int = 1, name: str = "kernel") -> str:
+    """A float32 loop: tensors 0 … inputs-1 are read into %x0, %x1, …; %y goes to the last tensor.
+
+    ``count`` is a number, or ``symbol`` for symbols[0].
+    """
+    tensors = "\n".join(_tensor(i) for i in range(inputs + 1))
+    loads = "\n".join(
+        f"  %q{i} = getelementptr float, ptr %p{i}, i64 %i\n"
+        f"  %x{i} = load float, ptr %q{i}, align 4"
+        for i in range(inputs)
+    )
+    size = "load i64, ptr %symbols" if count == "symbol" else f"add i64 0, {count}"
+    return f"""
+define i32 @{name}(ptr %args, ptr %symbols, ptr %services) {{
+start:
+{tensors}
+  %n = {size}
+  br label %head
+head:
+  %i = phi i64 [ 0, %start ], [ %next, %body ]
+  %more = icmp slt i64 %i, %n
+  br i1 %more, label %body, label %end
+body:
+{loads}
+{body}
+  %qy = getelementptr float, ptr %p{inputs}, i64 %i
+  store float %y, ptr %qy, align 4
+  %next = add i64 %i, 1
+  br label %head
+end:
+  ret i32 0
+}}"""
 
 
-def evaluate_shape(shape: tuple[object, ...], env: Mapping[str, int]) -> tuple[int, ...]:
-    return tuple(int(s.evaluate(env)) for s in shape)  # type: ignore[attr-defined]
+ADD = "  %y = fadd float %x0, %x1"
+DOUBLE = "  %y = fadd float %x0, %x0"
+INCREMENT = "  %y = fadd float %x0, 1.0"
+
+FAIL = "define i32 @kernel(ptr %args, ptr %symbols, ptr %services) { ret i32 1 }"
+
+PARALLEL_MARK = """
+; every thread writes 1 + its number to tensor 0 at its own place, and the team's size to tensor 1
+define internal void @work(ptr %data) {
+  %p0 = load ptr, ptr %data
+  %d1 = getelementptr ptr, ptr %data, i64 1
+  %p1 = load ptr, ptr %d1
+  %d2 = getelementptr ptr, ptr %data, i64 2
+  %num = load ptr, ptr %d2
+  %d3 = getelementptr ptr, ptr %data, i64 3
+  %team = load ptr, ptr %d3
+  %t = call i32 %num()
+  %n = call i32 %team()
+  %t64 = zext i32 %t to i64
+  %q = getelementptr i64, ptr %p0, i64 %t64
+  %mark = add i64 %t64, 1
+  store i64 %mark, ptr %q
+  %n64 = zext i32 %n to i64
+  store i64 %n64, ptr %p1
+  ret void
+}
+define i32 @kernel(ptr %args, ptr %symbols, ptr %services) {
+  %p0 = load ptr, ptr %args
+  %a1 = getelementptr ptr, ptr %args, i64 1
+  %p1 = load ptr, ptr %a1
+  %parallel = load ptr, ptr %services
+  %s1 = getelementptr ptr, ptr %services, i64 1
+  %num = load ptr, ptr %s1
+  %s2 = getelementptr ptr, ptr %services, i64 2
+  %team = load ptr, ptr %s2
+  %s3 = getelementptr ptr, ptr %services, i64 3
+  %threads = load i64, ptr %s3
+  %none = icmp eq ptr %parallel, null
+  br i1 %none, label %serial, label %many
+serial:
+  store i64 1, ptr %p0
+  store i64 %threads, ptr %p1
+  ret i32 0
+many:
+  %data = alloca [4 x ptr]
+  store ptr %p0, ptr %data
+  %e1 = getelementptr ptr, ptr %data, i64 1
+  store ptr %p1, ptr %e1
+  %e2 = getelementptr ptr, ptr %data, i64 2
+  store ptr %num, ptr %e2
+  %e3 = getelementptr ptr, ptr %data, i64 3
+  store ptr %team, ptr %e3
+  %t32 = trunc i64 %threads to i32
+  call void %parallel(ptr @work, ptr %data, i32 %t32, i32 0)
+  ret i32 0
+}"""
 
 
-class NativeNest:
-    """A compiled nest. ``run`` works like ``run_nest`` and returns the kernel's code."""
+def digest(code: bytes) -> str:
+    return hashlib.sha256(code).hexdigest()
 
-    def __init__(self, nest: LoopNest, target: CpuTarget, *, fp_contract: bool = True):
-        self.nest = nest
-        self.ir = emit_kernel(nest, target, function_name="kernel", fp_contract=fp_contract)
-        self.object = compile_ir(self.ir, target)
-        self.function: LoadedFunction = jit_load(self.object, "kernel")
 
-    def run(
-        self,
-        arrays: MutableMapping[str, np.ndarray],
-        symbols: Mapping[str, int] | None = None,
-        *,
-        threads: int = 1,
+class ModelMaker:
+    """Collects slots, kernels and calls, and makes a manifest with its objects."""
+
+    def __init__(self, name: str = "model"):
+        self.name = name
+        self.objects: dict[str, bytes] = {}
+        self.slots: list[TensorSlot] = []
+        self.functions: list[FunctionRef] = []
+        self.calls: list[Any] = []
+        self.fields: dict[str, Any] = {}
+
+    def slot(
+        self, name: str, shape: tuple[Any, ...], role: str, dtype: str = "f32", **more: Any
     ) -> int:
-        """Overwrite what the nest writes in ``arrays``; memory around each must stay."""
-        env = dict(symbols or {})
-        blocks: dict[str, np.ndarray] = {}
-        inner: dict[str, np.ndarray] = {}
-        for t in self.nest.tensors:
-            if t.alias_of is None or t.alias_of not in arrays:
-                blocks[t.name], inner[t.name] = self._place(t, arrays[t.name], env)
-        for t in self.nest.tensors:
-            if t.name not in inner:
-                inner[t.name] = inner[t.alias_of or ""]
-        pointers = (ctypes.c_void_p * max(1, len(self.nest.tensors)))(
-            *(inner[t.name].ctypes.data for t in self.nest.tensors)
-        )
-        values = (ctypes.c_int64 * max(1, len(self.nest.symbols)))(
-            *(env[s.name] for s in self.nest.symbols)
-        )
-        own = services(threads)
-        code = self.function(
-            ctypes.addressof(pointers), ctypes.addressof(values), ctypes.addressof(own)
-        )
-        for t in self.nest.tensors:
-            if t.name in blocks:
-                self._check_guard(t, blocks[t.name])
-                arrays[t.name][...] = self._fetch(t, inner[t.name], arrays[t.name].shape, env)
-        return code
+        self.slots.append(TensorSlot(name=name, dtype=dtype, shape=shape, role=role, **more))  # type: ignore[arg-type]
+        return len(self.slots) - 1
 
-    def _place(
-        self, t: Tensor, array: np.ndarray, env: Mapping[str, int]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        memory = to_memory(np.ascontiguousarray(array), t.dtype)
-        if t.layout is not None:
-            packed = np.zeros(evaluate_shape(t.layout.shape, env), memory.dtype)
-            packed[physical_index(t.layout, memory.shape)] = memory
-            memory = packed
-        block = np.full(memory.size + 2 * GUARD, 0, memory.dtype)
-        block.view(np.uint8)[...] = 0x5A
-        inner = block[GUARD : GUARD + memory.size]
-        inner[...] = memory.reshape(-1)
-        return block, inner
+    def kernel(
+        self, text: str, slots: tuple[int, ...], symbols: tuple[int, ...] = (), **more: Any
+    ) -> int:
+        code = compile_text(text)
+        self.objects[digest(code)] = code
+        self.functions.append(FunctionRef(object=digest(code), name="kernel"))
+        self.calls.append(
+            KernelCall(function=len(self.functions) - 1, tensors=slots, symbols=symbols, **more)
+        )
+        return len(self.functions) - 1
 
-    def _check_guard(self, t: Tensor, block: np.ndarray) -> None:
-        raw = block.view(np.uint8)
-        edge = GUARD * block.itemsize
-        if not ((raw[:edge] == 0x5A).all() and (raw[-edge:] == 0x5A).all()):
-            raise AssertionError(f"kernel {self.nest.name} wrote outside {t.name}")
+    def manifest(self, outputs: list[Any], **more: Any) -> Manifest:
+        segments = []
+        first = 0
+        while first < len(self.calls):
+            last = first
+            while last < len(self.calls) and isinstance(self.calls[last], KernelCall):
+                last += 1
+            if last > first:
+                calls = [(c.function, c.tensors, c.symbols) for c in self.calls[first:last]]
+                code = compile_text(entry_text(calls))
+                self.objects[digest(code)] = code
+                entry = FunctionRef(object=digest(code), name="entry")
+                segments.append(Segment(first=first, last=last, entry=entry))
+            first = max(last, first + 1)
+        inputs = tuple(
+            InputSpec(name=s.name, slot=i)
+            for i, s in enumerate(self.slots)
+            if s.role in ("input", "inout") and s.alias_of is None
+        )
+        specs = tuple(o if isinstance(o, OutputSpec) else OutputSpec(slot=o) for o in outputs)
+        values = {
+            "name": self.name, "target": TARGET, "slots": tuple(self.slots),
+            "functions": tuple(self.functions), "calls": tuple(self.calls),
+            "segments": tuple(segments), "inputs": inputs,
+            "outputs": specs,
+        }  # fmt: skip
+        manifest = Manifest(**(values | more))
+        check_manifest(manifest)
+        return manifest
 
-    def _fetch(
-        self, t: Tensor, inner: np.ndarray, shape: tuple[int, ...], env: Mapping[str, int]
-    ) -> np.ndarray:
-        if t.layout is None:
-            return from_memory(inner.reshape(shape), t.dtype)
-        physical = inner.reshape(evaluate_shape(t.layout.shape, env))
-        return from_memory(physical[physical_index(t.layout, shape)], t.dtype)
+
+def chain(shape: tuple[int, ...] = (4, 8)) -> tuple[Manifest, dict[str, bytes]]:
+    """y = 2·(x + 1) + w, with two temps and a weight ``w`` of the same shape."""
+    count = 1
+    for s in shape:
+        count *= s
+    m = ModelMaker("chain")
+    x = m.slot("x", shape, "input")
+    w = m.slot("w", shape, "parameter")
+    a = m.slot("a", shape, "temp")
+    b = m.slot("b", shape, "temp")
+    y = m.slot("y", shape, "output")
+    m.kernel(pointwise(INCREMENT, str(count)), (x, a), name="increment")
+    m.kernel(pointwise(DOUBLE, str(count)), (a, b), name="double")
+    m.kernel(pointwise(ADD, str(count), 2), (b, w, y), name="add")
+    from nestor.runtime.manifest import WeightSource
+
+    return m.manifest([y], weights=(WeightSource(slot=w, key="w", how="live"),)), m.objects

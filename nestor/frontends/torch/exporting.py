@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import operator
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,14 @@ from nestor.frontends.torch.recurrent_ops import keep_recurrences
 from nestor.frontends.torch.registry import RULES
 
 _TORCH = str(Path(torch.__file__).parent)
+_IGNORED = (
+    "aten._assert_tensor_metadata",
+    "aten._assert_scalar",
+    "aten._assert_async",
+    "aten.sym_constrain_range",
+    "aten.sym_constrain_range_for_size",
+    "aten._functional_assert",
+)
 
 
 class _Function(nn.Module):
@@ -164,13 +173,53 @@ def _user_frame(error: BaseException) -> traceback.FrameSummary | None:
     return found
 
 
-def decompose(exported: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
-    """Functionalise and decompose everything but the operators that have a lowering rule."""
+def decompose(
+    exported: torch.export.ExportedProgram, refused: frozenset[str] = frozenset()
+) -> torch.export.ExportedProgram:
+    """Functionalise and decompose everything but the operators that have a lowering rule.
+
+    A graph of such operators alone that overwrites nothing stays as it is, which saves tracing it a
+    second time.
+
+    Args: refused: operators whose rule does not cover a call of them here.
+    """
+    if not refused and all(_is_ready(n) for n in exported.graph.nodes):
+        return exported
     table = torch.export.default_decompositions()
-    for operator in list(table):
-        if str(operator) in RULES:
-            del table[operator]
+    for overload in list(table):
+        if str(overload) in RULES and str(overload) not in refused:
+            del table[overload]
     with warnings.catch_warnings(), torch.no_grad(), keep_recurrences():
         warnings.simplefilter("ignore")
         decomposed: torch.export.ExportedProgram = exported.run_decompositions(table)
         return decomposed
+
+
+def decomposable(operators: Iterable[str]) -> frozenset[str]:
+    """Those operators that PyTorch can express by simpler ones."""
+    wanted = set(operators)
+    if not wanted:
+        return frozenset()
+    return frozenset(str(o) for o in torch.export.default_decompositions() if str(o) in wanted)
+
+
+def is_ignored(target: str) -> bool:
+    """Checks of metadata that the import itself makes good for."""
+    return target.rpartition(".")[0] in _IGNORED
+
+
+def _is_ready(node: torch.fx.Node) -> bool:
+    """Whether a node can be lowered as it stands in the exported graph."""
+    if node.op != "call_function" or isinstance(node.meta.get("val"), torch.SymInt):
+        return True
+    target = str(node.target)
+    if node.target is operator.getitem or is_ignored(target):
+        return True
+    schema = getattr(node.target, "_schema", None)
+    if schema is None or schema.is_mutable or target not in RULES:
+        return False
+    if target == "aten.batch_norm.default":  # overwrites its statistics without saying so
+        return not node.args[5]
+    if target == "aten.instance_norm.default":
+        return node.args[3] is None
+    return True

@@ -29,14 +29,6 @@ from nestor.frontends.torch.value import Value, of_tensor, scalar
 from nestor.ir.affine import Affine, affine
 from nestor.ir.program import Program, Role, Symbol
 
-_IGNORED = (
-    "aten._assert_tensor_metadata",
-    "aten._assert_scalar",
-    "aten._assert_async",
-    "aten.sym_constrain_range",
-    "aten._functional_assert",
-)
-
 
 def import_model(
     model: nn.Module | ExportedProgram | Callable[..., Any],
@@ -63,9 +55,19 @@ def import_model(
         exporting.check_example_inputs(model, args, kwargs or {})
         module = exporting.as_module(model)
         exported = exporting.export_model(module, args, dict(kwargs or {}), dynamic_shapes)
-    decomposed = exporting.decompose(exported)
     seconds = time.perf_counter() - start
-    return _Importer(module, exported, decomposed, name).run(seconds)
+    refused: frozenset[str] = frozenset()
+    while True:
+        start = time.perf_counter()
+        decomposed = exporting.decompose(exported, refused)
+        seconds += time.perf_counter() - start
+        importer = _Importer(module, exported, decomposed, name)
+        result = importer.run(seconds)
+        # A call that its rule does not cover may still be expressed by simpler operators.
+        again = exporting.decomposable(importer.refused - refused)
+        if not again:
+            return result
+        refused |= again
 
 
 class _Importer:
@@ -86,6 +88,7 @@ class _Importer:
         self.leaves: list[trees.Tree] = []
         self.weights: dict[str, torch.Tensor] = {}
         self.owners: dict[str, Owner] = {}
+        self.refused: set[str] = set()
 
     def run(self, seconds: float) -> ImportedModel:
         """Import everything."""
@@ -209,7 +212,7 @@ class _Importer:
         if isinstance(meta, bool | int | float):
             return meta
         target = str(node.target)
-        if target.rpartition(".")[0] in _IGNORED:
+        if exporting.is_ignored(target):
             return None
         if isinstance(node.target, torch._ops.HigherOrderOperator):
             raise Unsupported(
@@ -229,6 +232,7 @@ class _Importer:
                 return RULES[target].function(ctx, *args, **kwargs)
             except NoRule:
                 del ctx.statements[mark:]
+                self.refused.add(target)
             except Unsupported as error:
                 raise Unsupported(f"{target} at {ctx.origin}: {error}") from error
         return emit_extern(ctx, node.target, args, kwargs)

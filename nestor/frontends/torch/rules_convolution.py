@@ -12,11 +12,12 @@ from nestor.frontends.torch.dtypes import compute_type
 from nestor.frontends.torch.registry import NoRule, lower
 from nestor.frontends.torch.rules_activation import channel_vector
 from nestor.frontends.torch.rules_contract import add_scaled
+from nestor.frontends.torch.rules_join import pad_view
 from nestor.frontends.torch.rules_reduce import state
 from nestor.frontends.torch.rules_view import reshape_to
 from nestor.frontends.torch.sizes import Size
 from nestor.frontends.torch.value import Dim, Value, at_point, guard
-from nestor.ir.affine import Affine
+from nestor.ir.affine import Affine, affine
 from nestor.ir.expr import Expr, binary, const
 from nestor.ir.monoid import sum_of
 from nestor.ir.types import DType
@@ -76,15 +77,44 @@ def lower_convolution(
     groups: int,
 ) -> Value:
     """Convolution of 1 to 3 spatial dimensions, grouped, dilated, or transposed."""
+    return convolve(ctx, x, weight, bias, stride, padding, dilation, groups, transposed=transposed)
+
+
+def convolve(
+    ctx: Context,
+    x: Value,
+    weight: Value,
+    bias: Value | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    *,
+    transposed: bool = False,
+) -> Value:
+    """The shared rule; an input without a batch gets one for the while."""
     spatial = weight.rank - 2
+    if x.rank == spatial + 1:
+        y = convolve(
+            ctx,
+            views.unsqueeze(x, 0),
+            weight,
+            bias,
+            stride,
+            padding,
+            dilation,
+            groups,
+            transposed=transposed,
+        )
+        return views.squeeze(y, [0])
     if x.rank != spatial + 2:
         raise NoRule
     spec = windows(spatial, stride, padding, dilation)
     out = ctx.out_dtype()
     inner = out if bias is None else compute_type(out)
     x, weight = _split_groups(ctx, x, weight, groups, transposed)
-    convolve = _transposed if transposed else _direct
-    y = convolve(ctx, x, weight, spec, inner)
+    form = _transposed if transposed else _direct
+    y = form(ctx, x, weight, spec, inner)
     y = reshape_to(
         ctx, y, [y.size(0), y.size(1) * y.size(2), *(y.size(k) for k in range(3, y.rank))]
     )
@@ -114,8 +144,8 @@ def _split_groups(
     return x, weight
 
 
-def _spatial_out(ctx: Context) -> list[Dim]:
-    return [(s,) for s in ctx.out_shape()[2:]]
+def _spatial_out(ctx: Context, count: int) -> list[Dim]:
+    return [(s,) for s in ctx.out_shape()[-count:]]
 
 
 def _direct(ctx: Context, x: Value, weight: Value, spec: list[Window], out: DType) -> Value:
@@ -135,7 +165,7 @@ def _direct(ctx: Context, x: Value, weight: Value, spec: list[Window], out: DTyp
         factor = at_point(weight, (at[1], at[2], red[0], *red[1:]), space.ranges)
         return (binary("mul", cast(pixel, compute), cast(factor, compute)),)
 
-    outer = [x.dims[0], x.dims[1], weight.dims[1], *_spatial_out(ctx)]
+    outer = [x.dims[0], x.dims[1], weight.dims[1], *_spatial_out(ctx, n)]
     taps = [channels, *(weight.dims[3 + k] for k in range(n))]
     return ctx.reduce(outer, taps, body, sum_of(compute), (cast(state(0, compute), out),))[0]
 
@@ -161,6 +191,78 @@ def _transposed(ctx: Context, x: Value, weight: Value, spec: list[Window], out: 
         factor = at_point(weight, (at[1], at[2], red[0], *red[1:]), space.ranges)
         return (binary("mul", cast(pixel, compute), cast(factor, compute)),)
 
-    outer = [x.dims[0], x.dims[1], weight.dims[1], *_spatial_out(ctx)]
+    outer = [x.dims[0], x.dims[1], weight.dims[1], *_spatial_out(ctx, n)]
     taps = [channels, *(weight.dims[3 + k] for k in range(n))]
     return ctx.reduce(outer, taps, body, sum_of(compute), (cast(state(0, compute), out),))[0]
+
+
+def _declare(spatial: int) -> None:
+    @lower(f"aten.conv{spatial}d.default", source=_SOURCE)
+    def direct(
+        ctx: Context,
+        x: Value,
+        weight: Value,
+        bias: Value | None = None,
+        stride: Sequence[int] = (1,),
+        padding: Sequence[int] = (0,),
+        dilation: Sequence[int] = (1,),
+        groups: int = 1,
+    ) -> Value:
+        return convolve(ctx, x, weight, bias, stride, padding, dilation, groups)
+
+    @lower(f"aten.conv{spatial}d.padding", source=_SOURCE)
+    def named_padding(
+        ctx: Context,
+        x: Value,
+        weight: Value,
+        bias: Value | None = None,
+        stride: Sequence[int] = (1,),
+        padding: str = "valid",
+        dilation: Sequence[int] = (1,),
+        groups: int = 1,
+    ) -> Value:
+        amounts = [0] * spatial
+        if padding == "same":
+            x, amounts = _same_padding(ctx, x, weight, dilation, spatial)
+        return convolve(ctx, x, weight, bias, stride, amounts, dilation, groups)
+
+    name = f"aten.conv_transpose{spatial}d.{'default' if spatial == 1 else 'input'}"
+
+    @lower(name, source=_SOURCE)
+    def transposed(
+        ctx: Context,
+        x: Value,
+        weight: Value,
+        bias: Value | None = None,
+        stride: Sequence[int] = (1,),
+        padding: Sequence[int] = (0,),
+        output_padding: Sequence[int] = (0,),
+        groups: int = 1,
+        dilation: Sequence[int] = (1,),
+    ) -> Value:
+        return convolve(ctx, x, weight, bias, stride, padding, dilation, groups, transposed=True)
+
+
+def _same_padding(
+    ctx: Context, x: Value, weight: Value, dilation: Sequence[int], spatial: int
+) -> tuple[Value, list[int]]:
+    """Padding that keeps the size; an odd total pads one more on the right, as a view."""
+    amounts = []
+    shape = [s.as_affine() for s in (x.size(k) for k in range(x.rank))]
+    for k in range(spatial):
+        taps = weight.size(2 + k).constant
+        if taps is None:
+            raise NoRule
+        total = _at(dilation, k) * (taps - 1)
+        amounts.append(total // 2)
+        extent = shape[x.rank - spatial + k]
+        if total % 2 and extent is not None:
+            shape[x.rank - spatial + k] = extent + 1
+    sizes = [s for s in shape if s is not None]
+    if len(sizes) != x.rank:
+        raise NoRule
+    return pad_view(ctx, x, [affine(0)] * x.rank, sizes, 0.0), amounts
+
+
+for _spatial in (1, 2, 3):
+    _declare(_spatial)

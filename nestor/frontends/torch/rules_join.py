@@ -95,6 +95,27 @@ def lower_constant_pad(ctx: Context, x: Value, pad: Sequence[Any], value: Scalar
     return pad_view(ctx, x, before, ctx.out_shape(), literal(value, x.dtype).value)
 
 
+@lower("aten.pad.default", source="ATen/native/PadNd.cpp")
+def lower_pad(
+    ctx: Context, x: Value, pad: Sequence[Any], mode: str = "constant", value: Scalar | None = None
+) -> Value:
+    """Padding by any of the modes, by name."""
+    if mode == "constant":
+        return lower_constant_pad(ctx, x, pad, 0 if value is None else value)
+    kind = {"reflect": "reflection", "replicate": "replication", "circular": "circular"}[mode]
+    return pad_mirrored(ctx, x, pad, kind)
+
+
+def pad_mirrored(ctx: Context, x: Value, padding: Sequence[Any], kind: str) -> Value:
+    """Pad the last dimensions with the tensor's own elements, innermost dimension first."""
+    for k in range(len(padding) // 2):
+        before, after = (affine_from_torch(p) for p in padding[2 * k : 2 * k + 2])
+        if not before.is_const or not after.is_const:
+            raise NoRule
+        x = _pad_by_itself(ctx, x, x.rank - 1 - k, before.const, after.const, kind)
+    return x
+
+
 def pad_view(
     ctx: Context, x: Value, before: Sequence[Affine], shape: Sequence[Affine], value: Any
 ) -> Value:
@@ -118,10 +139,7 @@ def pad_view(
 def _mirror(kind: str, spatial: int) -> None:
     @lower(f"aten.{kind}_pad{spatial}d.default", source="ATen/native/cpu/PaddingKernel.cpp")
     def rule(ctx: Context, x: Value, padding: Sequence[Any]) -> Value:
-        for k in range(spatial):
-            before, after = (int(affine_from_torch(p).const) for p in padding[2 * k : 2 * k + 2])
-            x = _pad_by_itself(ctx, x, x.rank - 1 - k, before, after, kind)
-        return x
+        return pad_mirrored(ctx, x, padding, kind)
 
 
 def _pad_by_itself(ctx: Context, x: Value, dim: int, before: int, after: int, kind: str) -> Value:

@@ -214,6 +214,25 @@ def batch_norm(
     return ctx.map(body, x, *present, compute=compute, out=x.dtype)
 
 
+@lower("aten.batch_norm.default", source="ATen/native/Normalization.cpp")
+def lower_batch_norm(
+    ctx: Context,
+    x: Value,
+    weight: Value | None,
+    bias: Value | None,
+    mean: Value | None,
+    variance: Value | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool,
+) -> Value:
+    """Batch norm with fixed statistics; training is left to PyTorch's decomposition."""
+    if training or mean is None or variance is None:
+        raise NoRule
+    return batch_norm(ctx, x, weight, bias, mean, variance, eps)
+
+
 @lower("aten._native_batch_norm_legit_no_training.default", source="ATen/native/Normalization.cpp")
 def lower_batch_norm_inference(
     ctx: Context,

@@ -173,6 +173,8 @@ _PLAIN_BINARY = {
     "fmod.Tensor": "rem",
     "fmod.Scalar": "rem",
     "maximum.default": "max",
+    "max.other": "max",
+    "min.other": "min",
     "minimum.default": "min",
     "bitwise_and.Tensor": "and",
     "bitwise_and.Scalar": "and",
@@ -354,11 +356,9 @@ def lower_masked_fill(ctx: Context, x: Value, mask: Value, value: Operand) -> Va
     return choose(ctx, mask, value, x, x.dtype)
 
 
-@lower(
-    "aten._to_copy.default",
-    "prims.convert_element_type.default",
-    source="ATen/native/TensorConversions.cpp",
-)
+@lower("aten._to_copy.default", "aten.to.dtype", "aten.to.device", "aten.to.dtype_layout",
+       "aten.to.other", "aten.type_as.default", "prims.convert_element_type.default",
+       source="ATen/native/TensorConversions.cpp")  # fmt: skip
 def lower_to_copy(ctx: Context, x: Value, *args: Any, **keywords: Any) -> Value:
     """Change of element type; of device and layout there is one only."""
     return ctx.convert(x, ctx.out_dtype())

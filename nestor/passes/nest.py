@@ -210,6 +210,8 @@ def _split_reduction(state: ScheduleState, step: SplitReduction) -> None:
         reduction = user.statement.reduction
         if reduction is None or reduction.scan or reduction.into:
             raise UserError(f"{step}: a scan or an in-place reduction cannot be split")
+        if not reduction.monoid.commutative:
+            raise UserError(f"{step}: {reduction.monoid.name} does not commute")
     _, inner = _tile(state, step, info.name, step.lanes)
     state.loops[inner].lanes = True
     for user in users:

@@ -298,10 +298,12 @@ def _count_cells(case: Case, reference: Reference, counts: Counts) -> None:
     """How sharp the comparison is: cells with one allowed value, a narrow range, or any."""
     for t in case.program.tensors:
         if t.role in RESULTS:
-            cells = reference.memory[t.name].cells
-            vague = cells.open | (cells.num & np.isinf(cells.lo) & (cells.lo != cells.hi)) if (
-                t.dtype.is_float
-            ) else cells.open
+            memory = reference.memory[t.name]
+            cells = memory.cells
+            vague = cells.open
+            if t.dtype.is_float:
+                vague = cells.num & (np.isinf(cells.lo) | np.isinf(cells.hi))
+                vague &= cells.lo != cells.hi
             counts.cells["exact"] += int(np.sum(cells.is_point & ~vague))
             counts.cells["vague"] += int(np.sum(vague))
             counts.cells["all"] += cells.size

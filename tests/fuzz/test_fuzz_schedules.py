@@ -1,0 +1,116 @@
+"""Random Programs under random schedules: checker, interpreters and native code agree.
+
+``pytest tests/fuzz --fuzz-seed 7 --fuzz-cases 2000`` tries other cases than the default ones;
+``--fuzz-only CASE`` runs a single case, the one that a failure names.
+"""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from nestor.ir import parse_program, print_program
+from nestor.ir.schedule import schedule_to_json
+from tests.fuzz import harness
+from tests.fuzz.generate_programs import Case, random_case
+from tests.fuzz.harness import Counts, Failure
+from tests.fuzz.shrink import Found, shrink
+
+CHUNK = 25
+"""Cases of one test: enough to be quick to collect, few enough to see where a run stands."""
+
+LEAST_CELLS = 0.6
+"""Share of compared values that must be known exactly; the rest lies within derived bounds."""
+
+
+@pytest.fixture(scope="module")
+def counts() -> Counts:
+    return Counts()
+
+
+@pytest.fixture(autouse=True)
+def real_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parallel loops run on threads however small they are."""
+    monkeypatch.setattr("nestor.codegen.llvm.parallel.SERIAL_BELOW", 0)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "first_case" not in metafunc.fixturenames:
+        return
+    config = metafunc.config
+    only = config.getoption("--fuzz-only")
+    cases = config.getoption("--fuzz-cases")
+    starts = [only] if only is not None else range(0, cases, CHUNK)
+    metafunc.parametrize("first_case", starts)
+
+
+def test_schedules(first_case: int, fuzz_seed: int, request: pytest.FixtureRequest, counts) -> None:
+    """Accepted schedules compute what the Program says; refused ones do not."""
+    only = request.config.getoption("--fuzz-only")
+    if only is not None:
+        run_case(only, counts)
+        return
+    last = min(first_case + CHUNK, request.config.getoption("--fuzz-cases"))
+    for number in range(first_case, last):
+        run_case(fuzz_seed * 1_000_000 + number, counts)
+
+
+def run_case(seed: int, counts: Counts) -> None:
+    """Check one case; a failure is shrunk and explained."""
+    case = random_case(seed)
+    assert parse_program(print_program(case.program)) == case.program
+    try:
+        harness.check_case(case, counts)
+    except Exception as failure:
+        pytest.fail(explain(case, failure), pytrace=False)
+
+
+def explain(case: Case, failure: Exception) -> str:
+    """What failed, as small as it gets, and how to see it again."""
+    lines = [
+        f"case {case.seed}: {type(failure).__name__}: {failure}",
+        f"again: pytest tests/fuzz/test_fuzz_schedules.py --fuzz-only {case.seed}",
+        print_program(case.program),
+    ]
+    for candidate in harness.candidates(case, Counts()):
+        small = shrink(Found(case, candidate))
+        if small.case is not case or small.candidate is not candidate:
+            lines += [
+                f"a smaller one (symbols {small.case.symbols}):",
+                print_program(small.case.program),
+                json.dumps(schedule_to_json(small.candidate.schedule)),
+            ]
+            break
+    return "\n".join(lines)
+
+
+def test_the_counts(request: pytest.FixtureRequest, counts, capsys) -> None:
+    """Enough is accepted, refusals are right, comparisons are sharp, and everything occurs."""
+    with capsys.disabled():
+        print(f"\n{counts.summary()}")
+    s, cells = counts.schedules, counts.cells
+    if request.config.getoption("--fuzz-only") is not None or s["tried"] < 300:
+        pytest.skip("too few cases to judge their counts")
+    for case, candidate, text in counts.legal:
+        print(f"case {case.seed}: refused though legal: {candidate.schedule}\n{text}")
+    assert s["accepted"] >= 0.3 * s["tried"]
+    assert s["legal"] <= max(1, 0.01 * s["refused"])
+    assert s["unknown"] <= 0.02 * s["tried"]
+    assert cells["exact"] >= LEAST_CELLS * cells["all"]
+    assert cells["vague"] <= 0.03 * cells["all"]
+    missing = [f for f in FEATURES if not counts.features[f]]
+    assert not missing, f"no case has: {missing}"
+
+
+FEATURES = (
+    "Accumulate ComputeAt Fuse Pack Parallel Reorder SplitReduction Tile Unroll Vectorize".split()
+    + "f64 f32 f16 bf16 i64 i32 i16 i8 u8 bool".split()
+    + "alias broadcast concatenate contraction convolution div empty gather into jacobi".split()
+    + "layout mod pointwise predicate recurrence reverse scan softmax stencil stride".split()
+    + "symbol triangle window".split()
+    + ["final map", "in place", "strided write", "two results", "seq into"]
+    + [f"reduce {k}" for k in "simple arg welford lse softmax compose xor".split()]
+    + [f"scatter {k}" for k in ("unique", "last", "into")]
+)
+"""What must occur among the default cases."""

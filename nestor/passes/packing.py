@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,22 +24,47 @@ def pack_array(array: NDArray[np.generic], layout: Layout) -> NDArray[np.generic
     for dim, kind, block in parts:
         if kind != "whole":
             blocks[dim] = block
-    padding = [(0, -extent % block) for extent, block in zip(array.shape, blocks)]
-    if any(p for _, p in padding):
-        array = np.pad(array, padding)
-    split: list[int] = []
     axis: dict[tuple[int, str], int] = {}
-    for dim, (extent, block) in enumerate(zip(array.shape, blocks)):
-        axis[dim, "outer"] = len(split)
-        if block == 1:
-            split.append(extent)
-        else:
-            axis[dim, "inner"] = len(split) + 1
-            split += [extent // block, block]
-    order = [axis[dim, "inner" if kind == "mod" else "outer"] for dim, kind, _ in parts]
-    if sorted(order) != list(range(len(split))):
+    for position, (dim, kind, _) in enumerate(parts):
+        axis[dim, "inner" if kind == "mod" else "outer"] = position
+    order = [
+        axis[key]
+        for dim in range(array.ndim)
+        for key in ((dim, "outer"), (dim, "inner"))
+        if key[1] == "outer" or blocks[dim] > 1
+    ]
+    if sorted(order) != list(range(len(parts))):
         raise InternalError(f"layout {layout} is not a permutation of blocked dimensions")
-    return np.ascontiguousarray(array.reshape(split).transpose(order))
+    packed = aligned_zeros(tuple(e.const for e in layout.shape), array.dtype)
+    _fill(packed.transpose(order), array, blocks)
+    return packed
+
+
+def _fill(split: NDArray[np.generic], array: NDArray[np.generic], blocks: list[int]) -> None:
+    """Copy ``array`` into ``split``, where each blocked dimension is two: full blocks, then tails."""
+    pieces: list[list[tuple[slice, tuple[slice, ...], tuple[int, ...]]]] = []
+    for extent, block in zip(array.shape, blocks):
+        if block == 1:
+            pieces.append([(slice(None), (slice(None),), (extent,))])
+            continue
+        full, rest = divmod(extent, block)
+        ways = [(slice(0, full * block), (slice(0, full), slice(None)), (full, block))]
+        if rest:
+            tail = (slice(full, full + 1), slice(0, rest))
+            ways.append((slice(full * block, extent), tail, (1, rest)))
+        pieces.append(ways)
+    for choice in itertools.product(*pieces):
+        source = array[tuple(c[0] for c in choice)]
+        target = split[tuple(s for c in choice for s in c[1])]
+        target[...] = source.reshape(tuple(n for c in choice for n in c[2]))
+
+
+def aligned_zeros(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> NDArray[np.generic]:
+    """A zeroed array at a multiple of 64 bytes, as kernels and the runtime want their weights."""
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    memory = np.zeros(size + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 def _part(index: Affine) -> tuple[int, str, int]:

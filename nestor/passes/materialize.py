@@ -138,35 +138,44 @@ class _Padder:
     # -------------------------------------------------------------------------------- copies
 
     def _copy(self, name: str, group: list[_Request]) -> None:
-        """A padded copy for each different range that is asked for."""
-        copies: dict[object, str] = {}
-        for request in sorted(group, key=lambda r: first_position(self.statements[r.statement])):
-            key = (request.bounds, request.other)
-            if key not in copies:
-                copies[key] = self._make_copy(name, request)
-                self.ctx.changed(_PAD, name, f"copied into '{copies[key]}' with its border")
-            bounds = {d: (low, high) for d, low, high in request.bounds}
-            self._read_padded(request, copies[key], {d: b[0] for d, b in bounds.items()})
+        """One padded copy for all readers where their borders agree in kind, else one for each."""
+        group = sorted(group, key=lambda r: first_position(self.statements[r.statement]))
+        same_kind = len({r.other for r in group}) == 1 and all(
+            _covers_interior(r, self.tensors[name], self._domain(r)) for r in group
+        )
+        hull = self._union(name, group) if same_kind and len(group) > 1 else None
+        if hull is not None:
+            self._copy_for(name, hull, group)
+            return
+        kinds: dict[object, list[_Request]] = {}
+        for request in group:
+            kinds.setdefault((request.bounds, request.load.predicate, request.other), []).append(
+                request
+            )
+        for requests in kinds.values():
+            bounds = {d: (low, high) for d, low, high in requests[0].bounds}
+            self._copy_for(name, bounds, requests)
 
-    def _make_copy(self, name: str, request: _Request) -> str:
+    def _copy_for(self, name: str, bounds: Bounds, requests: list[_Request]) -> None:
+        """Copy ``name`` over ``bounds`` before the first reader; all readers take the copy."""
+        copy = self._make_copy(name, bounds, requests[0])
+        self.ctx.changed(_PAD, name, f"copied into '{copy}' with its border")
+        for request in requests:
+            self._read_padded(request, copy, {d: low for d, (low, _) in bounds.items()})
+
+    def _make_copy(self, name: str, bounds: Bounds, request: _Request) -> str:
         old = self.tensors[name]
         new_name = self.names.fresh(f"{name}_pad")
-        bounds = {d: (low, high) for d, low, high in request.bounds}
         shape = list(old.shape)
         indices = [variable(f"d{d}") for d in range(len(shape))]
-        predicate: list[Affine] = []
         for d, (low, high) in bounds.items():
             shape[d] = high - low + 1
             indices[d] = indices[d] + low
-        for constraint in request.load.predicate:
-            match = _range_constraint(constraint, request.load, self._domain(request))
-            assert match is not None
-            d, sign, rest = match
-            predicate.append(indices[d] * sign + rest)
         self.tensors[new_name] = replace(
             old, name=new_name, shape=tuple(shape), role="temp", alias_of=None, layout=None
         )
-        load = replace(request.load, indices=tuple(indices), predicate=tuple(predicate))
+        predicate = self._predicate(request, bounds, indices, old)
+        load = replace(request.load, indices=tuple(indices), predicate=predicate)
         ranges = tuple(
             IndexRange(name=f"d{d}", lower=affine(0), upper=e) for d, e in enumerate(shape)
         )
@@ -183,6 +192,21 @@ class _Padder:
         statement = simplify_statement(statement, self.program.symbol_ranges(), shapes)
         self.before.setdefault(request.statement, []).append(statement)
         return new_name
+
+    def _predicate(
+        self, request: _Request, bounds: Bounds, indices: list[Affine], tensor: Tensor
+    ) -> tuple[Affine, ...]:
+        """Where the copy reads ``tensor``: inside it where the request's border is its outside."""
+        domain = self._domain(request)
+        if _covers_interior(request, tensor, domain):
+            return tuple(p for d in bounds for p in (indices[d], tensor.shape[d] - 1 - indices[d]))
+        found = []
+        for constraint in request.load.predicate:
+            match = _range_constraint(constraint, request.load, domain)
+            assert match is not None
+            d, sign, rest = match
+            found.append(indices[d] * sign + rest)
+        return tuple(found)
 
     def _domain(self, request: _Request) -> Domain:
         statement = self.program.statements[request.statement]

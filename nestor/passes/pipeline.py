@@ -21,6 +21,7 @@ from nestor.passes.layouts import assign_layouts, stage_outputs
 from nestor.passes.linearize import merge_summed_dimensions
 from nestor.passes.materialize import pad_operands
 from nestor.passes.moments import split_moments
+from nestor.passes.phases import split_phases
 from nestor.passes.redirect import redirect_writes
 from nestor.passes.relayout import relayout_operands
 from nestor.passes.simplify import simplify_program
@@ -56,6 +57,8 @@ PASSES: tuple[Pass | Split, ...] = (
     # Ordering: after inlining, when one pointwise statement holds all that follows a contraction.
     fold_scales,
     simplify_program,
+    # Ordering: after scales are folded, which needs one writer.
+    split_phases,
     # Ordering: before the weight program is split off, which takes the copies in.
     plain_weights,
     # Ordering: after scales are folded, so that what is left of a scale's offset is outlined too.

@@ -18,6 +18,7 @@ from nestor.ir.program import (
 from nestor.passes.analysis import (
     ProgramFacts,
     contraction_roles,
+    domain_volume,
     element_count,
     expression_variables,
     program_facts,
@@ -33,6 +34,7 @@ from nestor.passes.rewriting import (
     names_of,
     renumber,
     replace_statements,
+    statement_loads,
 )
 from nestor.passes.strides import typical
 
@@ -138,9 +140,7 @@ class _WeightReshaper:
     def _copy_of(self, statement: Statement, load: Load) -> WeightCopy | None:
         if load.tensor not in self.weights or load.predicate or is_plain_access(load):
             return None
-        root = self.facts.roots[load.tensor]
-        shared = len(self.facts.readers[root]) > 1
-        if shared and tensor_bytes(self.tensors[load.tensor]) > (
+        if self._is_kept_too(load.tensor) and tensor_bytes(self.tensors[load.tensor]) > (
             self.ctx.options.max_scaled_copy_bytes
         ):
             self.ctx.refused(_NAME, statement.name, f"'{load.tensor}' is used elsewhere too")
@@ -152,6 +152,25 @@ class _WeightReshaper:
             self.ctx.refused(_NAME, statement.name, copy)
             return None
         return copy
+
+    def _is_kept_too(self, name: str) -> bool:
+        """Whether the weight stays in memory beside its copies, or copies overlap.
+
+        The phases of a transposed convolution each take their own part of one weight.
+        """
+        volume = 0
+        for number in self.facts.readers[self.facts.roots[name]]:
+            reader = self.program.statements[number]
+            roles = contraction_roles(reader)
+            if roles is None or not isinstance(reader, Statement):
+                return True
+            for load in statement_loads(reader):
+                if load.tensor != name:
+                    continue
+                if is_plain_access(load):
+                    return True
+                volume += domain_volume(reader.domain, expression_variables(load))
+        return volume > element_count(self.tensors[name])
 
 
 def is_plain_access(load: Load) -> bool:

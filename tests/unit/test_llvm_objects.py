@@ -202,3 +202,14 @@ def test_results_do_not_depend_on_the_number_of_threads() -> None:
         results.append(y)
     for y in results[1:]:
         np.testing.assert_array_equal(results[0], y)
+
+
+def test_copies_of_a_buffer_share_its_place_in_the_frame() -> None:
+    def one(index: int) -> object:
+        fill = loop("i", 50_000, "serial", point("t", ["i"], load("x", "i")))
+        use = loop("i", 50_000, "serial", point("y", [index, "i"], load("t", "i")))
+        return alloc([buffer("t", 50_000, scope="local")], fill, use)
+
+    tensors = [tensor("x", 50_000), tensor("y", 8, 50_000, role="output")]
+    whole = nest(tensors, *(one(k) for k in range(8)))  # type: ignore[arg-type]
+    assert emit_kernel(whole, parse_target("avx2"), function_name="f").count("alloca") == 1

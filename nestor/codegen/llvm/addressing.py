@@ -1,8 +1,8 @@
 """Where an access lies: a pointer that is equal in all lanes, and how the lanes differ from it.
 
 Accesses are analysed once (``AccessPlan``) and then placed many times, since a register tile
-repeats each of them with other constants. Address arithmetic is put into the heads of the loops whose
-indices it depends on, so that an inner loop adds only what changes in it.
+repeats each of them with other constants. Address arithmetic is put into the heads of the loops
+whose indices it depends on, so that an inner loop adds only what changes in it.
 """
 
 from __future__ import annotations

@@ -68,10 +68,18 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class Private:
-    """A buffer of this thread; ``per_lane``: each lane has its own, along a last dimension."""
+    """A buffer of this thread.
+
+    Attributes:
+        buffer: as the nest declares it.
+        storage: its memory; the shape there is permuted and padded.
+        order: the buffer's dimensions as they lie in memory, outermost first.
+        per_lane: each lane has its own, along a last dimension.
+    """
 
     buffer: Buffer
     storage: Storage
+    order: tuple[int, ...]
     per_lane: bool
 
 
@@ -84,6 +92,7 @@ class NestInfo:
         roots: the tensor whose bytes each tensor has (itself, unless it is an alias).
         written: roots that some store of the nest writes.
         metadata: per root or buffer name, the alias information of its accesses.
+        inner_dims: per buffer name, the dimension that lies along vectors.
         gathers: whether some index depends on data.
         regions: parallel regions written so far.
     """
@@ -98,6 +107,7 @@ class NestInfo:
     roots: dict[str, str]
     written: frozenset[str]
     metadata: dict[str, str]
+    inner_dims: dict[str, int]
     gathers: bool
     regions: int = 0
 
@@ -131,6 +141,7 @@ class Context:
         self.flag: str | None = None
         self.inside_parallel = False
         self.local_bytes = 0
+        self.free_slots: dict[tuple[str, str, int], list[Val]] = {}
 
     def bind_symbols(self) -> None:
         """Load the shape symbols in the function's head."""

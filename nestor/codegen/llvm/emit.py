@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from nestor.codegen.llvm.builder import FunctionBuilder, ModuleBuilder
@@ -9,11 +10,11 @@ from nestor.codegen.llvm.context import Context, NestInfo
 from nestor.codegen.llvm.nest import emit_node
 from nestor.errors import InternalError
 from nestor.ir.affine import Affine
-from nestor.ir.expr import Load, walk
-from nestor.ir.loopnest import Alloc, Compute, LoopNest, Node, node_children
+from nestor.ir.expr import Load, loads, walk
+from nestor.ir.loopnest import Alloc, Compute, Loop, LoopNest, Node, node_children
 from nestor.target.cpu import TRIPLE, CpuTarget
 
-CODEGEN_VERSION = 2
+CODEGEN_VERSION = 3
 """Raised whenever the same nest may give other code; part of the key of cached objects."""
 
 
@@ -74,6 +75,7 @@ def _nest_info(
         roots=roots,
         written=frozenset(roots[w] for w in written if w in roots),
         metadata=_alias_metadata(module, [*dict.fromkeys(roots.values()), *buffers]),
+        inner_dims=_inner_dims(nest.body),
         gathers=any(_depends_on_data(c) for c in computes),
     )
 
@@ -112,6 +114,27 @@ def _allocs(node: Node) -> Iterator[Alloc]:
         yield node
     for child in node_children(node):
         yield from _allocs(child)
+
+
+def _inner_dims(body: Node) -> dict[str, int]:
+    """For each buffer, the dimension that most of its accesses in vector loops run along."""
+    votes: dict[str, Counter[int]] = {b.name: Counter() for a in _allocs(body) for b in a.buffers}
+
+    def visit(node: Node, lanes: frozenset[str]) -> None:
+        if isinstance(node, Loop) and node.kind == "vector":
+            lanes = lanes | {node.index}
+        if isinstance(node, Compute) and lanes:
+            accesses = [(s.target, s.indices) for s in node.stores]
+            accesses += [(x.tensor, x.indices) for e in node.values for x in loads(e)]
+            for name, indices in accesses:
+                for d, index in enumerate(indices if name in votes else ()):
+                    if isinstance(index, Affine) and any(index.coefficient(n) == 1 for n in lanes):
+                        votes[name][d] += 1
+        for child in node_children(node):
+            visit(child, lanes)
+
+    visit(body, frozenset())
+    return {name: count.most_common(1)[0][0] for name, count in votes.items() if count}
 
 
 def _depends_on_data(compute: Compute) -> bool:

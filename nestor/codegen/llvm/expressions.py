@@ -177,17 +177,17 @@ class Expressions:
         """Indices of the array in memory: through the layout, with data-dependent ones checked."""
         private = self.ctx.buffers.get(name)
         if private is not None:
-            own = [i for i in indices if isinstance(i, Affine)]
+            own = [self._affine(indices[d], private.buffer.shape[d]) for d in private.order]
             return [*own, variable(LANE)] if private.per_lane else own
         tensor = self.ctx.info.tensors[name]
-        affines = [
-            i if isinstance(i, Affine) else self._checked_index(i, tensor.shape[d])
-            for d, i in enumerate(indices)
-        ]
+        affines = [self._affine(i, tensor.shape[d]) for d, i in enumerate(indices)]
         if tensor.layout is None:
             return affines
         logical = {f"d{d}": a for d, a in enumerate(affines)}
         return [p.substitute(logical) for p in tensor.layout.physical]
+
+    def _affine(self, index: IndexExpr, extent: Affine) -> Affine:
+        return index if isinstance(index, Affine) else self._checked_index(index, extent)
 
     def _checked_index(self, node: Expr, extent: Affine) -> Affine:
         """A data-dependent index, clamped into the dimension, as a variable of its own.

@@ -15,8 +15,8 @@ rsqrt     ≤ 1.5                  1 / sqrt(x), both correctly rounded
 ========  =====================  ======================================================
 
 The tests check the bounds over a dense sweep of all float32 values. Denormals, infinities, NaN and
-signed zeros follow C. Functions not in the table go through float64 (``math_f64``) and are rounded once.
-The coefficients come from ``tools/fit_polynomials.py``.
+signed zeros follow C. Functions not in the table go through float64 (``math_f64``) and are rounded
+once. The coefficients come from ``tools/fit_polynomials.py``.
 
 Source: Cody and Waite, "Software Manual for the Elementary Functions", 1980 (argument reduction);
 Muller, "Elementary Functions", 3rd edition (expm1 and tanh without cancellation).

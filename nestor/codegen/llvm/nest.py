@@ -9,7 +9,7 @@ from nestor.codegen.llvm.builder import Val, int_val
 from nestor.codegen.llvm.computes import emit_compute, merge_tree
 from nestor.codegen.llvm.context import LANE, Context, Variable, Vector
 from nestor.codegen.llvm.indexing import condition, scalar_affine
-from nestor.codegen.llvm.storage import allocate
+from nestor.codegen.llvm.storage import allocate, release
 from nestor.codegen.llvm.transpose import MIN_ROWS, store_rows, transposed_store
 from nestor.errors import InternalError
 from nestor.ir.affine import Affine, affine, variable
@@ -37,6 +37,8 @@ def emit_node(ctx: Context, node: Node) -> None:
             for buffer in node.buffers:
                 ctx.buffers[buffer.name] = allocate(ctx, buffer)
             emit_node(ctx, node.body)
+            for buffer in node.buffers:
+                release(ctx, ctx.buffers[buffer.name])
             ctx.buffers = saved
         case Guard():
             _emit_guard(ctx, node)

@@ -110,7 +110,7 @@ class _Capture:
             s = private.storage
             pointer = _slot(ctx, position, "ptr")
             storage = private_storage(pointer, s.ty, s.shape, s.size or 0, s.inner, s.metadata)
-            ctx.buffers[name] = Private(private.buffer, storage, private.per_lane)
+            ctx.buffers[name] = Private(private.buffer, storage, private.order, private.per_lane)
             position += 1
         out: list[Val] = []
         for value in self.shared:

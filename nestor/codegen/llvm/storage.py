@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from nestor.codegen.llvm.builder import Val
 from nestor.codegen.llvm.context import Context, Private, Storage
 from nestor.codegen.llvm.indexing import scalar_affine
@@ -70,7 +72,8 @@ def _strides(
 def allocate(ctx: Context, buffer: Buffer) -> Private:
     """Room for a buffer in the function's frame, 64-byte aligned; rows padded to whole vectors.
 
-    Inside a vector loop every lane gets its own, side by side along a last dimension.
+    The dimension that vector loops run along is put last, whatever its place in the buffer. Inside
+    a vector loop every lane gets its own buffer, side by side along a further dimension.
     Raises: ``InternalError`` for a symbolic shape, a scope that has no memory here, or a frame
         above ``LOCAL_LIMIT_BYTES``.
     """
@@ -80,25 +83,44 @@ def allocate(ctx: Context, buffer: Buffer) -> Private:
             f"{buffer.shape} cannot be allocated in a frame"
         )
     per_lane = ctx.vector is not None
-    extents = [e.const for e in buffer.shape] + ([ctx.lanes] if per_lane else [])
+    order = list(range(len(buffer.shape)))
+    if buffer.name in ctx.info.inner_dims:
+        order.append(order.pop(ctx.info.inner_dims[buffer.name]))
+    extents = [buffer.shape[d].const for d in order] + ([ctx.lanes] if per_lane else [])
     ty = MEMORY_TYPE[buffer.dtype]
     inner = extents[-1] if extents else 1
     if extents:
         extents[-1] = padded_extent(inner, ctx.target.lanes(8 * TYPE_BYTES[ty]))
-    size = 1
-    for e in extents:
-        size *= e
-    size += SLACK_BYTES // TYPE_BYTES[ty]
+    size = math.prod(extents) + SLACK_BYTES // TYPE_BYTES[ty]
+    pointer = _frame_slot(ctx, buffer, ty, size)
+    shape = tuple(affine(e) for e in extents)
+    storage = private_storage(pointer, ty, shape, size, inner, ctx.info.metadata[buffer.name])
+    return Private(buffer, storage, tuple(order), per_lane)
+
+
+def _frame_slot(ctx: Context, buffer: Buffer, ty: str, size: int) -> Val:
+    """An alloca, or that of an ended buffer of the same name (a tail's copy of the same code).
+
+    Only of the same name: the alias information says that other buffers never share its bytes.
+    """
+    free = ctx.free_slots.get((buffer.name, ty, size))
+    if free:
+        return free.pop()
     ctx.local_bytes += size * TYPE_BYTES[ty]
     if ctx.local_bytes > LOCAL_LIMIT_BYTES:
         raise InternalError(
             f"kernel {ctx.info.name}: its buffers take {ctx.local_bytes} bytes of stack with "
             f"{buffer.name}, more than {LOCAL_LIMIT_BYTES}; use smaller tiles"
         )
-    pointer = Val(ctx.fb.alloca(f"[{size} x {ty}], align 64", "buf"), "ptr")
-    shape = tuple(affine(e) for e in extents)
-    storage = private_storage(pointer, ty, shape, size, inner, ctx.info.metadata[buffer.name])
-    return Private(buffer, storage, per_lane)
+    return Val(ctx.fb.alloca(f"[{size} x {ty}], align 64", "buf"), "ptr")
+
+
+def release(ctx: Context, private: Private) -> None:
+    """The buffer's life ends: its slot may serve the next one of the same name."""
+    s = private.storage
+    if private.buffer.scope == "local":
+        slots = ctx.free_slots.setdefault((private.buffer.name, s.ty, s.size or 0), [])
+        slots.append(s.pointer)
 
 
 def padded_extent(extent: int, lanes: int) -> int:

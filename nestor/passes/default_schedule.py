@@ -284,6 +284,8 @@ class _Rules:
         """A shared index along which most memory is contiguous; it is then split for vectors."""
         best, best_score = None, 0.0
         for p in positions:
+            if any(self.fused.shared[s.name][p] in _bounding(s) for s in self.statements):
+                continue
             score = 0.0
             for s in self.statements:
                 score += self._unit_score(s, self.fused.shared[s.name][p])

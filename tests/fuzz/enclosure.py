@@ -210,9 +210,7 @@ def _real(op: str, x: Array) -> Array:
     return np.asarray(numeric.unary(op, x, DType.f64))
 
 
-def _monotone(
-    op: str, x: Enclosure, domain: tuple[float, float], *, increasing: bool
-) -> Enclosure:
+def _monotone(op: str, x: Enclosure, domain: tuple[float, float], *, increasing: bool) -> Enclosure:
     low, high = domain
     outside = (x.lo < low) | (x.hi > high)
     inside = (x.hi >= low) & (x.lo <= high)
@@ -376,7 +374,9 @@ def _is_exact_product(product: Array, a: Enclosure, b: Enclosure) -> Array:
     points = (a.lo == a.hi) & (b.lo == b.hi)
     short = significant_bits(a.lo) + significant_bits(b.lo) <= 53
     size = np.abs(product)
-    return np.asarray(points & short & ((size == 0) & ((a.lo == 0) | (b.lo == 0)) | (size > 1e-290)))
+    return np.asarray(
+        points & short & ((size == 0) & ((a.lo == 0) | (b.lo == 0)) | (size > 1e-290))
+    )
 
 
 def significant_bits(x: Array) -> Array:
@@ -471,7 +471,7 @@ def _cast_known(x: Enclosure, dtype: DType) -> Enclosure:
     if not dtype.is_float:
         return known(values, dtype, x.open)
     out = exactly(values, dtype)
-    limit = 1.0 if x.dtype is DType.bool else 2.0 ** x.dtype.bits
+    limit = 1.0 if x.dtype is DType.bool else 2.0**x.dtype.bits
     out.lo = out.xlo = np.where(x.open, -limit, out.lo)
     out.hi = out.xhi = np.where(x.open, limit, out.hi)
     return out

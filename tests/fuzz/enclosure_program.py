@@ -271,9 +271,7 @@ class _StatementRun:
 
     # Expressions
 
-    def value(
-        self, e: Expr, env: Env, scalars: Mapping[str, Enclosure] | None = None
-    ) -> Enclosure:
+    def value(self, e: Expr, env: Env, scalars: Mapping[str, Enclosure] | None = None) -> Enclosure:
         """The enclosure of ``e`` at every point of ``env``."""
         size = env[""].size
         match e:
@@ -393,9 +391,7 @@ def find_mismatch(tensor: str, memory: Memory, got: np.ndarray) -> Mismatch | No
     if cells.dtype.is_float:
         value = flat.astype(np.float64)
         is_nan = np.isnan(value)
-        good = np.where(
-            is_nan, cells.nan, cells.num & (value >= cells.lo) & (value <= cells.hi)
-        )
+        good = np.where(is_nan, cells.nan, cells.num & (value >= cells.lo) & (value <= cells.hi))
     else:
         good = cells.open | (flat == cells.lo)
     if bool(np.all(good)):

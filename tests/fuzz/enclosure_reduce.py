@@ -160,8 +160,9 @@ def _prod(elements: list[Enclosure], at: Segments) -> list[Enclosure]:
     down = np.where(mixed, -high, np.where(negative, -high, low)).astype(np.float64)
     up = np.where(mixed, high, np.where(negative, -low, high)).astype(np.float64)
     grown = ~exact
-    down, up = np.where(grown, np.nextafter(down, -INF), down), np.where(
-        grown, np.nextafter(up, INF), up
+    down, up = (
+        np.where(grown, np.nextafter(down, -INF), down),
+        np.where(grown, np.nextafter(up, INF), up),
     )
     vague = at.any(~finite & e.num) | ~calm
     down, up = np.where(vague, -INF, down), np.where(vague, INF, up)
@@ -235,8 +236,6 @@ def _softmax(elements: list[Enclosure], at: Segments) -> list[Enclosure]:
         error = relative * size + at.sum(own * weight) + tiny * np.maximum(most, 1)
         out.append(_around(dtype, at.sum(value * weight), error, ok))
     return out
-
-
 
 
 _RULES = {

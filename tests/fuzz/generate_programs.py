@@ -195,7 +195,9 @@ class Maker:
     def fresh_index(self, name: str, indices: dict[str, Dim]) -> tuple[Affine, Dim]:
         """A random index expression of ``name`` and the extent it needs."""
         rng, d, i = self.rng, indices[name], variable(name)
-        kind = rng.choice("plain plain plain plain plain shift stride reverse div mod window".split())
+        kind = rng.choice(
+            "plain plain plain plain plain shift stride reverse div mod window".split()
+        )
         if kind == "shift":
             return i + 1, Dim(d.value + 1, d.expr + 1)
         if kind == "stride" and d.value > 0:
@@ -361,7 +363,9 @@ class Maker:
         self.statements.append(s)
         return s
 
-    def target(self, indices: list[str], dims: dict[str, Dim], dtype: DType) -> tuple[Known, list[IndexExpr]]:
+    def target(
+        self, indices: list[str], dims: dict[str, Dim], dtype: DType
+    ) -> tuple[Known, list[IndexExpr]]:
         """A new temp indexed by a permutation of ``indices``."""
         order = list(indices)
         if self.rng.random() < 0.3:
@@ -422,22 +426,16 @@ def finish(maker: Maker, seed: int) -> Case:
     )
     indexes = {t.name: (t.indexes, t.distinct) for t in maker.tensors if t.indexes}
     features = maker.features | {t.dtype.value for t in maker.tensors}
-    return Case(
-        seed, program, dict(maker.symbols), indexes, frozenset(features), maker.gentle
-    )
+    return Case(seed, program, dict(maker.symbols), indexes, frozenset(features), maker.gentle)
 
 
 def _settle_roles(maker: Maker) -> None:
     """Temps that are read stay temps most often; the others are outputs."""
-    read = {
-        load.tensor for s in maker.statements for e in exprs_of(s) for load in _loads(e)
-    }
+    read = {load.tensor for s in maker.statements for e in exprs_of(s) for load in _loads(e)}
     for t in maker.tensors:
         if t.role != "temp" or t.alias_of is not None:
             continue
-        used = t.name in read or any(
-            x.alias_of == t.name and x.name in read for x in maker.tensors
-        )
+        used = t.name in read or any(x.alias_of == t.name and x.name in read for x in maker.tensors)
         if not used or maker.rng.random() < 0.25:
             t.role = "output"
     if not any(t.role in ("output", "inout", "state") for t in maker.tensors):

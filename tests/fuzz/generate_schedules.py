@@ -147,7 +147,9 @@ def _free(user: StatementState) -> list[str]:
     names = [str(i) for i in user.statement.writes[0].indices]
     loops = [n for n in user.loops if n not in user.reduced]
     prefix = user.statement.name + "."
-    return sorted(loops, key=lambda n: names.index(n[len(prefix) :]) if n[len(prefix) :] in names else 99)
+    return sorted(
+        loops, key=lambda n: names.index(n[len(prefix) :]) if n[len(prefix) :] in names else 99
+    )
 
 
 def _careful_statement(plan: Plan, user: StatementState, fused: bool) -> None:

@@ -24,6 +24,7 @@ from tests.fuzz.enclosure_program import EnclosureRun, Memory, find_mismatch
 from tests.fuzz.generate_inputs import make_inputs
 from tests.fuzz.generate_programs import Case
 from tests.fuzz.generate_schedules import random_schedule
+from tests.fuzz.program_passes import find_pass_fault
 from tests.helpers.llvm_native import NativeNest
 from tests.legality import oracle
 
@@ -147,9 +148,7 @@ def default_parts(program: Program) -> list[FusedKernel]:
     return [p for p in parts if isinstance(p, FusedKernel)]
 
 
-def check_candidate(
-    case: Case, reference: Reference, candidate: Candidate, counts: Counts
-) -> None:
+def check_candidate(case: Case, reference: Reference, candidate: Candidate, counts: Counts) -> None:
     """Judge one schedule by everybody. Raises: ``Failure``."""
     counts.schedules["tried"] += 1
     kernel = case.program
@@ -289,6 +288,9 @@ def check_case(case: Case, counts: Counts) -> None:
     counts.features.update(case.features)
     reference = make_reference(case)
     _count_cells(case, reference, counts)
+    fault = find_pass_fault(case.program, reference.inputs, case.symbols, reference.memory)
+    if fault is not None:
+        raise Failure("passes", fault)
     for candidate in candidates(case, counts):
         check_candidate(case, reference, candidate, counts)
     check_default(case, reference, counts)

@@ -12,9 +12,8 @@ from dataclasses import dataclass, replace
 
 from nestor.errors import NestorError
 from nestor.ir.affine import Affine, affine
-from nestor.ir.expr import Expr, Load, const, loads
+from nestor.ir.expr import Expr, Load, const, loads, map_children
 from nestor.ir.expr import children as expr_children
-from nestor.ir.expr import map_children
 from nestor.ir.program import Domain, IndexRange, Program, Statement, Tensor
 from nestor.ir.schedule import Schedule
 from tests.fuzz.enclosure_program import UndefinedRead
@@ -77,9 +76,7 @@ def variants(found: Found) -> Iterator[Found]:
         yield Found(replace(found.case, program=without_unused(program)), found.candidate)
     values = {n: v // 2 for n, v in found.case.symbols.items() if v > 1}
     if values:
-        yield Found(
-            replace(found.case, symbols={**found.case.symbols, **values}), found.candidate
-        )
+        yield Found(replace(found.case, symbols={**found.case.symbols, **values}), found.candidate)
 
 
 def shorter(schedule: Schedule) -> Iterator[Schedule]:

@@ -93,9 +93,7 @@ def concatenate(m: Maker) -> None:
     for extent, start in ((first, affine(0)), (second, first.expr)):
         here = {**dims, n: extent}
         element = m.expression(dtype, m.leaves(here, 1), here, 1)
-        m.statement(
-            [(x, here[x]) for x in names], [(out, [variable(n) + start, *rest])], [element]
-        )
+        m.statement([(x, here[x]) for x in names], [(out, [variable(n) + start, *rest])], [element])
     out.readable = True
     m.features.add("concatenate")
 
@@ -170,7 +168,9 @@ def reduction(m: Maker) -> None:
     reduced = rng.sample(names, rng.choice([1, 1, min(2, rank)]))
     kept = [n for n in names if n not in reduced]
     reduced.sort(key=names.index)
-    kind = rng.choice(["simple"] * 6 + ["arg", "arg", "welford", "lse", "softmax", "compose", "xor"])
+    kind = rng.choice(
+        ["simple"] * 6 + ["arg", "arg", "welford", "lse", "softmax", "compose", "xor"]
+    )
     dtype = rng.choice([DType.f32] * 6 + [DType.f64, DType.i64, DType.i32, DType.i8, DType.u8])
     if kind == "simple" and rng.random() < 0.1:
         dtype = DType.bool
@@ -266,7 +266,9 @@ def contraction(m: Maker) -> None:
         wanted = list(wanted)
         if rng.random() < 0.4:
             rng.shuffle(wanted)
-        storage = rng.choice([dtype, dtype, dtype, DType.bf16, DType.f16]) if dtype is F32 else dtype
+        storage = (
+            rng.choice([dtype, dtype, dtype, DType.bf16, DType.f16]) if dtype is F32 else dtype
+        )
         old = [t for t in m.tensors if t.readable and not t.indexes and t.role == "temp"]
         if role == "input" and old and rng.random() < 0.4:
             factors.append(convert(m.fit(rng.choice(old), {n: dims[n] for n in wanted}), dtype))
@@ -299,7 +301,12 @@ def convolution(m: Maker) -> None:
     stride, taps = rng.choice([1, 1, 2]), rng.choice([2, 3, 3])
     width = rng.choice([4, 5, 7, 9, 12])
     out = (width + 2 - taps) // stride + 1
-    dims = {"c": dim(rng.choice([1, 2, 3])), "o": dim(rng.choice([1, 2, 5])), "p": dim(out), "r": dim(taps)}
+    dims = {
+        "c": dim(rng.choice([1, 2, 3])),
+        "o": dim(rng.choice([1, 2, 5])),
+        "p": dim(out),
+        "r": dim(taps),
+    }
     dtype = rng.choice([DType.f32] * 4 + [DType.f64, DType.i32])
     x = m.add([dims["c"], dim(width)], dtype, "input")
     at = variable("p") * stride + variable("r") - 1

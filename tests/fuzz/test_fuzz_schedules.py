@@ -14,7 +14,7 @@ from nestor.ir import parse_program, print_program
 from nestor.ir.schedule import schedule_to_json
 from tests.fuzz import harness
 from tests.fuzz.generate_programs import Case, random_case
-from tests.fuzz.harness import Counts, Failure
+from tests.fuzz.harness import Counts
 from tests.fuzz.shrink import Found, shrink
 
 CHUNK = 25

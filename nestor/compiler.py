@@ -156,11 +156,19 @@ def _plan_calls(
         fused, names = renamed
         key = compiled.key_of[fused.kernel]
         arguments = kernel_arguments(fused.kernel, compiled.objects[key].schedule)
+        own = {t.name: t.layout for t in fused.kernel.tensors}
         origins = (str(s.origin) for s in part.kernel.statements if s.origin)
         compiled.calls.append(
             Call(
                 key=key,
-                slots=tuple(slot(tensors[names[t.name]], t.layout) for t in arguments),
+                slots=tuple(
+                    # A layout of the kernel's own, not the schedule's, is over canonical symbols.
+                    slot(
+                        tensors[names[t.name]],
+                        tensors[names[t.name]].layout if t.layout == own[t.name] else t.layout,
+                    )
+                    for t in arguments
+                ),
                 symbols=tuple(names[s.name] for s in fused.kernel.symbols),
                 statements=tuple(s.name for s in part.kernel.statements),
                 origins=tuple(dict.fromkeys(origins)),

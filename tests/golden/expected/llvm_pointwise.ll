@@ -1,0 +1,183 @@
+target triple = "x86_64-unknown-linux-gnu"
+declare <16 x float> @llvm.fma.v16f32(<16 x float>, <16 x float>, <16 x float>)
+declare <8 x float> @llvm.masked.load.v8f32.p0(ptr, <8 x i1>, <8 x float>)
+declare <8 x float> @llvm.fma.v8f32(<8 x float>, <8 x float>, <8 x float>)
+declare void @llvm.masked.store.v8f32.p0(<8 x float>, ptr, <8 x i1>)
+declare i64 @llvm.smin.i64(i64, i64)
+define internal void @pointwise.region0(ptr noalias readonly %frame, i64 %first, i64 %end) noinline nounwind {
+entry:
+  %a1 = getelementptr i64, ptr %frame, i64 0
+  %a2 = load ptr, ptr %a1, align 8, !invariant.load !{}
+  %a3 = getelementptr i64, ptr %frame, i64 1
+  %a4 = load ptr, ptr %a3, align 8, !invariant.load !{}
+  %a16 = getelementptr ptr, ptr %a2, i64 1
+  %a17 = load ptr, ptr %a16, align 8, !invariant.load !{}
+  %a22 = getelementptr ptr, ptr %a2, i64 0
+  %a23 = load ptr, ptr %a22, align 8, !invariant.load !{}
+  %v8 = icmp slt i64 %first, %end
+  br i1 %v8, label %loop5, label %after7
+loop5:
+  %i9 = phi i64 [ %first, %entry ], [ %n10, %latch6 ]
+  %a18 = mul nsw i64 %i9, 101
+  %a20 = getelementptr float, ptr %a17, i64 %a18
+  %a24 = getelementptr float, ptr %a23, i64 %a18
+  br label %loop11
+loop11:
+  %i14 = phi i64 [ 0, %loop5 ], [ %n15, %latch12 ]
+  %a19 = mul nsw i64 %i14, 16
+  %a21 = getelementptr float, ptr %a20, i64 %a19
+  %a25 = getelementptr float, ptr %a24, i64 %a19
+  %v26 = load <16 x float>, ptr %a25, align 4, !alias.scope !3, !noalias !4, !invariant.load !{}
+  %v27 = call <16 x float> @nestor.exp.v16f32(<16 x float> %v26)
+  store <16 x float> %v27, ptr %a21, align 4, !alias.scope !5, !noalias !6
+  br label %latch12
+latch12:
+  %n15 = add nsw i64 %i14, 1
+  %t28 = icmp slt i64 %n15, 6
+  br i1 %t28, label %loop11, label %after13
+after13:
+  %v29 = getelementptr float, ptr %a20, i64 96
+  %v30 = getelementptr float, ptr %a24, i64 96
+  %v31 = call <8 x float> @llvm.masked.load.v8f32.p0(ptr align 4 %v30, <8 x i1> <i1 true, i1 true, i1 true, i1 true, i1 true, i1 false, i1 false, i1 false>, <8 x float> poison), !alias.scope !3, !noalias !4, !invariant.load !{}
+  %v32 = call <8 x float> @nestor.exp.v8f32(<8 x float> %v31)
+  call void @llvm.masked.store.v8f32.p0(<8 x float> %v32, ptr align 4 %v29, <8 x i1> <i1 true, i1 true, i1 true, i1 true, i1 true, i1 false, i1 false, i1 false>), !alias.scope !5, !noalias !6
+  br label %latch6
+latch6:
+  %n10 = add nsw i64 %i9, 1
+  %t33 = icmp slt i64 %n10, %end
+  br i1 %t33, label %loop5, label %after7
+after7:
+  ret void
+}
+define internal void @pointwise.region0.thread(ptr %frame) nounwind {
+entry:
+  %services.at = getelementptr i64, ptr %frame, i64 2
+  %services = load ptr, ptr %services.at, align 8
+  %total.at = getelementptr i64, ptr %frame, i64 4
+  %total = load i64, ptr %total.at, align 8
+  %number.at = getelementptr i64, ptr %services, i64 1
+  %number.fn = load ptr, ptr %number.at, align 8
+  %count.at = getelementptr i64, ptr %services, i64 2
+  %count.fn = load ptr, ptr %count.at, align 8
+  %number32 = call i32 %number.fn()
+  %count32 = call i32 %count.fn()
+  %number = sext i32 %number32 to i64
+  %count = sext i32 %count32 to i64
+  %share = udiv i64 %total, %count
+  %extra = urem i64 %total, %count
+  %base = mul i64 %number, %share
+  %before = call i64 @llvm.smin.i64(i64 %number, i64 %extra)
+  %first = add i64 %base, %before
+  %one.more = icmp slt i64 %number, %extra
+  %more = zext i1 %one.more to i64
+  %own = add i64 %share, %more
+  %end = add i64 %first, %own
+  %any = icmp slt i64 %first, %end
+  br i1 %any, label %work, label %done
+work:
+  call void @pointwise.region0(ptr %frame, i64 %first, i64 %end)
+  br label %done
+done:
+  ret void
+}
+define i32 @pointwise(ptr noalias readonly %args, ptr noalias readonly %symbols, ptr %services) nounwind {
+entry:
+  %frame1 = alloca [5 x i64], align 8
+  %a7 = load ptr, ptr %services, align 8
+  %a8 = getelementptr i64, ptr %services, i64 3
+  %a9 = load i64, ptr %a8, align 8
+  %v2 = getelementptr i64, ptr %frame1, i64 0
+  store ptr %args, ptr %v2, align 8
+  %v3 = getelementptr i64, ptr %frame1, i64 1
+  store ptr %symbols, ptr %v3, align 8
+  %v4 = getelementptr i64, ptr %frame1, i64 2
+  store ptr %services, ptr %v4, align 8
+  %v5 = getelementptr i64, ptr %frame1, i64 3
+  store ptr null, ptr %v5, align 8
+  %v6 = getelementptr i64, ptr %frame1, i64 4
+  store i64 900, ptr %v6, align 8
+  %v10 = icmp ne ptr %a7, null
+  %v11 = icmp sgt i64 %a9, 1
+  %v12 = and i1 %v10, %v11
+  %v13 = trunc i64 %a9 to i32
+  br i1 %v12, label %team14, label %alone15
+team14:
+  call void %a7(ptr @pointwise.region0.thread, ptr %frame1, i32 %v13, i32 0)
+  br label %joined16
+alone15:
+  call void @pointwise.region0(ptr %frame1, i64 0, i64 900)
+  br label %joined16
+joined16:
+  ret i32 0
+}
+define internal <16 x float> @nestor.exp.v16f32(<16 x float> %x0) alwaysinline nounwind memory(none) {
+entry:
+  %v1 = fcmp ogt <16 x float> %x0, splat (float 0x4056400000000000)
+  %v2 = select <16 x i1> %v1, <16 x float> splat (float 0x4056400000000000), <16 x float> %x0
+  %v3 = fcmp olt <16 x float> %v2, splat (float 0xC05A000000000000)
+  %v4 = select <16 x i1> %v3, <16 x float> splat (float 0xC05A000000000000), <16 x float> %v2
+  %v5 = fmul <16 x float> %v4, splat (float 0x3FF7154760000000)
+  %v6 = fadd <16 x float> %v5, splat (float 0x4168000000000000)
+  %v7 = fsub <16 x float> %v6, splat (float 0x4168000000000000)
+  %v8 = bitcast <16 x float> %v6 to <16 x i32>
+  %v9 = sub <16 x i32> %v8, splat (i32 1262485504)
+  %v10 = call <16 x float> @llvm.fma.v16f32(<16 x float> %v7, <16 x float> splat (float 0xBFE62E4000000000), <16 x float> %v4)
+  %v11 = call <16 x float> @llvm.fma.v16f32(<16 x float> %v7, <16 x float> splat (float 0xBEB7F7D1C0000000), <16 x float> %v10)
+  %v12 = fmul <16 x float> %v11, %v11
+  %v13 = call <16 x float> @llvm.fma.v16f32(<16 x float> %v11, <16 x float> splat (float 0x3F56CEE360000000), <16 x float> splat (float 0x3F8123EFC0000000))
+  %v14 = call <16 x float> @llvm.fma.v16f32(<16 x float> %v11, <16 x float> %v13, <16 x float> splat (float 0x3FA55552A0000000))
+  %v15 = call <16 x float> @llvm.fma.v16f32(<16 x float> %v11, <16 x float> %v14, <16 x float> splat (float 0x3FC55548A0000000))
+  %v16 = call <16 x float> @llvm.fma.v16f32(<16 x float> %v11, <16 x float> %v15, <16 x float> splat (float 0x3FE0000000000000))
+  %v17 = call <16 x float> @llvm.fma.v16f32(<16 x float> %v12, <16 x float> %v16, <16 x float> %v11)
+  %v18 = fadd <16 x float> %v17, splat (float 0x3FF0000000000000)
+  %v19 = ashr <16 x i32> %v9, splat (i32 1)
+  %v20 = add <16 x i32> %v19, splat (i32 127)
+  %v21 = shl <16 x i32> %v20, splat (i32 23)
+  %v22 = bitcast <16 x i32> %v21 to <16 x float>
+  %v23 = fmul <16 x float> %v18, %v22
+  %v24 = sub <16 x i32> %v9, %v19
+  %v25 = add <16 x i32> %v24, splat (i32 127)
+  %v26 = shl <16 x i32> %v25, splat (i32 23)
+  %v27 = bitcast <16 x i32> %v26 to <16 x float>
+  %v28 = fmul <16 x float> %v23, %v27
+  ret <16 x float> %v28
+}
+define internal <8 x float> @nestor.exp.v8f32(<8 x float> %x0) alwaysinline nounwind memory(none) {
+entry:
+  %v1 = fcmp ogt <8 x float> %x0, splat (float 0x4056400000000000)
+  %v2 = select <8 x i1> %v1, <8 x float> splat (float 0x4056400000000000), <8 x float> %x0
+  %v3 = fcmp olt <8 x float> %v2, splat (float 0xC05A000000000000)
+  %v4 = select <8 x i1> %v3, <8 x float> splat (float 0xC05A000000000000), <8 x float> %v2
+  %v5 = fmul <8 x float> %v4, splat (float 0x3FF7154760000000)
+  %v6 = fadd <8 x float> %v5, splat (float 0x4168000000000000)
+  %v7 = fsub <8 x float> %v6, splat (float 0x4168000000000000)
+  %v8 = bitcast <8 x float> %v6 to <8 x i32>
+  %v9 = sub <8 x i32> %v8, splat (i32 1262485504)
+  %v10 = call <8 x float> @llvm.fma.v8f32(<8 x float> %v7, <8 x float> splat (float 0xBFE62E4000000000), <8 x float> %v4)
+  %v11 = call <8 x float> @llvm.fma.v8f32(<8 x float> %v7, <8 x float> splat (float 0xBEB7F7D1C0000000), <8 x float> %v10)
+  %v12 = fmul <8 x float> %v11, %v11
+  %v13 = call <8 x float> @llvm.fma.v8f32(<8 x float> %v11, <8 x float> splat (float 0x3F56CEE360000000), <8 x float> splat (float 0x3F8123EFC0000000))
+  %v14 = call <8 x float> @llvm.fma.v8f32(<8 x float> %v11, <8 x float> %v13, <8 x float> splat (float 0x3FA55552A0000000))
+  %v15 = call <8 x float> @llvm.fma.v8f32(<8 x float> %v11, <8 x float> %v14, <8 x float> splat (float 0x3FC55548A0000000))
+  %v16 = call <8 x float> @llvm.fma.v8f32(<8 x float> %v11, <8 x float> %v15, <8 x float> splat (float 0x3FE0000000000000))
+  %v17 = call <8 x float> @llvm.fma.v8f32(<8 x float> %v12, <8 x float> %v16, <8 x float> %v11)
+  %v18 = fadd <8 x float> %v17, splat (float 0x3FF0000000000000)
+  %v19 = ashr <8 x i32> %v9, splat (i32 1)
+  %v20 = add <8 x i32> %v19, splat (i32 127)
+  %v21 = shl <8 x i32> %v20, splat (i32 23)
+  %v22 = bitcast <8 x i32> %v21 to <8 x float>
+  %v23 = fmul <8 x float> %v18, %v22
+  %v24 = sub <8 x i32> %v9, %v19
+  %v25 = add <8 x i32> %v24, splat (i32 127)
+  %v26 = shl <8 x i32> %v25, splat (i32 23)
+  %v27 = bitcast <8 x i32> %v26 to <8 x float>
+  %v28 = fmul <8 x float> %v23, %v27
+  ret <8 x float> %v28
+}
+!0 = distinct !{!0}
+!1 = distinct !{!1, !0}
+!2 = distinct !{!2, !0}
+!3 = !{!1}
+!4 = !{!2}
+!5 = !{!2}
+!6 = !{!1}

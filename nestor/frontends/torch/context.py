@@ -8,10 +8,11 @@ from typing import Any
 import torch
 
 from nestor.frontends.torch import dtypes
-from nestor.frontends.torch.builder import Builder, Space
+from nestor.frontends.torch.builder import Body, Builder, Space
+from nestor.frontends.torch.fold import fold_indices
 from nestor.frontends.torch.sizes import affine_from_torch, size_from_torch
-from nestor.frontends.torch.value import Dim, Value, point, scalar
-from nestor.ir.affine import Affine, affine
+from nestor.frontends.torch.value import Dim, Value, point, ranges_of, scalar
+from nestor.ir.affine import Affine, Interval, affine
 from nestor.ir.expr import Cast, Const, Expr, Index, Load, Select, binary, const, walk
 from nestor.ir.program import Symbol
 from nestor.ir.types import DType
@@ -79,10 +80,22 @@ class Context(Builder):
 
         if all(v.is_load_free() for v in fitted):
             space = Space(dims, point(dims), len(dims), self.symbol_ranges())
-            elem = body(space.read)
+            elem = fold_indices(body(space.read), self.placeholder_ranges(dims))
             if sum(1 for _ in walk(elem)) <= _MAX_DEFERRED_NODES:
                 return Value(dims, elem)
-        return self.pointwise(dims, lambda s: (body(s.read),))[0]
+        return self.pointwise(dims, lambda s: (fold_indices(body(s.read), s.ranges),))[0]
+
+    def view_or_pointwise(self, dims: tuple[Dim, ...], body: Body) -> Value:
+        """A view if the one element that ``body`` gives is a plain load, else a statement."""
+        space = Space(dims, point(dims), len(dims), self.placeholder_ranges(dims))
+        (elem,) = body(space)
+        if is_plain_load(elem):
+            return Value(dims, elem)
+        return self.pointwise(dims, body)[0]
+
+    def placeholder_ranges(self, dims: Sequence[Dim]) -> dict[str, Interval]:
+        """Bounds of symbols and of the placeholders of ``dims``."""
+        return self.symbol_ranges() | ranges_of(dims)
 
     def constant_vector(self, values: Sequence[float], dtype: DType) -> str:
         """A constant tensor of known values; returns its name."""

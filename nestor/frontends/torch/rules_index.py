@@ -53,7 +53,7 @@ def take(ctx: Context, x: Value, dim: int, index: Value, *, wraps: bool) -> Valu
         where.insert(dim, at)
         return (read_at(x, where, space),)
 
-    return ctx.pointwise(dims, body)[0]
+    return ctx.view_or_pointwise(dims, body)
 
 
 @lower("aten.gather.default", source=_SOURCE)
@@ -73,7 +73,7 @@ def lower_gather(
         where: list[AnyIndex] = [at if k == dim else space.index(k) for k in range(x.rank)]
         return (read_at(x, where, space),)
 
-    return ctx.pointwise(index.dims, body)[0]
+    return ctx.view_or_pointwise(index.dims, body)
 
 
 @lower("aten.index.Tensor", "aten._unsafe_index.Tensor", source=_SOURCE)
@@ -85,7 +85,7 @@ def lower_index(ctx: Context, x: Value, indices: Sequence[Value | None]) -> Valu
     def body(space: Space) -> tuple[Expr, ...]:
         return (read_at(x, plan.where(space, x), space),)
 
-    return ctx.pointwise(plan.dims, body)[0]
+    return ctx.view_or_pointwise(plan.dims, body)
 
 
 class IndexPlan:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,7 +124,8 @@ def compile(
         strict: refuse operators that would have to run in PyTorch.
         threads: of a call; None: as many as PyTorch uses.
         settings: other fields of ``nestor.config.Config``.
-    Raises: ``UserError``, ``Unsupported`` or ``InternalError``, each saying what, where and what to do.
+    Raises: ``UserError``, ``Unsupported`` or ``InternalError``; each says what, where and what to
+        do about it.
     """
     config = Config.load(target=target, threads=threads, **settings)
     compiled = CompiledModel(

@@ -40,7 +40,7 @@ def build_model(
 ) -> BuiltModel:
     """Compile ``model`` for example inputs.
 
-    Raises: ``ExportError``, ``Unsupported`` (in strict mode, naming every operator), ``InputError``.
+    Raises: ``ExportError``, ``InputError``, ``Unsupported`` (in strict mode, naming the operators).
     """
     from nestor.frontends.torch import import_model
 

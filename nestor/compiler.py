@@ -1,7 +1,7 @@
 """Drive a compile: Program → passes → kernels → jobs (deduplicated, cached, in workers) → calls.
 
-What comes out (``CompiledProgram``) is still symbolic: which slots exist, which kernel is called with
-which slots. ``linking.py`` turns it into a manifest that the runtime executes.
+What comes out (``CompiledProgram``) is still symbolic: which slots exist, and which kernel is
+called with which. ``linking.py`` turns it into a manifest that the runtime executes.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from nestor.ir.schedule import Schedule
 from nestor.kernel_job import KernelJob, KernelObject
 from nestor.kernel_store import Progress, compile_jobs, job_key
 from nestor.passes.canonical import canonicalize_kernel
-from nestor.passes.default_schedule import VectorUnit, default_schedule
+from nestor.passes.default_schedule import default_schedule
 from nestor.passes.fusion import FusedKernel, partition_program
 from nestor.passes.nest import apply_step, initial_state, nest_tensors
 from nestor.passes.pipeline import PassContext, run_pipeline
+from nestor.passes.register_tile import VectorUnit
 from nestor.target.cpu import CpuTarget
 
 
@@ -103,8 +104,8 @@ def refuse_externs(externs: list[Extern]) -> None:
     if externs:
         lines = "\n".join(f"  {e.operator}  {e.origin or ''}" for e in externs)
         raise Unsupported(
-            f"{len(externs)} operator(s) have no lowering, so the model cannot run without PyTorch:\n"
-            f"{lines}\nfix: replace them in the model, or compile without strict (they then call PyTorch)"
+            f"{len(externs)} operator(s) have no lowering; the model cannot run without PyTorch:\n"
+            f"{lines}\nfix: replace them in the model, or compile without strict to call PyTorch"
         )
 
 

@@ -1,7 +1,7 @@
 """Compile one kernel: schedule → nest → proof → LLVM → object. Runs in a compile worker.
 
-The unit of work, of deduplication and of the object cache. A job is pure: equal kernel, schedule and
-target give equal bytes.
+The unit of work, of deduplication and of the object cache. A job is pure: equal kernel, schedule
+and target give equal bytes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Weights of a compiled model: derived ones evaluated, packed ones laid out, live ones left alone."""
+"""Weights of a compiled model: derived ones evaluated, packed ones laid out, live ones kept."""
 
 from __future__ import annotations
 

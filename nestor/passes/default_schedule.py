@@ -1,12 +1,10 @@
-"""The rule-based schedule of a kernel: parallel outside, vectors inside, registers for contractions.
+"""The rule-based schedule of a kernel: parallel outside, vectors inside, products in registers.
 
 Rules read only the derived structure (strides, reduced and shared indices, contraction roles), so
 they hold for any statement. Whatever they propose, the checker judges.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass, field, replace
 
 from nestor.ir.affine import Affine
 from nestor.ir.expr import loads
@@ -27,25 +25,25 @@ from nestor.ir.schedule import (
 )
 from nestor.passes.contraction import Contraction, contraction_of
 from nestor.passes.fusion import FusedKernel
-from nestor.passes.strides import access_strides, typical
+from nestor.passes.register_tile import VectorUnit, choose_register_tile
+from nestor.passes.statement_facts import (
+    bounding_indices,
+    extent_of,
+    free_indices,
+    in_reduction_order,
+    in_scope,
+    is_constant,
+    loop_parts,
+    magnitude,
+    reduced_indices,
+    reuse_extent,
+    widest_bytes,
+    without_sequential,
+)
+from nestor.passes.strides import access_strides
 
 MAX_UNROLLED_TAPS = 9
 """Reduced loops of constant extents with at most this many iterations together are unrolled."""
-
-SYMBOLIC_REUSE = 64
-"""Extent assumed for a symbolic row or column index of a contraction; it is always tiled."""
-
-
-@dataclass(frozen=True, slots=True)
-class VectorUnit:
-    """What the rules need to know of a CPU: vector width [bits] and number of vector registers."""
-
-    bits: int = 512
-    registers: int = 32
-
-    def lanes(self, element_bytes: int) -> int:
-        """Elements a vector of ``element_bytes`` [bytes] each."""
-        return max(1, self.bits // (8 * element_bytes))
 
 
 def default_schedule(fused: FusedKernel, unit: VectorUnit) -> Schedule:
@@ -54,20 +52,6 @@ def default_schedule(fused: FusedKernel, unit: VectorUnit) -> Schedule:
     Args: fused: kernel and shared indices of its statements. unit: the target's vectors.
     """
     return _Rules(fused, unit).steps()
-
-
-@dataclass(slots=True)
-class _Plan:
-    """Decisions for one statement; loops are named by their final names."""
-
-    statement: Statement
-    contraction: Contraction | None
-    vector: str | None = None
-    lanes: int = 1
-    rows: str | None = None
-    row_tile: int = 1
-    column_vectors: int = 1
-    tiles: dict[str, int] = field(default_factory=dict)
 
 
 class _Rules:
@@ -85,7 +69,9 @@ class _Rules:
                 self._schedule_alone(s, sequential=[p for p in s.order if isinstance(p, str)])
             return tuple(self.out)
         anchor = next((s for s in self.statements if contraction_of(s, self.tensors)), None)
-        shared_all = all(len(self.fused.shared[s.name]) == len(_free(s)) for s in self.statements)
+        shared_all = all(
+            len(self.fused.shared[s.name]) == len(free_indices(s)) for s in self.statements
+        )
         if len(self.statements) == 1:
             self._schedule_alone(self.statements[0], sequential=[])
         elif (
@@ -105,9 +91,9 @@ class _Rules:
         contraction = contraction_of(statement, self.tensors)
         if contraction is not None:
             # The time loop of a recurrence is neither a row nor a column of its product.
-            contraction = _without(contraction, sequential)
+            contraction = without_sequential(contraction, sequential)
         if contraction is not None and not statement.scatter:
-            outer = [n for n in _free(statement) if n not in sequential]
+            outer = [n for n in free_indices(statement) if n not in sequential]
             self._contraction_loops(statement, contraction, outer, sequential)
         else:
             self._plain_loops(statement, sequential, shared=[])
@@ -115,7 +101,7 @@ class _Rules:
     def _schedule_epilogue(self, anchor: Statement) -> None:
         contraction = contraction_of(anchor, self.tensors)
         assert contraction is not None
-        free = _free(anchor)
+        free = free_indices(anchor)
         parallel, tile = self._contraction_loops(anchor, contraction, free, [])
         for s in self.statements[1:]:
             rename = dict(zip(self.fused.shared[anchor.name], self.fused.shared[s.name]))
@@ -133,12 +119,12 @@ class _Rules:
         anchor = self.statements[0].name
 
         def other(loop: str) -> str:
-            _, index, *halves = _parts(loop, anchor)
+            _, index, *halves = loop_parts(loop, anchor)
             return ".".join([s.name, rename[index], *halves])
 
         for step in list(self.out):
             if isinstance(step, Tile) and step.loop.startswith(f"{anchor}."):
-                _, index, *_ = _parts(step.loop, anchor)
+                _, index, *_ = loop_parts(step.loop, anchor)
                 if index in rename:
                     self.out.append(Tile(loop=other(step.loop), size=step.size))
         return [other(p) for p in parallel], [other(t) for t in tile]
@@ -154,16 +140,16 @@ class _Rules:
     ) -> tuple[list[str], list[str]]:
         """Register-tile a contraction; returns its outer (parallel) and its tile loops."""
         lanes = self.unit.lanes(max(s.elements[0].dtype.bytes, 4))
-        row = next((n for n in c.rows if _is_constant(s, n)), c.rows[0] if c.rows else None)
-        columns = _reuse_extent(s, c.vector)
-        rows = _reuse_extent(s, row) if row else 1
+        row = next((n for n in c.rows if is_constant(s, n)), c.rows[0] if c.rows else None)
+        columns = reuse_extent(s, c.vector)
+        rows = reuse_extent(s, row) if row else 1
         row_tile, vectors = choose_register_tile(rows, columns, lanes, self.unit.registers)
         name, v = s.name, f"{s.name}.{c.vector}"
         outer: list[str] = []
         tile: list[str] = []
         block = lanes * vectors
         batch = [n for n in free if n not in (c.vector, row)]
-        if columns > block or not _is_constant(s, c.vector):
+        if columns > block or not is_constant(s, c.vector):
             self.out.append(Tile(loop=v, size=block))
             column_outer, v = [f"{v}.o"], f"{v}.i"
         else:
@@ -171,7 +157,7 @@ class _Rules:
         if vectors > 1 and columns > lanes:
             self.out.append(Tile(loop=v, size=lanes))
             tile, v = [f"{v}.o"], f"{v}.i"
-        if row is not None and (rows > row_tile or not _is_constant(s, row)):
+        if row is not None and (rows > row_tile or not is_constant(s, row)):
             self.out.append(Tile(loop=f"{name}.{row}", size=row_tile))
             row_outer, row_inner = [f"{name}.{row}.o"], [f"{name}.{row}.i"]
         else:
@@ -235,7 +221,7 @@ class _Rules:
     # Groups that share rows
 
     def _schedule_rows(self) -> None:
-        """Normalisations, softmax, attention: shared rows outside, each statement on its own inside."""
+        """Normalisations, softmax, attention: rows shared outside, each statement alone inside."""
         shared = self.fused.shared
         first = self.statements[0]
         positions = list(range(len(shared[first.name])))
@@ -272,8 +258,8 @@ class _Rules:
                 if row in self.fused.shared[s.name]:
                     lanes = self.unit.lanes(4)
                     tile, _ = choose_register_tile(
-                        _reuse_extent(s, row),
-                        _reuse_extent(s, c.vector),
+                        reuse_extent(s, row),
+                        reuse_extent(s, c.vector),
                         lanes,
                         self.unit.registers,
                     )
@@ -284,14 +270,15 @@ class _Rules:
         """A shared index along which most memory is contiguous; it is then split for vectors."""
         best, best_score = None, 0.0
         for p in positions:
-            if any(self.fused.shared[s.name][p] in _bounding(s) for s in self.statements):
+            if any(self.fused.shared[s.name][p] in bounding_indices(s) for s in self.statements):
                 continue
             score = 0.0
             for s in self.statements:
                 score += self._unit_score(s, self.fused.shared[s.name][p])
             if (
                 score > best_score
-                and _extent(self.statements[0], self.fused.shared[self.statements[0].name][p]) >= 4
+                and extent_of(self.statements[0], self.fused.shared[self.statements[0].name][p])
+                >= 4
             ):
                 best, best_score = p, score
         alternatives = 0.0
@@ -315,9 +302,9 @@ class _Rules:
             loop = f"{s.name}.{index}"
             size = row_tile if p == tile_at else 0
             if p == vector_at:
-                size = self.unit.lanes(_widest(s))
-                size = self.unit.lanes(max(_widest(t) for t in self.statements))
-            if size and (_extent(s, index) > size or not _is_constant(s, index)):
+                size = self.unit.lanes(widest_bytes(s))
+                size = self.unit.lanes(max(widest_bytes(t) for t in self.statements))
+            if size and (extent_of(s, index) > size or not is_constant(s, index)):
                 self.out.append(Tile(loop=loop, size=size))
                 outer.append(f"{loop}.o")
                 inner.append(f"{loop}.i")
@@ -347,12 +334,12 @@ class _Rules:
         for step in self.out:
             if isinstance(step, Tile) and halves and step.loop == halves[0][:-2]:
                 row_tile = step.size
-        columns = _reuse_extent(s, c.vector)
+        columns = reuse_extent(s, c.vector)
         _, vectors = choose_register_tile(row_tile, columns, lanes, self.unit.registers)
         v = f"{s.name}.{c.vector}"
         shared = set(self.fused.shared[s.name])
-        own = [f"{s.name}.{n}" for n in _free(s) if n not in shared and n != c.vector]
-        if columns > lanes * vectors or not _is_constant(s, c.vector):
+        own = [f"{s.name}.{n}" for n in free_indices(s) if n not in shared and n != c.vector]
+        if columns > lanes * vectors or not is_constant(s, c.vector):
             self.out.append(Tile(loop=v, size=lanes * vectors))
             own.append(f"{v}.o")
             v = f"{v}.i"
@@ -386,8 +373,8 @@ class _Rules:
         """A statement of its own: parallel over its outer indices, vector along memory."""
         serial = s.scatter == "last" or (s.reduction is not None and s.reduction.into)
         seq = [self._sequential_loop(s, n) for n in sequential]
-        names = _in_reduction_order(s, [n for n in s.domain.names if n not in sequential])
-        reduced = _reduced(s)
+        names = in_reduction_order(s, [n for n in s.domain.names if n not in sequential])
+        reduced = reduced_indices(s)
         if serial:
             self.out.append(
                 Reorder(statement=s.name, loops=(*seq, *(f"{s.name}.{n}" for n in names)))
@@ -400,8 +387,8 @@ class _Rules:
         halves: list[str] = []
         if vector is not None and vector in free:
             loop = f"{s.name}.{vector}"
-            size = self.unit.lanes(_widest(s))
-            if _extent(s, vector) > size or not _is_constant(s, vector):
+            size = self.unit.lanes(widest_bytes(s))
+            if extent_of(s, vector) > size or not is_constant(s, vector):
                 self.out.append(Tile(loop=loop, size=size))
                 loops.append(f"{loop}.o")
                 halves = [f"{loop}.i"]
@@ -416,29 +403,29 @@ class _Rules:
         self, s: Statement, outer: list[str], halves: list[str], rest: list[str], vector_half: bool
     ) -> None:
         """Order the inner loops of a statement: reduced ones, rows of a tile, then the vector."""
-        name, reduced = s.name, _reduced(s)
+        name, reduced = s.name, reduced_indices(s)
         vector: list[str] = []
         inner: list[str] = []
         if vector_half and halves:
             vector, halves = halves[-1:], halves[:-1]
         free = [n for n in rest if n not in reduced]
-        summed = [n for n in _in_reduction_order(s, rest) if n in reduced]
+        summed = [n for n in in_reduction_order(s, rest) if n in reduced]
         if not vector:
             index = self._choose_vector(s, rest)
             if index is not None:
-                size = self.unit.lanes(_widest(s))
+                size = self.unit.lanes(widest_bytes(s))
                 loop = f"{name}.{index}"
                 if index in summed:
-                    if _extent(s, index) >= 2 * size and self._may_split(s):
+                    if extent_of(s, index) >= 2 * size and self._may_split(s):
                         chains = next(
-                            c for c in (4, 2, 1) if c == 1 or _extent(s, index) >= 2 * c * size
+                            c for c in (4, 2, 1) if c == 1 or extent_of(s, index) >= 2 * c * size
                         )
                         self.out.append(SplitReduction(loop=loop, lanes=size * chains))
                         summed.remove(index)
                         inner, vector = [f"{loop}.o"], [f"{loop}.i"]
                 else:
                     free.remove(index)
-                    if _extent(s, index) > size:
+                    if extent_of(s, index) > size:
                         self.out.append(Tile(loop=loop, size=size))
                         inner, vector = [f"{loop}.o"], [f"{loop}.i"]
                     else:
@@ -449,12 +436,12 @@ class _Rules:
             order = [*outer, *halves, *loops, *sums, *inner, *vector]
         else:
             order = [*outer, *halves, *loops, *inner, *sums, *vector]
-        self.out.append(Reorder(statement=name, loops=_in_scope(s, order)))
+        self.out.append(Reorder(statement=name, loops=in_scope(s, order)))
         for loop in vector:
             self.out.append(Vectorize(loop=loop))
         taps = 1
         for n in summed:
-            taps *= _extent(s, n)
+            taps *= extent_of(s, n)
         if summed and taps <= MAX_UNROLLED_TAPS and s.reduction and not s.reduction.scan:
             for loop in sums:
                 self.out.append(Unroll(loop=loop))
@@ -462,8 +449,8 @@ class _Rules:
             self.out.append(Accumulate(statement=name, scope="register"))
 
     def _is_reduced(self, s: Statement, loop: str) -> bool:
-        _, index, *_ = _parts(loop, s.name)
-        return index in _reduced(s)
+        _, index, *_ = loop_parts(loop, s.name)
+        return index in reduced_indices(s)
 
     def _may_split(self, s: Statement) -> bool:
         r = s.reduction
@@ -473,18 +460,18 @@ class _Rules:
         """The index along which the statement's accesses are contiguous, if any gains."""
         if s.scatter == "last":
             return None
-        reduced = _reduced(s)
+        reduced = reduced_indices(s)
         scanned = reduced if s.reduction and s.reduction.scan else set()
-        bounding = _bounding(s)  # loops around others, whose extents they decide
-        candidates = [n for n in names if n not in scanned | bounding and _is_constant(s, n)]
+        bounding = bounding_indices(s)  # loops around others, whose extents they decide
+        candidates = [n for n in names if n not in scanned | bounding and is_constant(s, n)]
         best = max(candidates, key=lambda n: self._vector_key(s, n, reduced), default=None)
-        if best is None or self._unit_score(s, best) <= 0 or _extent(s, best) < 2:
+        if best is None or self._unit_score(s, best) <= 0 or extent_of(s, best) < 2:
             return None
         return best
 
     def _vector_key(self, s: Statement, n: str, reduced: set[str]) -> tuple[float, ...]:
-        extent = min(_extent(s, n), self.unit.lanes(_widest(s)))
-        return (self._unit_score(s, n) * extent, float(n not in reduced), float(_extent(s, n)))
+        extent = min(extent_of(s, n), self.unit.lanes(widest_bytes(s)))
+        return (self._unit_score(s, n) * extent, float(n not in reduced), float(extent_of(s, n)))
 
     def _unit_score(self, s: Statement, index: str) -> float:
         """How contiguous the accesses are along ``index``: a unit stride counts, a jump costs."""
@@ -502,129 +489,9 @@ class _Rules:
     def _by_stride(self, s: Statement, names: list[str]) -> list[str]:
         write = s.writes[0]
         strides = access_strides(self.tensors[write.tensor], write.indices, names)
-        return sorted(names, key=lambda n: -_magnitude(strides[n]))
+        return sorted(names, key=lambda n: -magnitude(strides[n]))
 
     def _keep_temps(self, scope: str) -> None:
         for t in self.kernel.tensors:
             if t.role == "temp" and self._is_bounded(t):
                 self.out.append(ComputeAt(tensor=t.name, scope=scope))  # type: ignore[arg-type]
-
-
-def choose_register_tile(rows: int, columns: int, lanes: int, registers: int) -> tuple[int, int]:
-    """Rows and vectors of a register tile for a contraction of ``rows`` × ``columns``.
-
-    One accumulator per (row, vector), one register per vector of the vector operand and one for the
-    broadcast. Minimises the estimated cycles of all tiles, tails included: per step of the reduced
-    loop an FMA per accumulator, and half a cycle per load.
-    """
-    best, best_cost = (1, 1), float("inf")
-    column_vectors = -(-columns // lanes)
-    for vectors in range(1, min(8, column_vectors) + 1):
-        limit = (registers - 2 - vectors) // vectors
-        for tile in range(1, max(1, min(limit, rows, 30)) + 1):
-            if tile * vectors + vectors + 1 > registers:
-                continue
-            cost = _tile_cost(rows, column_vectors, tile, vectors)
-            if cost < best_cost * 0.999:
-                best, best_cost = (tile, vectors), cost
-    return best
-
-
-def _tile_cost(rows: int, column_vectors: int, tile: int, vectors: int) -> float:
-    latency = 4.0
-    cost = 0.0
-    for r, row_count in ((tile, rows // tile), (rows % tile, 1)):
-        for v, column_count in (
-            (vectors, column_vectors // vectors),
-            (column_vectors % vectors, 1),
-        ):
-            if r and v:
-                step = max(r * v, latency, 0.5 * (r + v)) + 0.25 * (r + v) + 0.5
-                cost += step * row_count * column_count
-    return cost
-
-
-def _parts(loop: str, statement: str) -> list[str]:
-    """``S.i.o.i`` → ``[S, i, o, i]``; statement names may hold dots."""
-    return [statement, *loop[len(statement) + 1 :].split(".")]
-
-
-def _without(c: Contraction, sequential: list[str]) -> Contraction | None:
-    """``c`` with the sequential indices left out of its rows; None if it needs one elsewhere."""
-    if c.vector in sequential or any(n in sequential for n in c.reduced):
-        return None
-    return replace(c, rows=tuple(n for n in c.rows if n not in sequential))
-
-
-def _in_reduction_order(s: Statement, names: list[str]) -> list[str]:
-    """``names`` with the reduced ones in the order in which a scan must combine them."""
-    r = s.reduction
-    if r is None or (r.monoid.commutative and not r.scan):
-        return names
-    reduced = iter([n for n in r.indices if n in names])
-    return [next(reduced) if n in r.indices else n for n in names]
-
-
-def _bounding(s: Statement) -> set[str]:
-    """Indices that the ranges of others mention."""
-    used: set[str] = set()
-    for r in s.domain.ranges:
-        used |= r.lower.variables() | r.upper.variables()
-    return used & set(s.domain.names)
-
-
-def _in_scope(s: Statement, order: list[str]) -> tuple[str, ...]:
-    """``order`` with loops moved outward until each stands inside those that bound it."""
-    needs = {r.name: r.lower.variables() | r.upper.variables() for r in s.domain.ranges}
-    if not any(needs.values()):
-        return tuple(order)
-    own = [loop for loop in order if loop.startswith(f"{s.name}.")]  # shared ones are outermost
-    index = {loop: _parts(loop, s.name)[1] if loop in own else "" for loop in order}
-    left, placed = list(order), list[str]()
-    while left:
-        open_names = {index[loop] for loop in left}
-        ready = (k for k in left if not needs.get(index[k], frozenset()) & open_names - {index[k]})
-        loop = next(ready, left[0])
-        left.remove(loop)
-        placed.append(loop)
-    return tuple(placed)
-
-
-def _free(s: Statement) -> list[str]:
-    reduced = _reduced(s)
-    return [n for n in s.domain.names if n not in reduced]
-
-
-def _reduced(s: Statement) -> set[str]:
-    return set(s.reduction.indices) if s.reduction else set()
-
-
-def _extent(s: Statement, name: str) -> int:
-    r = s.domain.range_of(name)
-    return max(1, typical(r.upper - r.lower))
-
-
-def _reuse_extent(s: Statement, name: str) -> int:
-    """Extent for choosing a register tile: a symbolic one is taken to be long."""
-    return _extent(s, name) if _is_constant(s, name) else SYMBOLIC_REUSE
-
-
-def _is_constant(s: Statement, name: str) -> bool:
-    r = s.domain.range_of(name)
-    return (r.upper - r.lower).is_const
-
-
-def _widest(s: Statement) -> int:
-    """Bytes of the widest type that the statement loads or computes, at least 4."""
-    widths = [4, *(e.dtype.bytes for e in s.elements)]
-    widths += [x.dtype.bytes for e in s.elements for x in loads(e)]
-    return max(widths)
-
-
-def _magnitude(stride: int | None) -> int:
-    return 1 << 40 if stride is None else abs(stride)
-
-
-def tensor_names(tensors: tuple[Tensor, ...]) -> tuple[str, ...]:
-    """Names of ``tensors``."""
-    return tuple(t.name for t in tensors)

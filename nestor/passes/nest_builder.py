@@ -141,8 +141,8 @@ class _Builder:
         reduction = _reduction(user)
         if any(self.state.loops[n].lanes for n in user.loops if n not in item.loops):
             raise UserError(
-                f"statement '{user.statement.name}': the lanes of a split reduction lie outside its "
-                f"reduced loop '{item.loops[0]}'"
+                f"statement '{user.statement.name}': the lanes of a split reduction lie outside "
+                f"its reduced loop '{item.loops[0]}'"
             )
         kept, lanes = self._kept(user, rest), self._lanes(user, rest)
         accumulator = self._state_buffers(user, reduction, kept, "acc")
@@ -169,8 +169,8 @@ class _Builder:
         high = self.ranges[loop][1]
         if high is None:
             raise UserError(
-                f"statement '{user.statement.name}': its accumulator would have the symbolic size of "
-                f"loop '{loop}'; move that loop outside the reduced ones"
+                f"statement '{user.statement.name}': its accumulator would have the symbolic size "
+                f"of loop '{loop}'; move that loop outside the reduced ones"
             )
         return affine(high + 1)
 

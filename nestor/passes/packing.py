@@ -41,14 +41,16 @@ def pack_array(array: NDArray[np.generic], layout: Layout) -> NDArray[np.generic
 
 
 def _fill(split: NDArray[np.generic], array: NDArray[np.generic], blocks: list[int]) -> None:
-    """Copy ``array`` into ``split``, where each blocked dimension is two: full blocks, then tails."""
+    """Copy ``array`` into ``split``, where a blocked dimension is two: full blocks, then tails."""
     pieces: list[list[tuple[slice, tuple[slice, ...], tuple[int, ...]]]] = []
     for extent, block in zip(array.shape, blocks):
         if block == 1:
             pieces.append([(slice(None), (slice(None),), (extent,))])
             continue
         full, rest = divmod(extent, block)
-        ways = [(slice(0, full * block), (slice(0, full), slice(None)), (full, block))]
+        ways: list[tuple[slice, tuple[slice, ...], tuple[int, ...]]] = [
+            (slice(0, full * block), (slice(0, full), slice(None)), (full, block))
+        ]
         if rest:
             tail = (slice(full, full + 1), slice(0, rest))
             ways.append((slice(full * block, extent), tail, (1, rest)))

@@ -6,9 +6,10 @@ import pytest
 
 from nestor.ir.program import Extern, Program
 from nestor.ir.types import DType
-from nestor.passes.default_schedule import VectorUnit, default_schedule
+from nestor.passes.default_schedule import default_schedule
 from nestor.passes.fusion import partition_program
 from nestor.passes.nest import apply_schedule
+from nestor.passes.register_tile import VectorUnit
 from nestor.target.cpu import parse_target
 from tests.helpers import ir_programs as programs
 from tests.helpers.nests import check_nest_native

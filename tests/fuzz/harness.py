@@ -15,10 +15,11 @@ from nestor.ir import numeric, run_nest, run_program, verify_nest, verify_progra
 from nestor.ir.loopnest import LoopNest
 from nestor.ir.program import Program
 from nestor.ir.schedule import Schedule
-from nestor.passes.default_schedule import VectorUnit, default_schedule
+from nestor.passes.default_schedule import default_schedule
 from nestor.passes.fusion import FusedKernel, partition_program
 from nestor.passes.nest import apply_schedule
 from nestor.passes.polyhedral import check_nest
+from nestor.passes.register_tile import VectorUnit
 from nestor.target.cpu import CpuTarget, host_target, parse_target
 from tests.fuzz.enclosure_program import EnclosureRun, Memory, find_mismatch
 from tests.fuzz.generate_inputs import make_inputs

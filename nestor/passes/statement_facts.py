@@ -1,0 +1,94 @@
+"""Small facts about a statement that the scheduling rules ask for: derived, never stored."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from nestor.ir.expr import loads
+from nestor.ir.program import Statement
+from nestor.passes.contraction import Contraction
+from nestor.passes.strides import typical
+
+SYMBOLIC_REUSE = 64
+"""Extent assumed for a symbolic row or column index of a contraction; it is always tiled."""
+
+
+def loop_parts(loop: str, statement: str) -> list[str]:
+    """``S.i.o.i`` → ``[S, i, o, i]``; statement names may hold dots."""
+    return [statement, *loop[len(statement) + 1 :].split(".")]
+
+
+def without_sequential(c: Contraction, sequential: list[str]) -> Contraction | None:
+    """``c`` with the sequential indices left out of its rows; None if it needs one elsewhere."""
+    if c.vector in sequential or any(n in sequential for n in c.reduced):
+        return None
+    return replace(c, rows=tuple(n for n in c.rows if n not in sequential))
+
+
+def in_reduction_order(s: Statement, names: list[str]) -> list[str]:
+    """``names`` with the reduced ones in the order in which a scan must combine them."""
+    r = s.reduction
+    if r is None or (r.monoid.commutative and not r.scan):
+        return names
+    reduced = iter([n for n in r.indices if n in names])
+    return [next(reduced) if n in r.indices else n for n in names]
+
+
+def bounding_indices(s: Statement) -> set[str]:
+    """Indices that the ranges of others mention."""
+    used: set[str] = set()
+    for r in s.domain.ranges:
+        used |= r.lower.variables() | r.upper.variables()
+    return used & set(s.domain.names)
+
+
+def in_scope(s: Statement, order: list[str]) -> tuple[str, ...]:
+    """``order`` with loops moved outward until each stands inside those that bound it."""
+    needs = {r.name: r.lower.variables() | r.upper.variables() for r in s.domain.ranges}
+    if not any(needs.values()):
+        return tuple(order)
+    own = [loop for loop in order if loop.startswith(f"{s.name}.")]  # shared ones are outermost
+    index = {loop: loop_parts(loop, s.name)[1] if loop in own else "" for loop in order}
+    left, placed = list(order), list[str]()
+    while left:
+        open_names = {index[loop] for loop in left}
+        ready = (k for k in left if not needs.get(index[k], frozenset()) & open_names - {index[k]})
+        loop = next(ready, left[0])
+        left.remove(loop)
+        placed.append(loop)
+    return tuple(placed)
+
+
+def free_indices(s: Statement) -> list[str]:
+    reduced = reduced_indices(s)
+    return [n for n in s.domain.names if n not in reduced]
+
+
+def reduced_indices(s: Statement) -> set[str]:
+    return set(s.reduction.indices) if s.reduction else set()
+
+
+def extent_of(s: Statement, name: str) -> int:
+    r = s.domain.range_of(name)
+    return max(1, typical(r.upper - r.lower))
+
+
+def reuse_extent(s: Statement, name: str) -> int:
+    """Extent for choosing a register tile: a symbolic one is taken to be long."""
+    return extent_of(s, name) if is_constant(s, name) else SYMBOLIC_REUSE
+
+
+def is_constant(s: Statement, name: str) -> bool:
+    r = s.domain.range_of(name)
+    return (r.upper - r.lower).is_const
+
+
+def widest_bytes(s: Statement) -> int:
+    """Bytes of the widest type that the statement loads or computes, at least 4."""
+    widths = [4, *(e.dtype.bytes for e in s.elements)]
+    widths += [x.dtype.bytes for e in s.elements for x in loads(e)]
+    return max(widths)
+
+
+def magnitude(stride: int | None) -> int:
+    return 1 << 40 if stride is None else abs(stride)

@@ -221,7 +221,63 @@ def _contract(draw: st.DrawFn, b: Builder, source: str, pool: list[str]) -> str:
     return out
 
 
+def _scale(draw: st.DrawFn, b: Builder, source: str, pool: list[str]) -> str:
+    """``x * a`` or ``(x - m) * a + b`` with parameters over one or no index."""
+    shape = b.shapes[source]
+    x: Expr = b.plain(source)
+    d = draw(st.integers(0, len(shape) - 1))
+    vectors = [load(b.tensor((shape[d],), "parameter"), b.names(shape)[d]) for _ in range(3)]
+    if draw(st.booleans()):
+        return b.elementwise(shape, op("mul", x, vectors[0]))
+    return b.elementwise(
+        shape, op("add", op("mul", op("sub", x, vectors[1]), vectors[0]), vectors[2])
+    )
+
+
+def _window(draw: st.DrawFn, b: Builder, source: str, pool: list[str]) -> str:
+    """A convolution, or a maximum, over a padded window of the last dimension."""
+    shape = b.shapes[source]
+    kernel, pad = draw(st.integers(1, 3)), draw(st.integers(0, 2))
+    stride = draw(st.integers(1, 2))
+    extent = (shape[-1] + 2 * pad - kernel) // stride + 1
+    if extent < 1 or len(shape) > 3:
+        return _pointwise(draw, b, source, pool)
+    names = b.names(shape)
+    at = variable(names[-1]) * stride + "r" - pad
+    inside = (at, affine(shape[-1] - 1) - at)
+    is_sum = draw(st.booleans())
+    other = const(0.0 if is_sum else -100.0, f32)
+    operand = load(source, *names[:-1], at, predicate=inside, other=other)
+    lead = dict(zip(names[:-1], shape))
+    if not is_sum:
+        out = b.tensor((*shape[:-1], extent))
+        target = Write(tensor=out, indices=tuple(map(variable, names)))
+        b.add({**lead, names[-1]: extent, "r": kernel}, target, operand, ("r",), max_of(f32))
+        return out
+    w = b.tensor((9, kernel), "parameter")
+    out = b.tensor((*shape[:-1], 9, extent))
+    target = Write(tensor=out, indices=tuple(map(variable, (*names[:-1], "o", names[-1]))))
+    element = op("mul", operand, load(w, "o", "r"))
+    extents = {**lead, "o": 9, names[-1]: extent, "r": kernel}
+    b.add(extents, target, element, ("r",), sum_of(f32))
+    return out
+
+
+def _softmax(draw: st.DrawFn, b: Builder, source: str, pool: list[str]) -> str:
+    """Exponentials over their sum, along the last dimension, and a product with a parameter."""
+    shape = b.shapes[source]
+    if len(shape) < 2:
+        return _pointwise(draw, b, source, pool)
+    names = b.names(shape)
+    exponential = fn("exp", op("min", b.plain(source), const(4.0, f32)))
+    total = b.tensor(shape[:-1])
+    target = Write(tensor=total, indices=tuple(map(variable, names[:-1])))
+    b.add(dict(zip(names, shape)), target, exponential, (names[-1],), sum_of(f32))
+    out = b.elementwise(shape, op("div", exponential, load(total, *names[:-1])))
+    return _contract(draw, b, out, pool) if draw(st.booleans()) else out
+
+
 STEPS = (
     _permute, _reshape, _slice, _pad, _concatenate, _pointwise, _pointwise, _expand, _reduce,
-    _contract,
+    _contract, _contract, _scale, _scale, _window, _softmax,
 )  # fmt: skip

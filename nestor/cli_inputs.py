@@ -50,13 +50,14 @@ def read_inputs(files: Sequence[str]) -> list[Array]:
 
 
 def random_inputs(manifest: Manifest, seed: int) -> list[Any]:
-    """Inputs of the shapes that an artifact wants: its symbols at their least.
+    """Inputs of the shapes that an artifact wants: its symbols at their least, but not 0.
 
     Floats are standard normal; integers and booleans are 0 or 1, which is a token and a mask of
     every model.
     """
     rng = np.random.default_rng(seed)
-    symbols = {s.name: s.lower for s in manifest.symbols}
+    # A size of 0 is allowed in most models, and shows nothing.
+    symbols = {s.name: max(1, s.lower) for s in manifest.symbols}
     made: list[Any] = []
     for spec in manifest.inputs:
         if spec.kind == "constant":

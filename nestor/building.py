@@ -247,6 +247,7 @@ def _kernel_report(name: str, compiled: CompiledProgram, key: str, uses: list[An
         calls=len(uses),
         check_seconds=seconds.get("check") if fresh else None,
         compile_seconds=sum(seconds.values()) if fresh else None,
+        refused=compiled_kernel.refused or "",
     )
 
 

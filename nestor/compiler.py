@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass, field
 
 from nestor.config import Config
+from nestor.debugging import dump_compilation
 from nestor.errors import Unsupported
 from nestor.ir.program import Extern, Layout, Program, Tensor
 from nestor.ir.schedule import Schedule
@@ -80,7 +81,7 @@ def compile_program(
     Raises: ``Unsupported`` in ``strict`` mode if an operator has no lowering; names them all.
     """
     clock = time.perf_counter()
-    context = PassContext(target=target, config=config)
+    context = PassContext(target=target, config=config, debug="passes" in config.debug)
     result = run_pipeline(program, context)
     compiled = CompiledProgram(main=result.main, weight_program=result.weight_program)
     compiled.seconds["passes"] = time.perf_counter() - clock
@@ -96,6 +97,7 @@ def compile_program(
     compiled.objects, compiled.cached = compile_jobs(jobs, config, progress)
     compiled.seconds["kernels"] = time.perf_counter() - clock
     _plan_calls(compiled, partition.parts, parts)
+    dump_compilation(compiled, context, target, config)
     return compiled
 
 

@@ -27,6 +27,7 @@ class KernelReport:
         calls: how often one run of the model calls it.
         check_seconds: how long proving it legal took [s]; None: proved in an earlier compile.
         compile_seconds: how long generating its code took [s]; None: taken from the cache.
+        refused: why its schedule was refused and it runs as written; empty: it was not.
     """
 
     name: str
@@ -36,6 +37,7 @@ class KernelReport:
     calls: int = 1
     check_seconds: float | None = None
     compile_seconds: float | None = None
+    refused: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -61,6 +61,8 @@ def check_model(
     Args: others: further inputs for the same import (other sizes of dynamic dimensions).
     """
     kwargs = kwargs or {}
+    if rtol is not None:
+        atol = 1e-5 if atol is None else atol
     imported = import_model(model, args, kwargs, dynamic_shapes=dynamic_shapes)
     verify_program(imported.program)
     found_externs = [e.operator for e in imported.externs()]

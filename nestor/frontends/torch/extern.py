@@ -70,6 +70,10 @@ def _declare(ctx: Context, target: Any, meta: Any) -> tuple[str, Value]:
         raise Unsupported(f"{target} at {ctx.origin} gives a {type(meta).__name__}, not a tensor")
     try:
         shape = [affine_from_torch(s) for s in meta.shape]
+        if any(not s.variables() <= ctx.symbols.keys() for s in shape):
+            raise Unsupported(
+                "the size of its result depends on data; use torch.where or a mask instead"
+            )
         dtype = dtypes.from_torch(meta.dtype)
     except Unsupported as error:
         raise Unsupported(

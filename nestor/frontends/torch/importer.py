@@ -209,7 +209,7 @@ class _Importer:
         meta = node.meta.get("val")
         if isinstance(meta, torch.SymInt):
             return affine_or_size(meta)
-        if isinstance(meta, bool | int | float):
+        if isinstance(meta, bool | int | float | torch.SymBool | torch.SymFloat):
             return meta
         target = str(node.target)
         if exporting.is_ignored(target):

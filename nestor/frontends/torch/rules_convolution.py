@@ -63,7 +63,7 @@ def window_read(
     return guard(elem, predicates, other)
 
 
-@lower("aten.convolution.default", "aten.convolution_overrideable.default", source=_SOURCE)
+@lower("aten.convolution.default", source=_SOURCE)
 def lower_convolution(
     ctx: Context,
     x: Value,

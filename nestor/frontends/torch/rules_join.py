@@ -29,7 +29,7 @@ from nestor.ir.types import DType
 _SOURCE = "ATen/native/TensorShape.cpp"
 
 
-@lower("aten.cat.default", "aten.concat.default", source=_SOURCE)
+@lower("aten.cat.default", source=_SOURCE)
 def lower_cat(ctx: Context, tensors: Sequence[Value], dim: int = 0) -> Value:
     """One statement a piece, each writing its slice."""
     rank = len(ctx.meta.shape)

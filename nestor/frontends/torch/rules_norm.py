@@ -247,3 +247,71 @@ def lower_batch_norm_inference(
     """Batch norm with fixed statistics; the saved ones are empty."""
     empty = reshape_to(ctx, views.unsqueeze(mean, 0), [Size(0)])
     return batch_norm(ctx, x, weight, bias, mean, variance, eps), empty, empty
+
+
+def _batch_statistics(
+    ctx: Context, x: Value, eps: float, statistics: bool
+) -> tuple[Value, Value, Value | None]:
+    """Mean, ``1 / sqrt(var + eps)`` and (if wanted) the unbiased variance of each channel."""
+
+    def final(mean: Expr, m2: Expr, n: Expr) -> tuple[Expr, ...]:
+        rstd = unary("rsqrt", binary("add", binary("div", m2, n), const(eps, n.dtype)))
+        if not statistics:
+            return mean, rstd
+        return mean, rstd, binary("div", m2, binary("sub", n, const(1.0, n.dtype)))
+
+    found = moments(ctx, x, [k for k in range(x.rank) if k != 1], False, final)
+    return found[0], found[1], found[2] if statistics else None
+
+
+def _normalise_channels(
+    ctx: Context, x: Value, mean: Value, rstd: Value, weight: Value | None, bias: Value | None
+) -> Value:
+    vectors = [None if v is None else channel_vector(v, x.rank) for v in (mean, rstd, weight, bias)]
+    assert vectors[0] is not None and vectors[1] is not None
+    return _normalise(ctx, x, vectors[0], vectors[1], vectors[2], vectors[3])
+
+
+@lower("aten._native_batch_norm_legit.no_stats", source="ATen/native/Normalization.cpp")
+def lower_batch_norm_no_stats(
+    ctx: Context,
+    x: Value,
+    weight: Value | None,
+    bias: Value | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> tuple[Value, Value, Value]:
+    """Batch norm by the batch's own statistics."""
+    mean, rstd, _ = _batch_statistics(ctx, x, eps, False)
+    return _normalise_channels(ctx, x, mean, rstd, weight, bias), mean, rstd
+
+
+@lower("aten._native_batch_norm_legit_functional.default", source="ATen/native/Normalization.cpp")
+def lower_batch_norm_training(
+    ctx: Context,
+    x: Value,
+    weight: Value | None,
+    bias: Value | None,
+    running_mean: Value,
+    running_var: Value,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> tuple[Value, ...]:
+    """Batch norm by the batch's statistics, and the running statistics moved towards them."""
+    if not training:
+        raise NoRule
+    mean, rstd, variance = _batch_statistics(ctx, x, eps, True)
+    assert variance is not None
+
+    def move(old: Expr, new: Expr) -> Expr:
+        kept = binary("mul", const(1.0 - momentum, old.dtype), old)
+        return binary("add", binary("mul", const(momentum, old.dtype), new), kept)
+
+    compute = mean.dtype
+    updates = [
+        ctx.map(move, old, new, compute=compute, out=old.dtype)
+        for old, new in ((running_mean, mean), (running_var, variance))
+    ]
+    return (_normalise_channels(ctx, x, mean, rstd, weight, bias), mean, rstd, *updates)

@@ -142,7 +142,7 @@ def lower_mul(ctx: Context, a: Operand, b: Operand) -> Value:
     return ctx.map(lambda x, y: binary("and" if x.dtype is DType.bool else "mul", x, y), a, b)
 
 
-@lower("aten.div.Tensor", "aten.div.Scalar", "aten.true_divide.Tensor", source=_BINARY)
+@lower("aten.div.Tensor", "aten.div.Scalar", source=_BINARY)
 def lower_div(ctx: Context, a: Operand, b: Operand) -> Value:
     """True division; integers become the default float type."""
     compute = dtypes.compute_type(ctx.out_dtype())
@@ -192,6 +192,10 @@ _PLAIN_BINARY = {
     "bitwise_left_shift.Tensor_Scalar": "shl",
     "bitwise_right_shift.Tensor": "shr",
     "bitwise_right_shift.Tensor_Scalar": "shr",
+    "__lshift__.Tensor": "shl",
+    "__lshift__.Scalar": "shl",
+    "__rshift__.Tensor": "shr",
+    "__rshift__.Scalar": "shr",
 }
 for _name, _op in _PLAIN_BINARY.items():
     lower(f"aten.{_name}", source=_BINARY)(_promoting(_op))
@@ -371,10 +375,8 @@ def lower_copy(ctx: Context, x: Value, source: Value, non_blocking: bool = False
 
 
 @lower("aten.clone.default", "aten.alias.default", "aten.detach.default",
-       "aten.lift_fresh_copy.default",
-       "aten.contiguous.default", "aten.positive.default", "aten.view_as_real_copy.default",
-       "aten.detach_.default", "aten.lift_fresh.default",
-       source="ATen/native/TensorFactories.cpp")  # fmt: skip
+          "aten.contiguous.default", "aten.positive.default",
+          source="ATen/native/TensorFactories.cpp")  # fmt: skip
 def lower_identity(ctx: Context, x: Value, **keywords: Any) -> Value:
     """Values never change, so a copy is the value."""
     return x

@@ -51,7 +51,6 @@ def finite_or_zero(s: Expr) -> Expr:
 @lower(
     "aten._softmax.default",
     "aten.softmax.int",
-    "aten._safe_softmax.default",
     source="ATen/native/SoftMax.cpp",
 )
 def lower_softmax(ctx: Context, x: Value, dim: int, *args: Any, **keywords: Any) -> Value:
@@ -72,6 +71,12 @@ def softmax(ctx: Context, x: Value, axis: int, out: DType, *, safe: bool) -> Val
         return select(binary("eq", s, const(0, s.dtype)), const(0, s.dtype), quotient)
 
     return ctx.map(body, x, top, total, compute=top.dtype, out=out)
+
+
+@lower("aten._safe_softmax.default", source="ATen/native/transformers/attention.cpp")
+def lower_safe_softmax(ctx: Context, x: Value, dim: int, dtype: Any = None) -> Value:
+    """Softmax with 0 for rows that are all ``-inf``."""
+    return softmax(ctx, x, views.normal_dim(dim, x.rank), ctx.out_dtype(), safe=True)
 
 
 @lower("aten._log_softmax.default", "aten.log_softmax.int", source="ATen/native/SoftMax.cpp")

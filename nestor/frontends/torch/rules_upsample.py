@@ -36,10 +36,14 @@ def _scale(scales: Sequence[float | None] | None, k: int) -> float | None:
     return None if not scales else scales[k]
 
 
-def affine_table(table: Sequence[int], extent: int, index: Affine) -> Affine | None:
+def affine_table(
+    table: Sequence[int], extent: int, index: Affine, exact: Sequence[bool] = ()
+) -> Affine | None:
     """An affine expression that, clamped to ``[0, extent)``, is ``table[index]``; or None.
 
     Tried: ``(a * index + b) // c`` for the simplest slopes.
+
+    Args: exact: places where a value of 0 may not come from clamping a negative one.
     """
     n = len(table)
     if n == 1 or all(t == table[0] for t in table):
@@ -47,7 +51,8 @@ def affine_table(table: Sequence[int], extent: int, index: Affine) -> Affine | N
     slope = Fraction(table[-1] - table[0], n - 1)
     for limit in (1, 2, 3, 4, 8, 16, 64, 256, 1024):
         for a, c in _slopes(slope, limit):
-            low = max((c * t - a * o for o, t in enumerate(table) if t > 0), default=0)
+            lower = [c * t - a * o for o, t in enumerate(table) if t > 0 or (exact and exact[o])]
+            low = max(lower, default=0)
             inner = [c * t + c - 1 - a * o for o, t in enumerate(table) if t < extent - 1]
             if low <= min(inner, default=low):
                 return (index * a + low) // c
@@ -68,7 +73,9 @@ Pick = Callable[[int], Expr]
 """The element at a distance (0, 1) from the source position, clamped to the tensor."""
 
 
-def sampler(ctx: Context, x: Value, dim: int, table: Sequence[int]) -> tuple[tuple[Dim, ...], Pick]:
+def sampler(
+    ctx: Context, x: Value, dim: int, table: Sequence[int], exact: Sequence[bool] = ()
+) -> tuple[tuple[Dim, ...], Pick]:
     """Read ``x`` at ``table[i]`` along a dimension; gives the new dims and a reader over them.
 
     The position is affine under predicates where the table allows, else it is looked up.
@@ -77,7 +84,7 @@ def sampler(ctx: Context, x: Value, dim: int, table: Sequence[int]) -> tuple[tup
     dims = (*x.dims[:dim], (affine(len(table)),), *x.dims[dim + 1 :])
     where, ranges = point(dims), ranges_of(dims)
     index = where[dim][0]
-    source = affine_table(table, extent, index)
+    source = affine_table(table, extent, index, exact)
     if source is None:
         return dims, _looked_up(ctx, x, dim, table, dims)
     base = source
@@ -198,7 +205,7 @@ def _blend(
     low, weight = tables
     if low == list(range(extent)) and not any(weight):
         return x
-    dims, pick = sampler(ctx, x, dim, low)
+    dims, pick = sampler(ctx, x, dim, low, [w != 0 for w in weight])
     weights = ctx.constant_vector(weight, compute)
     index = point(dims)[dim][0]
     factor = Load(tensor=weights, indices=(index,), dtype=compute)

@@ -18,8 +18,7 @@ _SOURCE = "ATen/native/TensorShape.cpp"
 
 
 @lower("aten.view.default", "aten._unsafe_view.default", "aten.reshape.default",
-       "aten.view_copy.default",
-       "aten.unflatten.int", "aten.flatten.using_ints", "aten._reshape_alias.default",
+          "aten.unflatten.int", "aten.flatten.using_ints",
        source=_SOURCE)  # fmt: skip
 def lower_view(ctx: Context, x: Value, *args: Any) -> Value:
     """Any reshape; the result's sizes are known from the fake tensor."""
@@ -59,27 +58,25 @@ def lower_view_dtype(ctx: Context, x: Value, dtype: Any) -> Value:
     raise NoRule
 
 
-@lower("aten.permute.default", "aten.permute_copy.default", source=_SOURCE)
+@lower("aten.permute.default", source=_SOURCE)
 def lower_permute(ctx: Context, x: Value, dims: Sequence[int]) -> Value:
     """Reorder dimensions."""
     return views.permute(x, dims)
 
 
-@lower("aten.transpose.int", "aten.transpose_copy.int", source=_SOURCE)
+@lower("aten.transpose.int", source=_SOURCE)
 def lower_transpose(ctx: Context, x: Value, dim0: int, dim1: int) -> Value:
     """Swap two dimensions."""
     return views.transpose(x, dim0, dim1)
 
 
-@lower("aten.t.default", "aten.numpy_T.default", "aten.mT.default", source=_SOURCE)
+@lower("aten.t.default", "aten.mT.default", source=_SOURCE)
 def lower_t(ctx: Context, x: Value) -> Value:
     """Matrix transpose."""
     return views.transpose(x, -2, -1) if x.rank >= 2 else x
 
 
-@lower(
-    "aten.expand.default", "aten.expand_copy.default", "aten.broadcast_to.default", source=_SOURCE
-)
+@lower("aten.expand.default", "aten.broadcast_to.default", source=_SOURCE)
 def lower_expand(ctx: Context, x: Value, size: Sequence[Any], implicit: bool = False) -> Value:
     """Broadcast."""
     return views.expand(x, ctx.out_dims())
@@ -91,13 +88,13 @@ def lower_expand_as(ctx: Context, x: Value, other: Value) -> Value:
     return views.expand(x, ctx.out_dims())
 
 
-@lower("aten.unsqueeze.default", "aten.unsqueeze_copy.default", source=_SOURCE)
+@lower("aten.unsqueeze.default", source=_SOURCE)
 def lower_unsqueeze(ctx: Context, x: Value, dim: int) -> Value:
     """Insert a dimension of size 1."""
     return views.unsqueeze(x, dim)
 
 
-@lower("aten.squeeze.default", "aten.squeeze.dim", "aten.squeeze.dims", "aten.squeeze_copy.dims",
+@lower("aten.squeeze.default", "aten.squeeze.dim", "aten.squeeze.dims",
        source=_SOURCE)  # fmt: skip
 def lower_squeeze(ctx: Context, x: Value, dim: int | Sequence[int] | None = None) -> Value:
     """Drop dimensions of size 1."""
@@ -105,7 +102,7 @@ def lower_squeeze(ctx: Context, x: Value, dim: int | Sequence[int] | None = None
     return views.squeeze(x, list(which))
 
 
-@lower("aten.slice.Tensor", "aten.slice_copy.Tensor", source=_SOURCE)
+@lower("aten.slice.Tensor", source=_SOURCE)
 def lower_slice(
     ctx: Context, x: Value, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
 ) -> Value:
@@ -152,7 +149,7 @@ def lower_narrow(ctx: Context, x: Value, dim: int, start: Any, length: Any) -> V
     return lower_slice(ctx, x, dim, start)
 
 
-@lower("aten.select.int", "aten.select_copy.int", source=_SOURCE)
+@lower("aten.select.int", source=_SOURCE)
 def lower_select(ctx: Context, x: Value, dim: int, index: Any) -> Value:
     """One index of a dimension, which disappears."""
     dim = views.normal_dim(dim, x.rank)
@@ -166,7 +163,7 @@ def lower_select(ctx: Context, x: Value, dim: int, index: Any) -> Value:
     return views.select(ctx.flat(x, dim), dim, where) or x if out is None else out
 
 
-@lower("aten.split_with_sizes.default", "aten.split_with_sizes_copy.default", source=_SOURCE)
+@lower("aten.split_with_sizes.default", source=_SOURCE)
 def lower_split_with_sizes(
     ctx: Context, x: Value, sizes: Sequence[Any], dim: int = 0
 ) -> tuple[Value, ...]:
@@ -180,7 +177,7 @@ def lower_split_with_sizes(
     return tuple(out)
 
 
-@lower("aten.split.Tensor", "aten.chunk.default", "aten.split_copy.Tensor",
+@lower("aten.split.Tensor", "aten.chunk.default",
        "aten.unsafe_split.Tensor",
        "aten.unsafe_chunk.default", source=_SOURCE)  # fmt: skip
 def lower_split(ctx: Context, x: Value, size: Any, dim: int = 0) -> tuple[Value, ...]:
@@ -189,13 +186,13 @@ def lower_split(ctx: Context, x: Value, size: Any, dim: int = 0) -> tuple[Value,
     return lower_split_with_sizes(ctx, x, [m.shape[dim] for m in ctx.meta], dim)
 
 
-@lower("aten.unbind.int", "aten.unbind_copy.int", source=_SOURCE)
+@lower("aten.unbind.int", source=_SOURCE)
 def lower_unbind(ctx: Context, x: Value, dim: int = 0) -> tuple[Value, ...]:
     """All slices along a dimension."""
     return tuple(lower_select(ctx, x, dim, k) for k in range(len(ctx.meta)))
 
 
-@lower("aten.unfold.default", "aten.unfold_copy.default", source=_SOURCE)
+@lower("aten.unfold.default", source=_SOURCE)
 def lower_unfold(ctx: Context, x: Value, dim: int, size: int, step: int) -> Value:
     """Windows of a dimension, the index within a window last."""
     if x.rank == 0:
@@ -264,7 +261,7 @@ def lower_repeat_interleave(
     return remap(x, dims, where)
 
 
-@lower("aten.diagonal.default", "aten.diagonal_copy.default", source=_SOURCE)
+@lower("aten.diagonal.default", source=_SOURCE)
 def lower_diagonal(ctx: Context, x: Value, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Value:
     """The diagonal of two dimensions, last."""
     a, b = views.normal_dim(dim1, x.rank), views.normal_dim(dim2, x.rank)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.helpers.torch_cases import (
+from tests.helpers.torch_cases import SPECIAL, (
     BF16,
     HALF,
     INF,

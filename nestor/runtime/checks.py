@@ -23,11 +23,12 @@ def tensor_error(tensor: InputTensor, library: Library, problem: str) -> InputEr
     wanted = DTYPE_NAMES[tensor.dtype]
     if problem.startswith("dtype"):
         way = f"to(torch.{wanted})" if library.name == "torch" else f"astype('{wanted}')"
+        fix = f"{tensor.name}.{way}"
         if tensor.dtype == "bf16" and library.name == "numpy":
-            way = "view('uint16')"
+            fix = "pass a tensor of PyTorch, or the bits as uint16"
         return InputError(
             f"input '{tensor.name}': {problem}, but the model was compiled for {wanted}"
-            f"\n  fix: {tensor.name}.{way}"
+            f"\n  fix: {fix}"
         )
     way = "cpu()" if problem.startswith("device") else "to_dense()"
     if problem.startswith("a "):

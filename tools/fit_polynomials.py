@@ -43,7 +43,7 @@ class Fit:
     low: float | mpf
     high: float | mpf
     degree: int
-    weight: Function = lambda x: mpf(1)  # noqa: E731
+    weight: Function = lambda x: mpf(1)
 
 
 def chebyshev_points(low: mpf, high: mpf, count: int) -> list[mpf]:
@@ -52,9 +52,7 @@ def chebyshev_points(low: mpf, high: mpf, count: int) -> list[mpf]:
     ]
 
 
-def remez(
-    values: list[tuple[mpf, mpf, mpf]], start: int, degree: int
-) -> tuple[list[mpf], mpf]:
+def remez(values: list[tuple[mpf, mpf, mpf]], start: int, degree: int) -> tuple[list[mpf], mpf]:
     """Minimax coefficients of ``x**start … x**degree`` on sampled (x, target, weight)."""
     count = degree - start + 1
     step = (len(values) - 1) / (count)
@@ -70,9 +68,7 @@ def remez(
         solution = mp.lu_solve(mp.matrix(rows), mp.matrix(right))
         coefficients = [solution[i] for i in range(count)]
         error = abs(solution[count])
-        residual = [
-            w * (y - mp.polyval(coefficients[::-1], x) * x**start) for x, y, w in values
-        ]
+        residual = [w * (y - mp.polyval(coefficients[::-1], x) * x**start) for x, y, w in values]
         new = _alternating(residual, count + 1)
         if new is None or new == reference:
             break

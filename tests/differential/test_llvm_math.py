@@ -13,7 +13,7 @@ from nestor.ir.expr import Expr, binary, unary
 from nestor.ir.types import DType
 from nestor.target.cpu import parse_target
 from tests.helpers.llvm_native import NativeNest
-from tests.helpers.nests import load, loop, nest, point, tensor, v
+from tests.helpers.nests import LEVELS, load, loop, nest, point, tensor, v
 
 BLOCK = 1 << 18
 VECTOR = 16
@@ -107,7 +107,7 @@ def sweep_f32(op: str, target: str, start: int, stride: int) -> tuple[float, flo
     return worst, where
 
 
-@pytest.mark.parametrize("target", ["avx2", "avx512"])
+@pytest.mark.parametrize("target", LEVELS)
 @pytest.mark.parametrize("op", sorted(LIMITS_F32))
 def test_float32_functions_stay_within_their_stated_error(op: str, target: str) -> None:
     slow_reference = op in ("erf", "erfc", "lgamma")
@@ -185,7 +185,7 @@ def test_float64_functions_stay_within_their_stated_error(op: str) -> None:
         near = np.asarray(numeric.unary(op, x, DType.f64))
         if op == "sigmoid":
             near = np.where(x < -30, np.exp(x), near)
-    for target in ("avx2", "avx512"):
+    for target in LEVELS:
         native = compile_elementwise(lambda e: unary(op, e), DType.f64, 1, target, len(x))
         worst, where = worst_ulp_f64(apply(native, x), near, EXACT.get(op) or getattr(mp, op), x)
         assert worst <= LIMITS_F64[op], f"{op}{where} is {worst} ULP off on {target}"
@@ -215,7 +215,7 @@ def sample_pairs(op: str, dtype: DType, count: int) -> tuple[np.ndarray, np.ndar
     return padded(x, VECTOR), padded(y, VECTOR)
 
 
-@pytest.mark.parametrize("target", ["avx2", "avx512"])
+@pytest.mark.parametrize("target", LEVELS)
 @pytest.mark.parametrize("dtype", [DType.f32, DType.f64])
 @pytest.mark.parametrize("op", ["rem", "mod", "floordiv"])
 def test_remainders_are_exact(op: str, dtype: DType, target: str) -> None:
@@ -236,7 +236,7 @@ def test_functions_of_two_arguments(op: str, dtype: DType) -> None:
     exact = EXACT.get(op) or getattr(mp, op)
     with numeric.quiet():
         near = numeric.binary(op, x, y)
-    for target in ("avx2", "avx512"):
+    for target in LEVELS:
         native = compile_elementwise(lambda a, b: binary(op, a, b), dtype, 2, target, len(x))
         got = apply(native, x, y)
         if dtype is DType.f64:
@@ -250,7 +250,7 @@ def test_functions_of_two_arguments(op: str, dtype: DType) -> None:
             assert not bad.any(), (x[bad][:3], y[bad][:3], got[bad][:3], near[bad][:3])
 
 
-@pytest.mark.parametrize("target", ["avx2", "avx512"])
+@pytest.mark.parametrize("target", LEVELS)
 def test_scalar_and_vector_code_give_the_same_values(target: str) -> None:
     x = np.random.default_rng(2).standard_normal(45).astype(np.float32)
     ops = sorted(LIMITS_F32)

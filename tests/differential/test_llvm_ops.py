@@ -20,7 +20,7 @@ from nestor.ir.expr import (
 from nestor.ir.types import DType
 from nestor.target.cpu import parse_target
 from tests.helpers.llvm_native import NativeNest
-from tests.helpers.nests import load, loop, nest, point, tensor, v
+from tests.helpers.nests import LEVELS, load, loop, nest, point, tensor, v
 
 ARITHMETIC = (DType.f64, DType.f32, DType.i64, DType.i32, DType.i16, DType.i8, DType.u8, DType.bool)
 EXACT_UNARY = "neg abs sign not isnan isinf sqrt floor ceil trunc round reciprocal".split()
@@ -81,7 +81,7 @@ def assert_same(got: np.ndarray, want: np.ndarray, what: str, *inputs: np.ndarra
     assert not bad.any(), f"{what}: {examples}"
 
 
-TARGETS = pytest.mark.parametrize("target", ["avx2", "avx512"])
+TARGETS = pytest.mark.parametrize("target", LEVELS)
 KINDS = pytest.mark.parametrize("kind", ["serial", "vector"])
 
 

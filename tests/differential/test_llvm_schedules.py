@@ -12,7 +12,7 @@ from nestor.passes.nest import apply_schedule
 from nestor.passes.register_tile import VectorUnit
 from nestor.target.cpu import parse_target
 from tests.helpers import ir_programs as programs
-from tests.helpers.nests import check_nest_native
+from tests.helpers.nests import LEVELS, check_nest_native
 
 PROGRAMS: dict[str, Program] = {
     "matmul": programs.matmul(),
@@ -40,7 +40,7 @@ PROGRAMS: dict[str, Program] = {
 
 @pytest.mark.parametrize("name", sorted(PROGRAMS))
 def test_default_schedules_run_natively(name: str) -> None:
-    for level in ("avx2", "avx512"):
+    for level in LEVELS:
         target = parse_target(level)
         unit = VectorUnit(target.vector_bits, target.vector_registers)
         for part in partition_program(PROGRAMS[name], l2_bytes=1 << 20).parts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -26,10 +27,13 @@ from nestor.ir.monoid import Monoid
 from nestor.ir.nest_interpreter import run_nest
 from nestor.ir.program import Layout, Role, Symbol, Tensor
 from nestor.ir.types import DType
-from nestor.target.cpu import CpuTarget
+from nestor.target.cpu import CpuTarget, host_target, parse_target
 from tests.helpers.llvm_native import NativeNest
 
 F32 = DType.f32
+LEVELS = ("avx2", "avx512") if host_target().vector_bits == 512 else ("avx2",)
+"""Targets whose code this CPU can run."""
+
 v = variable
 
 
@@ -185,3 +189,9 @@ def check_nest_native(
                 else:
                     np.testing.assert_array_equal(got[t.name], want, err_msg=t.name)
     return native
+
+
+def check_on_both(n: LoopNest, **options: Any) -> None:
+    """``check_nest_native`` for AVX2 and AVX-512; a CPU without AVX-512 checks AVX2 alone."""
+    for name in LEVELS:
+        check_nest_native(n, parse_target(name), **options)

@@ -1,4 +1,4 @@
-"""What generated objects and functions look like from outside: symbols, entry, registers, limits."""
+"""Objects and functions from outside: symbols, entry, registers, limits."""
 
 from __future__ import annotations
 

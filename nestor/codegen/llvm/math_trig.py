@@ -16,141 +16,19 @@ the bits of 2/π that matter. Source: Payne and Hanek, SIGNUM Newsletter 18, 198
 
 from __future__ import annotations
 
-import functools
 import math
 
 from nestor.codegen.llvm import math_tables as tables
-from nestor.codegen.llvm.builder import FunctionBuilder, float_text
+from nestor.codegen.llvm.builder import FunctionBuilder
 from nestor.codegen.llvm.math_f64 import round_to_int, two_product, two_sum
 from nestor.codegen.llvm.mathlib import Num, define
+from nestor.codegen.llvm.payne_hanek import NEEDS, function_text, table_text
 
 TWO_OVER_PI = 0.6366197723675814
 PIO2_1 = 1.5707963267948966
 PIO2_2 = 6.123233995736766e-17
 PIO2_3 = -1.4973849048591698e-33
 REDUCTION_LIMIT = 1.0e9
-
-
-def two_over_pi_words(count: int) -> tuple[int, ...]:
-    """The first ``count`` 64-bit words of 2/π after the binary point, from π's digits."""
-    bits = 64 * count
-    # π = 16 atan(1/5) - 4 atan(1/239) (Machin) with guard bits, in integers.
-    precision = bits + 64
-
-    def arctan_inverse(n: int) -> int:
-        total = term = (1 << precision) // n
-        k, sign = 3, -1
-        while term:
-            term //= n * n
-            total += sign * (term // k)
-            k, sign = k + 2, -sign
-        return total
-
-    pi = 16 * arctan_inverse(5) - 4 * arctan_inverse(239)
-    value = (2 << (2 * precision)) // pi >> (precision - bits)
-    return tuple((value >> (64 * (count - 1 - i))) & ((1 << 64) - 1) for i in range(count))
-
-
-@functools.cache
-def _large_reduction() -> tuple[str, str]:
-    """The table of 2/π, and a function that reduces one large finite argument.
-
-    ``void(double x, ptr out)`` stores r, its error, and the quadrant as doubles: x = q π/2 + r.
-    With x = m 2ᵉ (m of 53 bits, e ≥ -62) four words of 2/π from word i = (e+62)/64 on suffice (word
-    0 is zero): words before give multiples of 4, words after less than 2⁻⁶⁴ of an ULP.
-    """
-    words = ", ".join(f"i64 {w}" for w in (0, *two_over_pi_words(23)))
-    table = f"@two_over_pi = internal unnamed_addr constant [24 x i64] [{words}], align 64"
-    lines = [
-        "define internal void @nestor.reduce(double %x, ptr %out) noinline nounwind {",
-        "entry:",
-    ]
-    add = lines.append
-    add("  %bits = bitcast double %x to i64")
-    add("  %exp = lshr i64 %bits, 52")
-    add("  %exp.field = and i64 %exp, 2047")
-    add("  %e = sub i64 %exp.field, 1075")
-    add("  %frac = and i64 %bits, 4503599627370495")
-    add("  %m = or i64 %frac, 4503599627370496")
-    add("  %e62 = add i64 %e, 62")
-    add("  %i = lshr i64 %e62, 6")
-    add("  %m.wide = zext i64 %m to i128")
-    for w in range(4):
-        add(f"  %at{w} = add i64 %i, {w}")
-        add(f"  %p{w}.at = getelementptr i64, ptr @two_over_pi, i64 %at{w}")
-        add(f"  %w{w} = load i64, ptr %p{w}.at, align 8")
-        add(f"  %w{w}.wide = zext i64 %w{w} to i128")
-        add(f"  %prod{w} = mul i128 %m.wide, %w{w}.wide")
-    # Words of the product from the lowest (d3) up, with carries.
-    add("  %d3 = trunc i128 %prod3 to i64")
-    carry = "%prod3"
-    for w in (2, 1, 0):
-        add(f"  %c{w} = lshr i128 {carry}, 64")
-        add(f"  %s{w} = add i128 %prod{w}, %c{w}")
-        add(f"  %d{w} = trunc i128 %s{w} to i64")
-        carry = f"%s{w}"
-    # The binary point stands at bit s = 64 (i+3) - e; shift it to just below the top two bits.
-    add("  %i3 = add i64 %i, 3")
-    add("  %i64 = shl i64 %i3, 6")
-    add("  %s = sub i64 %i64, %e")
-    add("  %sh = sub i64 254, %s")
-    add("  %f0 = call i64 @llvm.fshl.i64(i64 %d0, i64 %d1, i64 %sh)")
-    add("  %f1 = call i64 @llvm.fshl.i64(i64 %d1, i64 %d2, i64 %sh)")
-    add("  %f2 = call i64 @llvm.fshl.i64(i64 %d2, i64 %d3, i64 %sh)")
-    add("  %q0 = lshr i64 %f0, 62")
-    add("  %g0 = call i64 @llvm.fshl.i64(i64 %f0, i64 %f1, i64 2)")
-    add("  %g1 = call i64 @llvm.fshl.i64(i64 %f1, i64 %f2, i64 2)")
-    # A fraction of a half or more belongs to the next quadrant, as a negative rest.
-    add("  %half = icmp slt i64 %g0, 0")
-    add("  %half.int = zext i1 %half to i64")
-    add("  %q1 = add i64 %q0, %half.int")
-    add("  %g0.wide = zext i64 %g0 to i128")
-    add("  %g0.up = shl i128 %g0.wide, 64")
-    add("  %g1.wide = zext i64 %g1 to i128")
-    add("  %g = or i128 %g0.up, %g1.wide")
-    add("  %g.minus = sub i128 0, %g")
-    add("  %mag = select i1 %half, i128 %g.minus, i128 %g")
-    add("  %lz = call i128 @llvm.ctlz.i128(i128 %mag, i1 false)")
-    add("  %norm = shl i128 %mag, %lz")
-    add("  %top.wide = lshr i128 %norm, 75")
-    add("  %top = trunc i128 %top.wide to i64")
-    add("  %rest.wide = lshr i128 %norm, 22")
-    add("  %rest.cut = trunc i128 %rest.wide to i64")
-    add("  %rest = and i64 %rest.cut, 9007199254740991")
-    add("  %lz64 = trunc i128 %lz to i64")
-    # value = (top + rest 2⁻⁵³) 2^(-53 - lz)
-    add("  %exponent = sub i64 970, %lz64")
-    add("  %unit.bits = shl i64 %exponent, 52")
-    add("  %unit = bitcast i64 %unit.bits to double")
-    add("  %top.float = uitofp i64 %top to double")
-    add("  %rest.float = uitofp i64 %rest to double")
-    add("  %rest.down = fmul double %rest.float, 0x3CA0000000000000")
-    add("  %a = fmul double %top.float, %unit")
-    add("  %b = fmul double %rest.down, %unit")
-    high, low = _hex(PIO2_1), _hex(PIO2_2)
-    add(f"  %r = fmul double %a, {high}")
-    add("  %r.minus = fneg double %r")
-    add(f"  %t0 = call double @llvm.fma.f64(double %a, double {high}, double %r.minus)")
-    add(f"  %t1 = call double @llvm.fma.f64(double %a, double {low}, double %t0)")
-    add(f"  %c = call double @llvm.fma.f64(double %b, double {high}, double %t1)")
-    add("  %negative = icmp slt i64 %bits, 0")
-    add("  %flip = xor i1 %negative, %half")
-    add("  %c.minus = fneg double %c")
-    add("  %r.out = select i1 %flip, double %r.minus, double %r")
-    add("  %c.out = select i1 %flip, double %c.minus, double %c")
-    add("  %q1.minus = sub i64 0, %q1")
-    add("  %q = select i1 %negative, i64 %q1.minus, i64 %q1")
-    add("  %q.float = sitofp i64 %q to double")
-    for position, name in enumerate(("%r.out", "%c.out", "%q.float")):
-        add(f"  %out{position} = getelementptr double, ptr %out, i64 {position}")
-        add(f"  store double {name}, ptr %out{position}, align 8")
-    add("  ret void")
-    add("}")
-    return table, "\n".join(lines)
-
-
-def _hex(value: float) -> str:
-    return float_text(value, "double")
 
 
 def reduce_argument(x: Num) -> tuple[Num, Num, Num]:
@@ -173,15 +51,10 @@ def reduce_argument(x: Num) -> tuple[Num, Num, Num]:
 def _mend_large(x: Num, is_large: Num, r: Num, c: Num, n: Num) -> tuple[Num, Num, Num]:
     """Replace the lanes with large arguments, one after the other; usually there is none."""
     fb: FunctionBuilder = x.fb
-    table, function = _large_reduction()
-    fb.module.add_global("two_over_pi", table)
-    for name, ty, args in (
-        ("llvm.fshl.i64", "i64", "i64, i64, i64"),
-        ("llvm.ctlz.i128", "i128", "i128, i1"),
-        ("llvm.fma.f64", "double", "double, double, double"),
-    ):
+    fb.module.add_global("two_over_pi", table_text())
+    for name, ty, args in NEEDS:
         fb.module.declare(name, ty, args)
-    fb.module.add_helper("nestor.reduce", function)
+    fb.module.add_helper("nestor.reduce", function_text(PIO2_1, PIO2_2))
     room = fb.alloca("[3 x double], align 16", "out")
     lanes = x.val.lanes
     any_large = fb.intrinsic_reduce("or", is_large.val) if lanes else is_large.val

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import assert_never
 
-from nestor.codegen.llvm.builder import Val, int_val
+from nestor.codegen.llvm.builder import Val
 from nestor.codegen.llvm.computes import emit_compute, merge_tree
 from nestor.codegen.llvm.context import LANE, Context, Variable, Vector
 from nestor.codegen.llvm.indexing import condition, scalar_affine
@@ -378,6 +378,3 @@ def _emit_masked(ctx: Context, guard: Guard, lanes: Val | None) -> None:
     if guard.orelse is not None:
         with ctx.where(ctx.not_(lanes)):
             emit_node(ctx, guard.orelse)
-
-
-__all__ = ["counted_loop", "emit_node", "emit_serial", "index_range", "int_val", "resolved_bounds"]

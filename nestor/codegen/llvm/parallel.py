@@ -10,7 +10,6 @@ from __future__ import annotations
 from nestor.codegen.llvm.builder import FunctionBuilder, Val, int_val
 from nestor.codegen.llvm.context import Context, Private, Variable
 from nestor.codegen.llvm.cost import SERIAL_BELOW, instruction_estimate
-from nestor.codegen.llvm.indexing import scalar_affine
 from nestor.codegen.llvm.nest import (
     bound_value,
     counted_loop,
@@ -20,7 +19,6 @@ from nestor.codegen.llvm.nest import (
     resolved_bounds,
 )
 from nestor.codegen.llvm.storage import private_storage
-from nestor.ir.affine import Affine
 from nestor.ir.loopnest import Loop, Node
 
 _FIXED_SLOTS = 5
@@ -313,6 +311,3 @@ def _call_region(ctx: Context, name: str, frame: str, total: Val) -> None:
     fb.line(f"call void @{name}(ptr {frame}, i64 0, i64 {total.text})")
     fb.line(f"br label %{after}")
     fb.start_block(after)
-
-
-__all__ = ["Affine", "emit_parallel", "scalar_affine"]

@@ -407,8 +407,8 @@ def describe(cells: Enclosure, k: int) -> str:
         return "anything" if cells.open[k] else str(cells.lo[k])
     parts = []
     if cells.num[k]:
-        same = cells.lo[k] == cells.hi[k]
-        parts.append(repr(float(cells.lo[k])) if same else f"[{cells.lo[k]!r}, {cells.hi[k]!r}]")
+        low, high = float(cells.lo[k]), float(cells.hi[k])
+        parts.append(repr(low) if low == high else f"[{low!r}, {high!r}]")
     if cells.nan[k]:
         parts.append("nan")
     return " or ".join(parts)

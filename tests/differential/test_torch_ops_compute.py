@@ -13,11 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.helpers.torch_cases import SPECIAL, (
+from tests.helpers.torch_cases import (
     BF16,
     HALF,
     INF,
     NAN,
+    SPECIAL,
     Case,
     Cases,
     b,

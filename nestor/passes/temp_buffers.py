@@ -112,6 +112,9 @@ def _dimension(
             extent = state.kernel.tensor(name).shape[d]
             hi = extent.const - 1 if extent.is_const else None
         if lo is None or hi is None:
+            extent = state.kernel.tensor(name).shape[d]
+            if extent.is_const:
+                return ZERO, extent.const  # e.g. read at a row's own number, under a predicate
             raise UserError(
                 f"temp '{name}': dimension {d} has no constant bound inside the loops "
                 f"{', '.join(path) or '(none)'}; share more loops, or keep it in memory"

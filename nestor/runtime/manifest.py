@@ -6,7 +6,7 @@ reference between parts, so that what it returns can be run without further chec
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Union
 
 from nestor.errors import ArtifactError
@@ -285,6 +285,9 @@ def _check_slots(m: Manifest) -> None:
             all(d >= 0 for d in (*slot.shape, *slot.memory_shape) if isinstance(d, int)),
             where, "a negative size",
         )  # fmt: skip
+        if slot.role in ("input", "inout", "output") and slot.physical is not None:
+            stored = replace(slot, physical=None).memory_shape
+            _require(slot.physical == stored, where, f"an {slot.role} with a layout of its own")
         seen, current = {i}, slot.alias_of
         while current is not None:
             _require(0 <= current < len(m.slots), where, "alias of a slot that does not exist")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from nestor.errors import InputError
+from nestor.errors import InputError, InternalError
 from nestor.runtime.arena import ArenaPlan, Lifetime, plan_arena
 from nestor.runtime.dims import evaluate, evaluate_all, format_shape, solve
 from nestor.runtime.manifest import ITEM_BYTES, InputSpec, KernelCall, Manifest, TensorSlot
@@ -140,9 +140,14 @@ class ShapePlan:
             prod(evaluate_all(s.memory_shape, symbols)) * ITEM_BYTES[s.dtype]
             for s in manifest.slots
         )
-        # An alias may count more bytes than its root only through a fault of the compiler;
-        # the larger size keeps memory safe.
-        temps = [max(self.sizes[e] for e in layout.entries[t]) for t in layout.temps]
+        for index, root in enumerate(layout.roots):
+            if self.sizes[index] > self.sizes[root]:
+                large, small = manifest.slots[index].name, manifest.slots[root].name
+                raise InternalError(
+                    f"'{large}' ({self.sizes[index]} bytes) is an alias of the smaller '{small}' "
+                    f"({self.sizes[root]} bytes)"
+                )
+        temps = [self.sizes[t] for t in layout.temps]
         self.arena: ArenaPlan = plan_arena(layout.lifetimes, temps)
         self.arena_entries = tuple(
             (entry, offset)

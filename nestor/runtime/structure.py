@@ -36,7 +36,7 @@ class Struct(dict[Any, Any]):
             raise AttributeError(name) from None
 
     def __getitem__(self, key: Any) -> Any:
-        if isinstance(key, (int, slice)) and key not in self.keys():
+        if isinstance(key, slice) or (isinstance(key, int) and key not in self.keys()):
             return tuple(self.values())[key]
         return super().__getitem__(key)
 

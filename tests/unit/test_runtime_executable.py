@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from nestor.errors import ArtifactError, IndexOutOfRange, InputError, Unsupported
+from nestor.errors import (
+    ArtifactError,
+    IndexOutOfRange,
+    InputError,
+    InternalError,
+    Unsupported,
+)
 from nestor.runtime.dims import DimExpr
 from nestor.runtime.elf import load_object
 from nestor.runtime.executable import Executable
@@ -643,3 +649,50 @@ def test_empty_tensors():
     model = Executable(m.manifest([y]), m.objects)
     assert model(torch.zeros(0, 3)).shape == (0, 3)
     assert model(np.zeros((0, 3), np.float32)).shape == (0, 3)
+
+
+def test_alias_that_is_larger_than_its_memory():
+    m = ModelMaker()
+    x = m.slot("x", (3,), "input")
+    wide = m.slot("wide", (4,), "input", alias_of=x)
+    y = m.slot("y", (4,), "output")
+    m.kernel(pointwise(DOUBLE, "4"), (wide, y))
+    with pytest.raises(InternalError, match="'wide' \\(16 bytes\\) is an alias of the smaller 'x'"):
+        Executable(m.manifest([y]), m.objects)(np.zeros(3, np.float32))
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_random_graphs_in_one_arena(seed):
+    """Temps of many sizes and lifetimes, aliases, outputs in the middle: every value is right."""
+    rng = np.random.default_rng(seed)
+    m = ModelMaker("graph")
+    sizes = [64, 100, 257]
+    values: dict[int, np.ndarray] = {}
+    inputs = []
+    for size in sizes:
+        slot = m.slot(f"x{size}", (size,), "input")
+        values[slot] = rng.integers(-8, 8, size).astype(np.float32)
+        inputs.append(values[slot])
+    outputs = []
+    for step in range(40):
+        size = sizes[rng.integers(3)]
+        known = [s for s in values if values[s].size == size]
+        a, b = (int(known[i]) for i in rng.integers(len(known), size=2))
+        kind = rng.integers(10)
+        role = "output" if kind == 0 or step == 39 else "temp"
+        slot = m.slot(f"t{step}", (size,), role)
+        body = ADD.replace("fadd", "fsub") if kind < 5 else ADD
+        m.kernel(pointwise(body, str(size), 2), (a, b, slot))
+        values[slot] = values[a] - values[b] if kind < 5 else values[a] + values[b]
+        if role == "output" or kind == 9:
+            outputs.append(slot)
+        if kind == 8:
+            alias = m.slot(f"v{step}", (size, 1), role, alias_of=slot)
+            values[alias] = values[slot]
+    model = Executable(m.manifest([*outputs, OutputSpec(slot=outputs[0])]), m.objects)
+    for _ in range(2):
+        found = model(*inputs)
+        for slot, array in zip(outputs, found, strict=False):
+            np.testing.assert_array_equal(array.ravel(), values[slot])
+    memory = model.memory()
+    assert memory["arena"] <= 1.3 * memory["arena_lower_bound"]

@@ -112,6 +112,7 @@ def damage(path: str, value: object) -> dict:
         ("slots.0.shape.0", True, "not a size"),
         ("slots.0.shape.0", {"const": 1, "terms": {"Q": 1}}, "names no known symbol"),
         ("slots.5.permutation", [0, 0], "not a permutation"),
+        ("slots.0.physical", [4, {"const": 0, "terms": {"N": 1}}], "a layout of its own"),
         ("slots.4.alias_of", 77, "a slot that does not exist"),
         ("slots.3.alias_of", 4, "aliases form a circle"),
         ("weights.0.slot", 3, "without weights"),

@@ -398,8 +398,8 @@ class Refuse:
 sys.meta_path.insert(0, Refuse())
 sys.path[:] = [p for p in sys.path if "site-packages" not in p] + [sys.argv[2], sys.argv[3]]
 import numpy as np
-from nestor.runtime.artifact import load_artifact
-model = load_artifact(sys.argv[1])
+import nestor
+model = nestor.load(sys.argv[1])
 x = np.ones((4, 8), np.float32)
 y = model(x)
 assert type(y) is np.ndarray

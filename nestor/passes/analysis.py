@@ -129,7 +129,11 @@ def weight_tensors(program: Program) -> set[str]:
     runs over constant extents.
     """
     facts = program_facts(program)
-    known = {t.name for t in program.tensors if t.role in ("parameter", "constant")}
+    known = {
+        t.name
+        for t in program.tensors
+        if t.role in ("parameter", "constant") and all(e.is_const for e in t.shape)
+    }
     known = {n for n in known if n == facts.roots[n] and n not in facts.writers}
     for statement in in_order(program.statements):
         if not isinstance(statement, Statement) or not is_weight_work(statement, known):

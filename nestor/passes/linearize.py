@@ -123,7 +123,7 @@ class _Merger:
         shape = list(old.shape)
         shape[merge.inner_dim] = shape[merge.outer_dim] * merge.size
         del shape[merge.outer_dim]
-        self.tensors[merge.tensor] = replace(old, shape=tuple(shape))
+        self.tensors[merge.tensor] = replace(old, shape=tuple(shape), layout=None)
         self.ctx.changed(
             _NAME, statement.name, f"sums over '{merge.outer}' and '{merge.inner}' as one"
         )

@@ -272,7 +272,7 @@ class _Padder:
         shape = list(old.shape)
         for d, (low, high) in bounds.items():
             shape[d] = high - low + 1
-        self.tensors[name] = replace(old, shape=tuple(shape))
+        self.tensors[name] = replace(old, shape=tuple(shape), layout=None)
         writer = self.statements[writer_number]
         assert isinstance(writer, Statement)
         writes = tuple(

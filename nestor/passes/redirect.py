@@ -117,7 +117,8 @@ class _Redirector:
             return
         (load,) = patterns.values()
         shape = tuple(extent_of(r) for r in domain.ranges)
-        target = replace(self.facts.tensors[name], name=self.names.fresh(f"{name}_r"), shape=shape)
+        fresh = self.names.fresh(f"{name}_r")
+        target = replace(self.facts.tensors[name], name=fresh, shape=shape, layout=None)
         identity = Write(tensor=target.name, indices=tuple(variable(n) for n in domain.names))
         new = self._redirected(producer[1], name, domain, load, identity)
         if new is None:

@@ -109,7 +109,16 @@ class _WeightReshaper:
     def __post_init__(self) -> None:
         self.facts = program_facts(self.program)
         self.names = names_of(self.program)
-        self.weights = weight_tensors(self.program)
+        weights = weight_tensors(self.program)
+        # A statement that also makes something else stays where it is: a copy of its weight, which
+        # goes before everything, would come too early.
+        mixed = {
+            w.tensor
+            for s in self.program.statements
+            if isinstance(s, Statement) and not _writes_only(s, weights)
+            for w in s.writes
+        }
+        self.weights = weights - mixed
         self.tensors = dict(self.facts.tensors)
 
     def run(self) -> Program:

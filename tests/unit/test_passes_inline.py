@@ -116,6 +116,43 @@ class TestInline:
         second = load("T", "i", affine("j") - 2, predicate=inside, other=const(5, f32))
         assert len(inlined(two(first, second, middle=(4, 6), out=(4, 9))).statements) == 1
 
+    def test_padding_of_work_on_padding_with_another_value(self) -> None:
+        """Outside the outer border the result is 0, not what the inner border would give."""
+        first = load("X", "i", affine("j") - 1, predicate=(affine("j") - 1,), other=const(3, f32))
+        inside = (affine("j") - 2, affine(7) - "j")
+        second = load("T", "i", affine("j") - 2, predicate=inside, other=const(0, f32))
+        before = two(op("max", first, const(0, f32)), second, out=(4, 9))
+        assert len(inlined(before).statements) == 1
+
+    def test_overwritten_piece_is_not_read_as_it_was(self) -> None:
+        first = statement("P0", box(i=8), write("T", "i"), load("U", "i"), order=(0,))
+        again = statement("P1", box(i=4), write("T", affine("i") + 4), load("V", "i"), order=(1,))
+        read = statement("B", box(i=4), write("Y", "i"), load("T", affine("i") + 2), order=(2,))
+        tensors = [
+            tensor("U", 8),
+            tensor("V", 4),
+            tensor("T", 8, role="temp"),
+            tensor("Y", 4, role="output"),
+        ]
+        before = chain(first, again, read, tensors=tensors)
+        assert run_checked(inline_producers, before) is before
+
+    def test_gather_that_would_vanish_keeps_its_range_check(self) -> None:
+        """Every element of ``T`` is the same, but a bad index must still be found."""
+        index = load("I", "n", dtype=DType.i64)
+        tensors = [
+            tensor("V", 9),
+            tensor("I", 5, dtype=DType.i64),
+            tensor("T", 6, role="temp"),
+            tensor("Y", 5, role="output"),
+        ]
+        before = chain(
+            statement("A", box(i=6), write("T", "i"), load("V", 0), order=(0,)),
+            statement("B", box(n=5), write("Y", "n"), load("T", index), order=(1,)),
+            tensors=tensors,
+        )
+        assert run_checked(inline_producers, before) is before
+
     def test_gather_of_a_view(self) -> None:
         index = load("I", "n", dtype=DType.i64)
         view = statement("A", box(i=6, j=4), write("T", "i", "j"), load("X", "j", "i"), order=(0,))

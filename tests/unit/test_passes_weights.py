@@ -54,6 +54,7 @@ def linear(
             tensor("r", rows, role="parameter") if isinstance(rows, int) else tensor("r", rows),
             tensor("gk", 6, role="parameter"),
             tensor("x", rows, 5),
+            tensor("xn", 5),
             tensor("C", rows, 5, role="temp"),
             tensor("Y", rows, 5, role="output"),
             *tensors,
@@ -117,6 +118,7 @@ class TestFoldScales:
         [
             op("mul", C, load("r", "i")),  # varies where W does not
             op("mul", C, load("x", "i", "n")),  # no weight
+            op("mul", C, load("xn", "n")),  # no weight, though it varies as one
             op("mul", C, C),  # not affine
             op("add", op("mul", C, G), C),  # two different scales
             op("mul", op("add", C, load("x", "i", "n")), G),  # an offset that is no weight

@@ -696,3 +696,37 @@ def test_random_graphs_in_one_arena(seed):
             np.testing.assert_array_equal(array.ravel(), values[slot])
     memory = model.memory()
     assert memory["arena"] <= 1.3 * memory["arena_lower_bound"]
+
+
+WAIT = """
+; waits until tensor 0 holds something; gives up with status 1 after very many looks
+define i32 @kernel(ptr %args, ptr %symbols, ptr %services) {
+start:
+  %p = load ptr, ptr %args
+  br label %head
+head:
+  %i = phi i64 [ 0, %start ], [ %next, %head ]
+  %v = load volatile i32, ptr %p
+  %next = add i64 %i, 1
+  %seen = icmp ne i32 %v, 0
+  %tired = icmp sgt i64 %next, 20000000000
+  %stop = or i1 %seen, %tired
+  br i1 %stop, label %end, label %head
+end:
+  %r = zext i1 %tired to i32
+  ret i32 %r
+}"""
+
+
+def test_other_threads_run_during_a_call():
+    m = ModelMaker("wait")
+    flag = m.slot("flag", (1,), "input", "i32")
+    y = m.slot("y", (1,), "output")
+    m.kernel(WAIT, (flag, y))
+    model = Executable(m.manifest([y]), m.objects)
+    value = np.zeros(1, np.int32)
+    thread = threading.Thread(target=model, args=(value,))
+    thread.start()
+    value[0] = 1  # never reached if the call kept the interpreter's lock
+    thread.join(20)
+    assert not thread.is_alive()

@@ -244,6 +244,9 @@ def _fuse(state: ScheduleState, step: Fuse) -> None:
         user.index_map = {k: v.substitute(replacement) for k, v in user.index_map.items()}
         if second.name in user.reduced:
             user.reduced = (user.reduced - {second.name}) | {first.name}
+    for other in state.loops.values():
+        if other.extent is not None:
+            other.extent = other.extent.substitute({second.name: variable(first.name)})
     _rename_family(state, second.name, first.name)
 
 

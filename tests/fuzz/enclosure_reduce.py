@@ -1,4 +1,4 @@
-"""Enclosures of reductions: every order of combining is allowed, unless the monoid does not commute.
+"""Enclosures of reductions: any order of combining is allowed where the monoid commutes.
 
 Elements are sorted by output point: ``starts[p]`` is the first element of point ``p``, and each
 point has at least one.

@@ -100,8 +100,10 @@ CHECKER = (
         instead(
             model._Walker,
             "_visit_guard",
-            lambda _: lambda self, node, loops, trail, *rest: self.visit(
-                node.body, loops, (*trail, ("at", 0)), *rest
+            lambda _: (
+                lambda self, node, loops, trail, *rest: self.visit(
+                    node.body, loops, (*trail, ("at", 0)), *rest
+                )
             ),
         ),
         ("right triangle",),
@@ -249,9 +251,7 @@ PASSES = (
         instead(temp_buffers, "_dimension", _footprint(0, -1)),
         ("right blur",),
     ),
-    Mutant(
-        "simplify: 0·x is 0", instead(simplify_expr, "_binary", _no_signs), ("pass chain",)
-    ),
+    Mutant("simplify: 0·x is 0", instead(simplify_expr, "_binary", _no_signs), ("pass chain",)),
     Mutant(
         "simplify: every comparison holds",
         instead(simplify_expr, "_decide", _always_below),
@@ -502,9 +502,7 @@ NATIVE = (
     ),
     Mutant(
         "native: predicates always hold",
-        instead(
-            expressions, "condition", lambda _: lambda ctx, conditions: (bool_val(True), None)
-        ),
+        instead(expressions, "condition", lambda _: lambda ctx, conditions: (bool_val(True), None)),
         ("right shifted", "right padded"),
     ),
 )

@@ -356,6 +356,7 @@ case(
     (r(2, 3, 4), r(3), u(3, low=0.5), r(3), r(3)),
     (r(2, 3), r(3), u(3, low=0.5), r(3), r(3)),
 )
+case("batch_norm_module_training", nn.BatchNorm1d(3).train(), r(4, 3, 5), r(4, 3))
 case("batch_norm_training", lambda x: F.batch_norm(x, None, None, training=True), r(4, 3, 5))
 case(
     "core_batch_norm",

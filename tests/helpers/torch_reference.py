@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
-from nestor.frontends.torch import ImportedModel, import_model, run_extern
+from nestor.frontends.torch import ImportedModel, OutputSpec, import_model, run_extern
 from nestor.ir.interpreter import infer_symbols, run_program
 from nestor.ir.program import Extern
 from nestor.ir.verifier import verify_program
@@ -21,8 +21,15 @@ def to_numpy(t: torch.Tensor) -> np.ndarray:
     return (t.float() if t.dtype is torch.bfloat16 else t).numpy()
 
 
-def interpret(imported: ImportedModel, *args: Any, **kwargs: Any) -> Any:
+def interpret(imported: ImportedModel, *args: Any, **kwargs: Any) -> list[torch.Tensor]:
     """Call the imported Program as the model would be called; results as torch tensors."""
+    return interpret_all(imported, *args, **kwargs)[0]
+
+
+def interpret_all(
+    imported: ImportedModel, *args: Any, **kwargs: Any
+) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
+    """Results, and the new value of everything that the model overwrites, by its name."""
     leaves = pytree.tree_leaves((args, kwargs))
     tensors = [x for x in leaves if isinstance(x, torch.Tensor)]
     given = {s.name: to_numpy(t) for s, t in zip(imported.inputs, tensors, strict=True)}
@@ -38,11 +45,14 @@ def interpret(imported: ImportedModel, *args: Any, **kwargs: Any) -> Any:
 
     results = run_program(imported.program, given, symbols, run_extern=extern)
     results = given | results
-    found = []
-    for spec in imported.outputs:
+
+    def finish(spec: OutputSpec) -> torch.Tensor:
         array = torch.from_numpy(np.ascontiguousarray(results[spec.tensor])).to(spec.dtype)
-        found.append(spec.finish(array, symbols))
-    return found
+        done: torch.Tensor = spec.finish(array, symbols)
+        return done
+
+    mutated = {m.target: finish(m.value) for m in imported.mutated}
+    return [finish(spec) for spec in imported.outputs], mutated
 
 
 def check_model(
@@ -71,7 +81,7 @@ def check_model(
         copies = pytree.tree_map(
             lambda x: x.clone() if isinstance(x, torch.Tensor) else x, (call, kwargs)
         )
-        found = interpret(imported, *call, **kwargs)
+        found, mutated = interpret_all(imported, *call, **kwargs)
         with torch.no_grad():
             wanted = pytree.tree_leaves(model(*copies[0], **copies[1]))
         wanted = [t for t in wanted if isinstance(t, torch.Tensor)]
@@ -80,4 +90,8 @@ def check_model(
             assert got.dtype == want.dtype
             assert got.shape == want.shape
             torch.testing.assert_close(got, want, rtol=rtol, atol=atol, equal_nan=True)
+        buffers = dict(model.named_buffers()) if isinstance(model, torch.nn.Module) else {}
+        for target, value in mutated.items():
+            if target in buffers:
+                torch.testing.assert_close(value, buffers[target], rtol=rtol, atol=atol)
     return imported

@@ -11,13 +11,15 @@ from nestor.frontends.torch import dtypes
 from nestor.frontends.torch.builder import Body, Builder, Space
 from nestor.frontends.torch.fold import fold_indices
 from nestor.frontends.torch.sizes import affine_from_torch, size_from_torch
-from nestor.frontends.torch.value import Dim, Value, point, ranges_of, scalar
+from nestor.frontends.torch.value import Dim, Value, point, ranges_of
 from nestor.ir.affine import Affine, Interval, affine
 from nestor.ir.expr import Cast, Const, Expr, Index, Load, Select, binary, const, walk
 from nestor.ir.program import Symbol
 from nestor.ir.types import DType
 
 Scalar = bool | int | float
+Operand = Value | Scalar | Affine
+"""What an element-wise operator takes: a tensor, a number, or a symbolic size."""
 _MAX_DEFERRED_NODES = 48
 
 
@@ -54,7 +56,7 @@ class Context(Builder):
     def map(
         self,
         function: Callable[..., Expr],
-        *operands: Value | Scalar,
+        *operands: Operand,
         compute: DType | None = None,
         out: DType | None = None,
     ) -> Value:
@@ -73,7 +75,7 @@ class Context(Builder):
         def body(read: Callable[[Value], Expr]) -> Expr:
             rest = iter(fitted)
             arguments = [
-                cast(read(next(rest)), compute) if isinstance(v, Value) else literal(v, compute)
+                cast(read(next(rest)), compute) if isinstance(v, Value) else number(v, compute)
                 for v in operands
             ]
             return cast(function(*arguments), out)
@@ -106,9 +108,14 @@ class Context(Builder):
             self.constants[key] = (name, tensor)
         return self.constants[key][0]
 
-    def promoted(self, *operands: Value | Scalar) -> DType:
+    def promoted(self, *operands: Operand) -> DType:
         """PyTorch's result type of the operands."""
-        return dtypes.promote(*((v.dtype, v.rank) if isinstance(v, Value) else v for v in operands))
+        return dtypes.promote(
+            *(
+                (v.dtype, v.rank) if isinstance(v, Value) else 1 if isinstance(v, Affine) else v
+                for v in operands
+            )
+        )
 
     def convert(self, value: Value, dtype: DType) -> Value:
         """``value`` in another element type."""
@@ -138,9 +145,14 @@ def literal(value: Scalar, dtype: DType) -> Const:
     return const(float(value) if dtype.is_float else int(value), dtype)
 
 
-def as_value(x: Value | Scalar, dtype: DType) -> Value:
-    """A tensor, or a Python scalar as a zero-dimensional one of ``dtype``."""
-    return x if isinstance(x, Value) else scalar(literal(x, dtype).value, dtype)
+def number(value: Scalar | Affine, dtype: DType) -> Expr:
+    """A Python scalar or a symbolic size in the computing type."""
+    return index_value(value, dtype) if isinstance(value, Affine) else literal(value, dtype)
+
+
+def as_value(x: Operand, dtype: DType) -> Value:
+    """A tensor, or a number as a zero-dimensional one of ``dtype``."""
+    return x if isinstance(x, Value) else Value((), number(x, dtype))
 
 
 def dim_from_torch(size: Any) -> Dim:

@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from nestor.errors import ExportError, InputError
 from nestor.frontends.torch import dtypes
+from nestor.frontends.torch.origins import whole_stack_traces
 from nestor.frontends.torch.recurrent_ops import keep_recurrences
 from nestor.frontends.torch.registry import RULES
 
@@ -35,10 +36,8 @@ class _Function(nn.Module):
 
     def __init__(self, function: Callable[..., Any]):
         super().__init__()
-        self.function = function
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.function(*args, **kwargs)
+        # The function itself, not a wrapper: export matches arguments by its signature.
+        self.forward = function
 
 
 def as_module(model: Any) -> nn.Module:
@@ -68,7 +67,7 @@ def check_example_inputs(model: Any, args: Any, kwargs: Mapping[str, Any]) -> No
         raise InputError(
             f"example inputs are a {type(args).__name__}, not a tuple; for one input write (x,)"
         )
-    target = model.forward if isinstance(model, nn.Module) else model
+    target = as_module(model).forward
     try:
         inspect.signature(target).bind(*args, **kwargs)
     except TypeError as error:
@@ -113,7 +112,12 @@ def export_model(
 
     Raises: ExportError naming the line in the model, InputError for a wrong ``dynamic_shapes``.
     """
-    with warnings.catch_warnings(), torch.no_grad(), keep_recurrences():
+    with (
+        warnings.catch_warnings(),
+        torch.no_grad(),
+        keep_recurrences(),
+        whole_stack_traces("export_model"),
+    ):
         warnings.simplefilter("ignore")
         try:
             return torch.export.export(

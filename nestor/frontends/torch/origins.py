@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import threading
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,34 @@ from nestor.ir.program import Origin
 
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
 _TORCH = str(Path(torch.__file__).parent)
+_LOCK = threading.RLock()
+
+
+@contextlib.contextmanager
+def whole_stack_traces(caller: str) -> Iterator[None]:
+    """Within, traced nodes keep the frames of helper functions too, not only of ``forward``.
+
+    Args: caller: name of the function around the export; frames outside it are dropped.
+    """
+    tracer: Any = torch.fx.proxy.TracerBase
+    original = getattr(tracer, "_filter_traceback_frames", None)
+    if original is None:  # a version that keeps what it has
+        yield
+        return
+
+    def filter_frames(self: Any, summary: traceback.StackSummary) -> traceback.StackSummary:
+        starts = [k for k, f in enumerate(summary) if f.name == caller]
+        kept = summary[starts[-1] + 1 :] if starts else []
+        kept = [f for f in kept if not f.filename.startswith((_TORCH, "<"))]
+        found: traceback.StackSummary = original(self, summary)
+        return traceback.StackSummary.from_list(kept) if kept else found
+
+    with _LOCK:
+        tracer._filter_traceback_frames = filter_frames
+        try:
+            yield
+        finally:
+            tracer._filter_traceback_frames = original
 
 
 def origin_of(node: Any) -> Origin:

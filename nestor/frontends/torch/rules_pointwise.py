@@ -9,6 +9,7 @@ from typing import Any
 from nestor.frontends.torch import dtypes
 from nestor.frontends.torch.context import (
     Context,
+    Operand,
     Scalar,
     as_value,
     clamp_max,
@@ -21,8 +22,6 @@ from nestor.frontends.torch.value import Dim, Value, point, ranges_of, read
 from nestor.frontends.torch.views import expand
 from nestor.ir.expr import Const, Expr, binary, const, unary
 from nestor.ir.types import DType
-
-Operand = Value | Scalar
 
 _OPS = "ATen/native/UnaryOps.cpp"
 _BINARY = "ATen/native/BinaryOps.cpp"

@@ -33,6 +33,8 @@ def _describe(spec: Any, leaves: Iterator[Tree]) -> Tree:
         return next(leaves)
     items = [_describe(child, leaves) for child in _children(spec)]
     kind, context = spec.type, spec.context
+    if kind is collections.namedtuple:  # PyTorch's spec has the class in its context
+        kind = context
     if kind is tuple:
         return {"type": "tuple", "items": items}
     if kind is list:

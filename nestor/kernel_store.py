@@ -52,7 +52,8 @@ def compile_jobs(
     missing = {key: job for key, job in jobs.items() if key not in done}
     report = progress or (lambda finished, total: None)
     report(len(hits), len(jobs))
-    pool = shared_pool(config.worker_count()) if len(missing) > 1 else None
+    wanted = config.worker_count() if len(missing) > 1 else 1
+    pool = shared_pool(wanted) if wanted > 1 else None
     results = _compile_here(missing) if pool is None else _compile_in_workers(pool, missing)
     for position, (key, compiled) in enumerate(results):
         done[key] = compiled

@@ -344,6 +344,9 @@ def _range_constraint(
 def _padded_bounds(load: Load, domain: Domain) -> Bounds | None:
     """For each dimension that a predicate bounds, the range of its index over the domain."""
     bounds: Bounds = {}
+    used = [n for i in load.indices if isinstance(i, Affine) for n in i.variables()]
+    if len(set(used) & set(domain.names)) < sum(n in domain.names for n in used):
+        return None  # on a diagonal a condition does not say which dimension it guards
     for constraint in load.predicate:
         match = _range_constraint(constraint, load, domain)
         if match is None:

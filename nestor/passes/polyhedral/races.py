@@ -83,15 +83,22 @@ def _combines_lanes(a: Access, level: int) -> bool:
 
 
 def _is_settled(model: Model, session: Session, a: Access, b: Access) -> bool:
-    """True where the Program itself says that different instances write different elements."""
-    if a is not b or a.place.is_buffer or a.is_state:
+    """True where the Program itself says that different instances write different elements.
+
+    The copies of a compute that a tail makes run different instances (question ``coverage``).
+    """
+    same = a.site.compute.statement == b.site.compute.statement and a.tensor == b.tensor
+    if not same or a.place.is_buffer or b.place.is_buffer or a.is_state or b.is_state:
+        return False
+    if not (a.is_write and b.is_write):
         return False
     info = model.statements.get(a.site.compute.statement)
-    if info is None:
+    if info is None or sum(w.tensor == a.tensor for w in info.statement.writes) > 1:
         return False
     if info.statement.scatter == "unique":
         return True
-    return a.site.compute.phase in ("point", "final") and written_once(model, session, a.tensor)
+    phases = {a.site.compute.phase, b.site.compute.phase}
+    return phases in ({"point"}, {"final"}) and written_once(model, session, a.tensor)
 
 
 def _same_cell(a: Access, b: Access) -> Any:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.criterion import judge
+from benchmarks.criterion import FEW_ELEMENTS, eager_errors, judge
 
 EXACT = np.linspace(-1.0, 1.0, 101)
 EAGER = (EXACT + 1e-6).astype(np.float32)
@@ -81,3 +81,22 @@ def test_nested_outputs_and_empty_ones() -> None:
     nested = (EAGER, {"h": (np.zeros((0, 3), np.float32), EAGER)})
     exact = (EXACT, {"h": (np.zeros((0, 3)), EXACT)})
     assert judge(nested, nested, exact).correct
+
+
+def test_a_single_number_is_judged_by_eagers_error_at_several_inputs() -> None:
+    exact = [np.array([0.3]), EXACT]
+    lucky = [np.array([0.3], dtype=np.float32), EAGER]
+    other = [np.array([0.3 + 1e-6], dtype=np.float32), EAGER]
+    got = [np.array([0.3 + 3e-6], dtype=np.float32), EAGER]
+    usual = eager_errors([(lucky, exact), (other, exact)])
+    assert usual[0] == pytest.approx(1e-6, rel=0.1)
+    assert not judge(got, lucky, exact).correct
+    assert judge(got, lucky, exact, usual_errors=usual).correct
+    got[0] += np.float32(2e-6)
+    assert not judge(got, lucky, exact, usual_errors=usual).correct
+
+
+def test_a_long_output_is_judged_by_its_own_error_alone() -> None:
+    assert EXACT.size >= FEW_ELEMENTS
+    got = (EXACT + 9e-6).astype(np.float32)
+    assert not judge(got, EAGER, EXACT, usual_errors=[1.0]).correct

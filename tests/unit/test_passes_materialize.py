@@ -115,6 +115,33 @@ class TestPadding:
         after = run_checked(pad_operands, before, tolerance=1e-6)
         assert not predicated(after)
 
+    def test_two_kinds_of_border_on_one_temp(self) -> None:
+        """One reader wants 0 outside, the other 1: no single border serves both."""
+        before = signal(producer=True)
+        at = affine("y") + "r" - 1
+        operand = load("T", "c", at, predicate=(at, affine(7) - at), other=const(1, f32))
+        second = statement(
+            "conv2",
+            box(o=3, y=8, c=2, r=3),
+            write("Z", "o", "y"),
+            op("mul", operand, load("V", "o", "c", "r")),
+            reduction=reduce(sum_of(f32), "c", "r"),
+            order=(2,),
+        )
+        before = program(
+            "p",
+            [
+                *before.tensors,
+                tensor("V", 3, 2, 3, role="parameter"),
+                tensor("Z", 3, 8, role="output"),
+            ],
+            *before.statements,  # type: ignore[arg-type]
+            second,
+        )
+        after = run_checked(pad_operands, before, tolerance=1e-6)
+        assert not predicated(after)
+        assert len([t for t in after.tensors if t.name.startswith("T_pad")]) == 2
+
     def test_one_sided(self) -> None:
         """A causal convolution pads at the start only."""
         at = affine("y") + "r" - 2
@@ -314,6 +341,21 @@ class TestRelayout:
         ctx = PassContext()
         assert relayout_operands(before, ctx) is before
         assert "would not pay" in ctx.log[0].reason
+
+    def test_windows_are_not_unrolled_into_memory(self) -> None:
+        """A copy over all of a convolution's indices would hold each element many times."""
+        before = program(
+            "p",
+            [
+                tensor("X", 1, 8, 19, 19),
+                tensor("W", 9, 8, 3, 3, role="parameter"),
+                tensor("Y", 1, 9, 9, 9, role="output"),
+            ],
+            convolution("conv", "X", "Y", "W", 1, 9, 8, 19, 3, 2, 0),
+        )
+        ctx = PassContext()
+        assert relayout_operands(before, ctx) is before
+        assert "window" in ctx.log[0].reason
 
     def test_keys_of_attention(self) -> None:
         after = run_checked(relayout_operands, attention_block(), tolerance=2e-5)

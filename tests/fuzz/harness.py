@@ -12,7 +12,7 @@ import pytest
 
 from nestor.errors import IllegalSchedule, IRError, LegalityUnknown, UserError
 from nestor.ir import numeric, run_nest, run_program, verify_nest, verify_program
-from nestor.ir.loopnest import LoopNest
+from nestor.ir.loopnest import Block, LoopNest
 from nestor.ir.program import Program
 from nestor.ir.schedule import Schedule
 from nestor.passes.default_schedule import default_schedule
@@ -25,7 +25,7 @@ from tests.fuzz.enclosure_program import EnclosureRun, Memory, find_mismatch
 from tests.fuzz.generate_inputs import make_inputs
 from tests.fuzz.generate_programs import Case
 from tests.fuzz.generate_schedules import random_schedule
-from tests.fuzz.program_passes import find_pass_fault
+from tests.fuzz.program_passes import find_pass_fault, find_pipeline_fault
 from tests.helpers.llvm_native import NativeNest
 from tests.legality import oracle
 
@@ -54,11 +54,12 @@ class Candidate:
 
 @dataclass(slots=True)
 class Reference:
-    """What a kernel is given, and what it may return."""
+    """What a kernel is given, and what it may return; ``others``: for other symbol values."""
 
     inputs: dict[str, np.ndarray]
     symbols: dict[str, int]
     memory: dict[str, Memory]
+    others: list[Reference] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -95,6 +96,15 @@ def targets() -> list[CpuTarget]:
 def make_reference(case: Case) -> Reference:
     """Run the Program in every way that needs no schedule. Raises: ``Failure``."""
     verify_program(case.program)
+    reference = _make_reference(case)
+    if case.symbols:
+        for change in (lambda n: 1, lambda n: min(20, n + 3)):
+            symbols = {name: change(n) for name, n in case.symbols.items()}
+            reference.others.append(_make_reference(replace(case, symbols=symbols)))
+    return reference
+
+
+def _make_reference(case: Case) -> Reference:
     inputs = make_inputs(case)
     memory = EnclosureRun(case.program, inputs, case.symbols).run()
     for name, exact in (("vectorised interpreter", False), ("exact interpreter", True)):
@@ -191,14 +201,25 @@ def run_everywhere(case: Case, nest: LoopNest, reference: Reference, counts: Cou
     for target in targets():
         native = NativeNest(nest, target)
         for threads in (1, 2):
-            arrays = fresh_arrays(nest, reference)
-            with numeric.quiet():
-                code = native.run(arrays, reference.symbols, threads=threads)
+            _run_native(native, case, reference, f"{target.cpu}, {threads} threads", threads)
             counts.schedules["native"] += 1
-            who = f"{target.cpu}, {threads} threads"
-            if code != 0:
-                raise Failure(who, "an index is reported out of range")
-            _compare(who, case.program, reference.memory, arrays)
+        for other in reference.others:
+            _run_native(native, case, other, f"{target.cpu}, symbols {other.symbols}", 2)
+
+
+def _run_native(
+    native: NativeNest, case: Case, reference: Reference, who: str, threads: int
+) -> None:
+    arrays = fresh_arrays(native.nest, reference)
+    with numeric.quiet():
+        code = native.run(arrays, reference.symbols, threads=threads)
+    if code != 0:
+        raise Failure(who, "an index is reported out of range")
+    _compare(who, case.program, reference.memory, arrays)
+    for t in native.nest.tensors:
+        if t.name in reference.inputs and t.role not in RESULTS:
+            if arrays[t.name].tobytes() != reference.inputs[t.name].tobytes():
+                raise Failure(who, f"{t.role} {t.name} was changed")
 
 
 def is_refusal_confirmed(
@@ -254,7 +275,7 @@ def check_default(case: Case, reference: Reference, counts: Counts) -> None:
     """The compiler's own partition and schedules: always accepted, always right."""
     parts = default_parts(case.program)
     for target in targets():
-        memory = _program_arrays(case.program, reference)
+        memory = program_arrays(case.program, reference)
         unit = VectorUnit(target.vector_bits, target.vector_registers)
         for part in parts:
             nest = apply_schedule(part.kernel, default_schedule(part, unit))
@@ -274,12 +295,13 @@ def check_default(case: Case, reference: Reference, counts: Counts) -> None:
         _compare(f"default schedule, {target.cpu}", case.program, reference.memory, memory)
 
 
-def _program_arrays(program: Program, reference: Reference) -> dict[str, np.ndarray]:
+def program_arrays(program: Program, reference: Reference) -> dict[str, np.ndarray]:
+    """Memory for all tensors of a Program, its temps too."""
     whole = LoopNest(
         name=program.name,
         symbols=program.symbols,
         tensors=program.tensors,
-        body=_NOTHING,
+        body=Block(body=()),
     )
     return fresh_arrays(whole, reference)
 
@@ -289,9 +311,10 @@ def check_case(case: Case, counts: Counts) -> None:
     counts.features.update(case.features)
     reference = make_reference(case)
     _count_cells(case, reference, counts)
-    fault = find_pass_fault(case.program, reference.inputs, case.symbols, reference.memory)
-    if fault is not None:
-        raise Failure("passes", fault)
+    for find in (find_pass_fault, find_pipeline_fault):
+        fault = find(case.program, reference.inputs, case.symbols, reference.memory)
+        if fault is not None:
+            raise Failure("passes", fault)
     for candidate in candidates(case, counts):
         check_candidate(case, reference, candidate, counts)
     check_default(case, reference, counts)
@@ -310,12 +333,3 @@ def _count_cells(case: Case, reference: Reference, counts: Counts) -> None:
             counts.cells["exact"] += int(np.sum(cells.is_point & ~vague))
             counts.cells["vague"] += int(np.sum(vague))
             counts.cells["all"] += cells.size
-
-
-def _nothing() -> Any:
-    from nestor.ir.loopnest import Block
-
-    return Block(body=())
-
-
-_NOTHING = _nothing()

@@ -20,7 +20,7 @@ from tests.fuzz.shrink import Found, shrink
 CHUNK = 25
 """Cases of one test: enough to be quick to collect, few enough to see where a run stands."""
 
-LEAST_CELLS = 0.6
+LEAST_CELLS = 0.5
 """Share of compared values that must be known exactly; the rest lies within derived bounds."""
 
 

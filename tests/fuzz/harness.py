@@ -271,6 +271,15 @@ def _is_wrong_for_equal_indices(case: Case, nest: LoopNest, symbols: dict[str, i
         return oracle.find_violation(case.program, nest, symbols) is not None
 
 
+def check_compiler(case: Case, reference: Reference, counts: Counts) -> None:
+    """What needs no schedule of ours: passes, partition, default schedules. Raises: ``Failure``."""
+    for find in (find_pass_fault, find_pipeline_fault):
+        fault = find(case.program, reference.inputs, case.symbols, reference.memory)
+        if fault is not None:
+            raise Failure("passes", fault)
+    check_default(case, reference, counts)
+
+
 def check_default(case: Case, reference: Reference, counts: Counts) -> None:
     """The compiler's own partition and schedules: always accepted, always right."""
     parts = default_parts(case.program)
@@ -311,13 +320,9 @@ def check_case(case: Case, counts: Counts) -> None:
     counts.features.update(case.features)
     reference = make_reference(case)
     _count_cells(case, reference, counts)
-    for find in (find_pass_fault, find_pipeline_fault):
-        fault = find(case.program, reference.inputs, case.symbols, reference.memory)
-        if fault is not None:
-            raise Failure("passes", fault)
     for candidate in candidates(case, counts):
         check_candidate(case, reference, candidate, counts)
-    check_default(case, reference, counts)
+    check_compiler(case, reference, counts)
 
 
 def _count_cells(case: Case, reference: Reference, counts: Counts) -> None:

@@ -11,14 +11,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from nestor.errors import NestorError
-from nestor.ir.affine import Affine, affine
 from nestor.ir.expr import Expr, Load, const, loads, map_children
 from nestor.ir.expr import children as expr_children
 from nestor.ir.program import Domain, IndexRange, Program, Statement, Tensor
 from nestor.ir.schedule import Schedule
 from tests.fuzz.enclosure_program import UndefinedRead
 from tests.fuzz.generate_programs import Case, exprs_of
-from tests.fuzz.harness import Candidate, Counts, Failure, check_candidate, make_reference
+from tests.fuzz.harness import (
+    Candidate,
+    Counts,
+    Failure,
+    check_candidate,
+    check_compiler,
+    make_reference,
+)
 
 TIME_LIMIT = 60.0
 """Seconds spent on one case at most."""
@@ -26,10 +32,10 @@ TIME_LIMIT = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A case that fails, under a schedule."""
+    """A case that fails, under a schedule; None: in the passes or the default schedules."""
 
     case: Case
-    candidate: Candidate
+    candidate: Candidate | None
 
 
 Judge = Callable[[Found], str | None]
@@ -43,7 +49,10 @@ def failure_kind(found: Found) -> str | None:
     except (Failure, UndefinedRead, NestorError, IndexError, KeyError):
         return None
     try:
-        check_candidate(found.case, reference, found.candidate, Counts())
+        if found.candidate is None:
+            check_compiler(found.case, reference, Counts())
+        else:
+            check_candidate(found.case, reference, found.candidate, Counts())
     except Failure as failure:
         return failure.kind
     except Exception as crash:
@@ -69,8 +78,9 @@ def shrink(found: Found, judge: Judge = failure_kind) -> Found:
 
 def variants(found: Found) -> Iterator[Found]:
     """Simpler neighbours, boldest first."""
-    for schedule in shorter(found.candidate.schedule):
-        yield Found(found.case, replace(found.candidate, schedule=schedule))
+    if found.candidate is not None:
+        for schedule in shorter(found.candidate.schedule):
+            yield Found(found.case, replace(found.candidate, schedule=schedule))
     programs = (*fewer_statements(found.case.program), *smaller_loops(found.case.program))
     for program in (*programs, *simpler_elements(found.case.program)):
         yield Found(replace(found.case, program=without_unused(program)), found.candidate)
@@ -176,6 +186,3 @@ def _with_child(e: Expr, position: int, new: Expr) -> Expr:
 
 def _with_statement(program: Program, k: int, s: Statement) -> Program:
     return replace(program, statements=(*program.statements[:k], s, *program.statements[k + 1 :]))
-
-
-__all__ = ["Affine", "Found", "affine", "failure_kind", "shrink"]

@@ -73,15 +73,16 @@ def explain(case: Case, failure: Exception) -> str:
         f"again: pytest tests/fuzz/test_fuzz_schedules.py --fuzz-only {case.seed}",
         print_program(case.program),
     ]
-    for candidate in harness.candidates(case, Counts()):
+    for candidate in (*harness.candidates(case, Counts()), None):
         small = shrink(Found(case, candidate))
-        if small.case is not case or small.candidate is not candidate:
-            lines += [
-                f"a smaller one (symbols {small.case.symbols}):",
-                print_program(small.case.program),
-                json.dumps(schedule_to_json(small.candidate.schedule)),
-            ]
-            break
+        if small.case is case and small.candidate is candidate:
+            continue
+        lines += [
+            f"a smaller one (symbols {small.case.symbols}):",
+            print_program(small.case.program),
+            json.dumps(schedule_to_json(small.candidate.schedule if small.candidate else ())),
+        ]
+        break
     return "\n".join(lines)
 
 

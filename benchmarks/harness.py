@@ -125,7 +125,7 @@ def run_loader(
     eager, exact = _references(loader, arguments, threads)
     usual = None
     if "seed" in arguments and any(o.size < FEW_ELEMENTS for o in eager):
-        others = (arguments | {"seed": arguments["seed"] + i} for i in range(1, 5))
+        others = (arguments | {"seed": arguments["seed"] + i} for i in range(1, 9))
         samples = [_references(loader, other, threads) for other in others]
         usual = eager_errors([(eager, exact), *samples])
     verdicts = {

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 import nestor
-from benchmarks.criterion import eager_errors, judge, reference
+from benchmarks.criterion import FEW_ELEMENTS, eager_errors, judge, reference
 from benchmarks.models import MODELS, ModelCase
+from nestor.benchmarking.outputs import arrays
 
 SEEDS = (0, 1, 2)
 
@@ -26,8 +27,29 @@ def case(request: pytest.FixtureRequest) -> Iterator[ModelCase]:
     gc.collect()
 
 
+def has_few(eager: object) -> bool:
+    """Whether an output is so small that eager's own error there is a matter of luck."""
+    return any(a.size < FEW_ELEMENTS for a in arrays(eager))
+
+
+def usual_errors(
+    case: ModelCase, model: torch.nn.Module, like: tuple[torch.Tensor, ...]
+) -> list[float]:
+    """How far eager is off per output, the most over sixteen inputs of the same batch."""
+    batch = like[0].shape[case.batch_dims[0]]
+    samples = []
+    for seed in range(16):
+        inputs = case.inputs(seed, batch)
+        with torch.inference_mode():
+            samples.append((model(*inputs), reference(model, inputs)))
+    return eager_errors(samples)
+
+
 def check(
-    model: torch.nn.Module, compiled: object, samples: Sequence[tuple[torch.Tensor, ...]]
+    case: ModelCase,
+    model: torch.nn.Module,
+    compiled: object,
+    samples: Sequence[tuple[torch.Tensor, ...]],
 ) -> None:
     """Assert that ``compiled`` is correct on each of ``samples`` and leaves them alone."""
     judged = []
@@ -39,7 +61,7 @@ def check(
         for x, before in zip(inputs, kept, strict=True):
             assert torch.equal(x, before), "an input was overwritten"
         judged.append((outputs, eager, reference(model, inputs)))
-    usual = eager_errors([(eager, exact) for _, eager, exact in judged])
+    usual = usual_errors(case, model, samples[0]) if has_few(judged[0][1]) else None
     for seed, (outputs, eager, exact) in enumerate(judged):
         verdict = judge(outputs, eager, exact, usual_errors=usual)
         assert verdict.correct, (seed, verdict)
@@ -51,7 +73,7 @@ def test_correct_at_batch_one_and_three(case: ModelCase) -> None:
     for batch in (1, 3):
         compiled = nestor.compile(model, case.inputs(0, batch), strict=True, name=case.name)
         assert not compiled.report().externs
-        check(model, compiled, [case.inputs(seed, batch) for seed in SEEDS])
+        check(case, model, compiled, [case.inputs(seed, batch) for seed in SEEDS])
 
 
 DYNAMIC = ("mlp", "silero", "crepe", "minilm", "mobilenetv2", "llama_4x512", "lstm_12", "bigru_12")
@@ -67,4 +89,4 @@ def test_one_compilation_for_every_batch(name: str) -> None:
     compiled = nestor.compile(
         model, case.inputs(0, 2), dynamic_shapes=shapes, strict=True, name=name
     )
-    check(model, compiled, [case.inputs(seed, size) for seed, size in enumerate((1, 3, 2))])
+    check(case, model, compiled, [case.inputs(seed, size) for seed, size in enumerate((1, 3, 2))])

@@ -28,6 +28,7 @@ from tests.fuzz.generate_schedules import random_schedule
 from tests.fuzz.program_passes import find_pass_fault, find_pipeline_fault
 from tests.helpers.llvm_native import NativeNest
 from tests.legality import oracle
+from tests.legality.confirm import confirm
 
 RESULTS = ("output", "inout", "state")
 SCHEDULES = 3
@@ -178,6 +179,7 @@ def check_candidate(case: Case, reference: Reference, candidate: Candidate, coun
     except IllegalSchedule as refusal:
         counts.schedules["refused"] += 1
         counts.schedules[f"refused: {refusal.question}"] += 1
+        _check_witness(case, nest, refusal)
         if not is_refusal_confirmed(case, nest, reference, refusal):
             counts.schedules["legal"] += 1
             counts.legal.append((case, candidate, str(refusal)))
@@ -220,6 +222,16 @@ def _run_native(
         if t.name in reference.inputs and t.role not in RESULTS:
             if arrays[t.name].tobytes() != reference.inputs[t.name].tobytes():
                 raise Failure(who, f"{t.role} {t.name} was changed")
+
+
+def _check_witness(case: Case, nest: LoopNest, refusal: IllegalSchedule) -> None:
+    """The instances that the refusal names do what it says (for one choice of the data)."""
+    if case.indexes:
+        return
+    try:
+        confirm(case.program, nest, refusal)
+    except AssertionError as wrong:
+        raise Failure("witness", f"{refusal}\nbut: {wrong}") from wrong
 
 
 def is_refusal_confirmed(

@@ -548,10 +548,38 @@ def softmax(m: Maker) -> None:
     m.statement(ranges, [(out, [i, j])], [binary("div", at(ex), at(sm))])
 
 
+def attention(m: Maker) -> None:
+    """``Σ_k softmax(s[q, k])·v[k, d]`` in one pass; the maximum and the sum have no index d."""
+    rows, keys, width = m.dims(3, 400)
+    dims = {"q": rows, "k": keys, "d": width}
+    dtype = m.rng.choice([F32, F32, DType.f64])
+    scores = m.add([rows, keys], dtype, "input")
+    values = m.add([keys, width], dtype, "input")
+    q, k, d = map(variable, "qkd")
+    score: Expr = Load(tensor=scores.name, indices=(q, k), dtype=dtype)
+    if m.rng.random() < 0.5:
+        score = binary("mul", score, const(0.5, dtype))
+    value = Load(tensor=values.name, indices=(k, d), dtype=dtype)
+    monoid = online_softmax_of(dtype)
+    final = binary("div", Var(name="s2", dtype=dtype), Var(name="s1", dtype=dtype))
+    m.features.add("attention")
+    r = Reduction(
+        indices=("k",),
+        monoid=monoid,
+        final=(final,),
+        state_indices=m.rng.choice([None, (("q",), ("q",), None)]),
+    )
+    target = m.target(["q", "d"], dims, dtype)
+    m.statement(
+        [(n, dims[n]) for n in "qdk"], [target], [score, const(1, dtype), value], reduction=r
+    )
+
+
 _KINDS: list[tuple[Template, int]] = [
     (pointwise, 30), (in_place, 4), (strided_write, 4), (concatenate, 4), (triangle, 6),
     (reduction, 24), (contraction, 14), (convolution, 6), (scan, 6), (scatter, 6),
     (accumulate_into, 5), (stencil, 3), (jacobi, 3), (recurrence, 5), (reshaped, 4), (softmax, 3),
+    (attention, 2),
 ]  # fmt: skip
 TEMPLATES = [k for k, _ in _KINDS]
 WEIGHTS = [w for _, w in _KINDS]

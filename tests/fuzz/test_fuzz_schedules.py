@@ -107,7 +107,8 @@ def test_the_counts(request: pytest.FixtureRequest, counts, capsys) -> None:
 FEATURES = (
     "Accumulate ComputeAt Fuse Pack Parallel Reorder SplitReduction Tile Unroll Vectorize".split()
     + "f64 f32 f16 bf16 i64 i32 i16 i8 u8 bool".split()
-    + "alias broadcast concatenate contraction convolution div empty gather into jacobi".split()
+    + "alias attention broadcast concatenate contraction convolution div empty".split()
+    + "gather into jacobi".split()
     + "layout mod pointwise predicate recurrence reverse scan softmax stencil stride".split()
     + "symbol triangle window".split()
     + ["final map", "in place", "strided write", "two results", "seq into"]

@@ -18,6 +18,7 @@ from tests.helpers.pass_checks import run_checked
 
 f32, f64, i64, i32 = DType.f32, DType.f64, DType.i64, DType.i32
 X = load("X", "i")
+FLAG = load("B", "i", dtype=DType.bool)
 RANGES = {"i": (0, 7), "j": (0, 3), "N": (1, None)}
 
 
@@ -48,6 +49,12 @@ def simplified(node: Expr) -> Expr:
         (Cast(x=c(2), dtype=f64), c(2, f64)),
         (Select(condition=const(True, DType.bool), a=X, b=c(0)), X),
         (fn("not", op("eq", X, c(0))), op("ne", X, c(0))),
+        (op("eq", FLAG, const(True, DType.bool)), FLAG),
+        (op("ne", FLAG, const(False, DType.bool)), FLAG),
+        (op("eq", FLAG, const(False, DType.bool)), fn("not", FLAG)),
+        (op("xor", FLAG, const(True, DType.bool)), fn("not", FLAG)),
+        (op("and", FLAG, const(False, DType.bool)), const(False, DType.bool)),
+        (op("or", FLAG, const(False, DType.bool)), FLAG),
         (op("add", c(2), X), op("add", X, c(2))),
         (op("lt", c(2), X), op("gt", X, c(2))),
     ],

@@ -30,6 +30,7 @@ def weighted(
         [
             tensor("S", rows, 6),
             tensor("L", rows),
+            tensor("M", rows),
             tensor("K", 6),
             tensor("V", 6, 5),
             tensor("P", rows, 6, role="temp"),
@@ -83,6 +84,36 @@ def test_division_moves(element: Expr, rows: int | str) -> None:
 )
 def test_division_stays(element: Expr) -> None:
     before = weighted(element)
+    assert run_checked(defer_divisions, before, tolerance=1e-5) is before
+
+
+def test_guard_on_another_divisor_is_no_guard() -> None:
+    zero = const(0, f32)
+    quotient = binary("div", S, load("M", "q"))
+    before = weighted(Select(condition=binary("eq", L, zero), a=zero, b=quotient))
+    assert run_checked(defer_divisions, before, tolerance=1e-5) is before
+
+
+def test_product_of_two_rows_is_left_alone() -> None:
+    """Each factor carries its own division."""
+    before = program(
+        "gram",
+        [
+            tensor("S", 4, 6),
+            tensor("L", 4),
+            tensor("P", 4, 6, role="temp"),
+            tensor("O", 4, 4, role="output"),
+        ],
+        statement("weights", box(q=4, t=6), write("P", "q", "t"), op("div", S, L), order=(0,)),
+        statement(
+            "gram",
+            box(q=4, r=4, t=6),
+            write("O", "q", "r"),
+            op("mul", load("P", "q", "t"), load("P", "r", "t")),
+            reduction=reduce(sum_of(f32), "t"),
+            order=(1,),
+        ),
+    )
     assert run_checked(defer_divisions, before, tolerance=1e-5) is before
 
 

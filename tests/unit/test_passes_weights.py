@@ -266,6 +266,41 @@ class TestShapesOfSums:
         after = run_checked(plain_weights, before, tolerance=1e-5)
         assert [str(e) for e in after.tensor("W_plain").shape] == ["5", "4", "2"]
 
+    def test_temp_with_a_longer_inner_dimension(self) -> None:
+        """``3*h + d`` would name one place twice where the temp's rows hold four."""
+        before = heads(4)
+        make, out = before.statements
+        assert isinstance(out, Statement)
+        weight = load("W", "n", affine("h") * 3 + "d")
+        out = replace(
+            out,
+            domain=box(b=2, n=5, h=4, d=3),
+            elements=(op("mul", load("T", "b", "h", "d"), weight),),
+        )
+        before = replace(before, statements=(make, out))
+        assert run_checked(merge_summed_dimensions, before, tolerance=1e-5) is before
+
+    def test_weight_that_is_read_many_times_is_not_unrolled(self) -> None:
+        """A Toeplitz matrix given by its diagonals stays that small."""
+        before = program(
+            "toeplitz",
+            [
+                tensor("X", 4, 6),
+                tensor("W", 11, role="parameter"),
+                tensor("Y", 4, 6, role="output"),
+            ],
+            statement(
+                "S",
+                box(i=4, y=6, r=6),
+                write("Y", "i", "y"),
+                op("mul", load("X", "i", "r"), load("W", affine("y") + "r")),
+                reduction=reduce(sum_of(f32), "r"),
+            ),
+        )
+        ctx = PassContext()
+        assert plain_weights(before, ctx) is before
+        assert "more than once" in ctx.log[0].reason
+
     def test_plain_weight_stays(self) -> None:
         before = linear(op("add", C, B))
         assert plain_weights(before, PassContext()) is before

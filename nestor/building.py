@@ -201,10 +201,20 @@ class BuiltModel:
         arrays = {k: _numpy(v) for k, v in self._weights().items()}
         save_artifact(path, manifest, self.objects, arrays)
 
+    def _memory(self) -> dict[str, int]:
+        """Bytes of a call: known at once for fixed sizes, else the most that any call took."""
+        memory = self.executable.memory()
+        if not self._compiled.main.symbols:
+            plan = self.executable.plan_for_symbols()
+            memory["arena"] = plan.arena.total
+            memory["outputs"] = sum(plan.sizes[o.slot] for o, _ in plan.outputs)
+        return memory
+
     def report(self) -> Report:
         """What the compilation did."""
         compiled = self._compiled
-        memory = self.executable.memory()
+        memory = self._memory()
+        is_known = not compiled.main.symbols or memory["outputs"] > 0
         calls: dict[str, list[Any]] = {}
         for call in compiled.calls:
             if not isinstance(call, Extern):
@@ -222,9 +232,9 @@ class BuiltModel:
             ),
             compile_seconds=dict(self._seconds),
             cache_hits=compiled.cache_hits,
-            arena_bytes=memory["arena"],
+            arena_bytes=memory["arena"] if is_known else None,
             weights_bytes=memory["weights"],
-            peak_bytes=memory["arena"] + memory["outputs"],
+            peak_bytes=memory["arena"] + memory["outputs"] if is_known else None,
             symbols=tuple(
                 f"{s.name} in {s.lower}..{'' if s.upper is None else s.upper}"
                 for s in compiled.main.symbols

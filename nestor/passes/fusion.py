@@ -30,6 +30,9 @@ from nestor.passes.strides import typical
 MAX_ROW_TEMP_ELEMS = 16384
 """Largest part of a temp kept per shared row [elements]: 64 KiB of float32, within an L2 cache."""
 
+MAX_SERIAL_WORK = 1 << 14
+"""Statement instances that one thread runs in less time than waking another takes."""
+
 
 @dataclass(frozen=True, slots=True)
 class FusedKernel:
@@ -184,7 +187,13 @@ class _Partitioner:
                     found[p] = None
         rows = [f if isinstance(f, str) else None for f in found]
         named = [r for r in rows if r is not None]
-        return rows if named and len(set(named)) == len(named) else None
+        if not named and self._serial_work(group, statement) > MAX_SERIAL_WORK:
+            return None
+        return rows if len(set(named)) == len(named) else None
+
+    def _serial_work(self, group: _Group, statement: Statement) -> int:
+        """Instances that one thread would run if the statements shared no parallel row."""
+        return sum(_volume(s, list(s.domain.names)) for s in (*group.statements, statement))
 
     def _in_group(self, group: _Group, tensor: str) -> bool:
         root = self.root[tensor]
@@ -243,7 +252,7 @@ class _Partitioner:
             _volume(s, [n for n in s.domain.names if n not in _reduced(s)])
             for s in group.statements
         )
-        if count < min(8, total):
+        if count < min(8, total) and self._serial_work(group, statement) > MAX_SERIAL_WORK:
             return f"only {count} rows would be left to run in parallel"
         for s in group.statements:
             if not _read_by(statement, s):
@@ -324,7 +333,6 @@ class _Partitioner:
             tensors=tuple(tensors),
             statements=tuple(group.statements),
         )
-
 
     def _base_in(self, name: str, used: dict[str, Tensor]) -> str | None:
         """The tensor of the kernel that ``name`` is an alias of: the first with the same bytes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ class Branching(nn.Module):
         return x
 
 
-def test_data_dependent_control_flow() -> None:
+def test_data_dependent_control_flow(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ExportError) as caught:
         import_model(Branching(), (torch.ones(3),))
     text = str(caught.value)
@@ -32,7 +33,18 @@ def test_data_dependent_control_flow() -> None:
     line = start + next(k for k, s in enumerate(lines) if "cannot be exported" in s)
     assert "Branching cannot be exported" in text
     assert f"{__file__}:{line}" in text
+    assert "depends on a tensor's value" in text
     assert "fix:" in text and "torch.where" in text
+    assert capsys.readouterr() == ("", ""), "PyTorch's own account of it is held back"
+
+
+def test_what_the_model_prints_is_passed_on(capsys: pytest.CaptureFixture[str]) -> None:
+    def function(x: Tensor) -> Tensor:
+        print("tracing", file=sys.stderr)
+        return x + 1
+
+    import_model(function, (torch.ones(3),))
+    assert "tracing" in capsys.readouterr().err
 
 
 def test_an_error_in_the_model_is_an_export_error() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
@@ -100,6 +101,27 @@ def test_origins_name_the_models_line() -> None:
     assert statement.origin.op == "aten.tanh.default"
     assert statement.origin.file == __file__
     assert statement.origin.line == function.__code__.co_firstlineno + 1
+
+
+class Recurrent(nn.Module):
+    """A layer whose operator is called through a wrapper of ours."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.GRU(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)[0]  # the line of the layer
+
+
+def test_origins_of_recurrences_are_the_models_too() -> None:
+    statements = _statements(Recurrent().eval(), torch.randn(5, 2, 3))
+    lines, start = inspect.getsourcelines(Recurrent)
+    line = start + next(k for k, s in enumerate(lines) if "# the line" in s)
+    for statement in statements:
+        assert statement.origin is not None
+        assert (statement.origin.file, statement.origin.line) == (__file__, line)
+        assert statement.origin.module == "layer"
 
 
 def _sizes(*values: int) -> list[Size]:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import io
+import logging
 import operator
+import sys
+import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -112,13 +117,7 @@ def export_model(
 
     Raises: ExportError naming the line in the model, InputError for a wrong ``dynamic_shapes``.
     """
-    with (
-        warnings.catch_warnings(),
-        torch.no_grad(),
-        keep_recurrences(),
-        whole_stack_traces("export_model"),
-    ):
-        warnings.simplefilter("ignore")
+    with torch.no_grad(), keep_recurrences(), whole_stack_traces("export_model"), _quiet():
         try:
             return torch.export.export(
                 model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False
@@ -127,6 +126,32 @@ def export_model(
             raise
         except Exception as error:
             raise _explain(error, model) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back PyTorch's warnings and logs, and what it prints when an export fails.
+
+    What the model itself writes to stderr while it is traced is passed on.
+    """
+    thread = threading.get_ident()
+
+    def elsewhere(record: logging.LogRecord) -> bool:
+        return record.thread != thread
+
+    loggers = (logging.getLogger(n) for n in list(logging.root.manager.loggerDict))
+    handlers = [h for g in loggers if g.name.partition(".")[0] == "torch" for h in g.handlers]
+    captured = io.StringIO()
+    for handler in handlers:
+        handler.addFilter(elsewhere)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(captured):
+            warnings.simplefilter("ignore")
+            yield
+        sys.stderr.write(captured.getvalue())
+    finally:
+        for handler in handlers:
+            handler.removeFilter(elsewhere)
 
 
 def _explain(error: Exception, model: nn.Module) -> Exception:
@@ -139,6 +164,7 @@ def _explain(error: Exception, model: nn.Module) -> Exception:
     advice = "rewrite this line without it, or compile the parts of the model around it"
     lowered = str(error).lower()
     if "data-dependent" in lowered or "guard" in lowered or "unbacked" in lowered:
+        text = f"a condition or a size depends on a tensor's value ({text})"
         advice = (
             "control flow must not depend on tensor values: use torch.where or a mask instead of"
             " if, .item() or boolean indexing"
@@ -193,8 +219,7 @@ def decompose(
     for overload in list(table):
         if str(overload) in RULES and str(overload) not in refused:
             del table[overload]
-    with warnings.catch_warnings(), torch.no_grad(), keep_recurrences():
-        warnings.simplefilter("ignore")
+    with torch.no_grad(), keep_recurrences(), _quiet():
         decomposed: torch.export.ExportedProgram = exported.run_decompositions(table)
         return decomposed
 

@@ -14,7 +14,10 @@ from typing import Any
 import torch
 
 from nestor.errors import Unsupported
-from nestor.frontends.torch import dtypes
+from nestor.frontends.torch import (
+    dtypes,
+    recurrent_ops,  # noqa: F401 - importing it declares its operators, which may be called here
+)
 from nestor.frontends.torch.context import Context
 from nestor.frontends.torch.sizes import affine_from_torch
 from nestor.frontends.torch.value import Value, of_tensor

@@ -16,6 +16,8 @@ from nestor.ir.program import Origin
 
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
 _TORCH = str(Path(torch.__file__).parent)
+_NESTOR = str(Path(__file__).parents[2])
+_NOT_THE_MODEL = (_TORCH, _NESTOR, "<")
 _LOCK = threading.RLock()
 
 
@@ -34,7 +36,7 @@ def whole_stack_traces(caller: str) -> Iterator[None]:
     def filter_frames(self: Any, summary: traceback.StackSummary) -> traceback.StackSummary:
         starts = [k for k, f in enumerate(summary) if f.name == caller]
         kept = summary[starts[-1] + 1 :] if starts else []
-        kept = [f for f in kept if not f.filename.startswith((_TORCH, "<"))]
+        kept = [f for f in kept if not f.filename.startswith(_NOT_THE_MODEL)]
         found: traceback.StackSummary = original(self, summary)
         return traceback.StackSummary.from_list(kept) if kept else found
 
@@ -57,5 +59,5 @@ def origin_of(node: Any) -> Origin:
 def innermost_frame(trace: str) -> tuple[str, int]:
     """File and line of the innermost frame that is not PyTorch's own; the innermost otherwise."""
     frames = [(m["file"], int(m["line"])) for m in _FRAME.finditer(trace)]
-    own = [f for f in frames if not f[0].startswith(_TORCH)]
+    own = [f for f in frames if not f[0].startswith(_NOT_THE_MODEL)]
     return (own or frames or [("", 0)])[-1]

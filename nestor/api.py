@@ -107,7 +107,7 @@ def compile(
     model: Any,
     example_inputs: Sequence[Any] | Mapping[str, Any] | None = None,
     *,
-    target: str = "native",
+    target: str | None = None,
     dynamic_shapes: Any = None,
     strict: bool = False,
     threads: int | None = None,
@@ -119,7 +119,7 @@ def compile(
     Args: model: an ``nn.Module`` in inference mode, or a saved ``torch.export`` program.
         example_inputs: positional arguments (a tuple), or keyword arguments (a dict), or a single
             tensor; None compiles at the first call.
-        target: ``native``, ``x86-64-v3`` (AVX2) or ``x86-64-v4`` (AVX-512).
+        target: ``native`` (the default), ``x86-64-v3`` (AVX2) or ``x86-64-v4`` (AVX-512).
         dynamic_shapes: as of ``torch.export.export``.
         strict: refuse operators that would have to run in PyTorch.
         threads: of a call; None: as many as PyTorch uses.

@@ -91,6 +91,19 @@ class SplitReduction:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BlockReduction:
+    """Sum each iteration of a reduced loop apart: ``for k.o: for k.i: s += x[…]`` →
+    ``for k.o: p = 0; for k.i: p += x[…]; s += p``.
+
+    Rounding errors then grow with the blocks, not with the terms. ``loop`` is a reduced loop with
+    further reduced loops inside. Legal when the monoid is associative, as all are.
+    Source: Higham, Accuracy and Stability of Numerical Algorithms, 4.2.
+    """
+
+    loop: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Pack:
     """Store a parameter in a blocked layout: dimension ``dims[p]`` in blocks of ``blocks[p]``.
 
@@ -105,13 +118,23 @@ class Pack:
 
 
 Step = Union[
-    Tile, Reorder, Fuse, Parallel, Vectorize, Unroll, Accumulate, ComputeAt, SplitReduction, Pack
+    Tile,
+    Reorder,
+    Fuse,
+    Parallel,
+    Vectorize,
+    Unroll,
+    Accumulate,
+    ComputeAt,
+    SplitReduction,
+    BlockReduction,
+    Pack,
 ]
 STEPS: dict[str, type] = {
     c.__name__: c
     for c in (
         Tile, Reorder, Fuse, Parallel, Vectorize, Unroll, Accumulate, ComputeAt,
-        SplitReduction, Pack,
+        SplitReduction, BlockReduction, Pack,
     )
 }  # fmt: skip
 

@@ -11,6 +11,7 @@ from nestor.ir.expr import loads
 from nestor.ir.program import Statement, Tensor
 from nestor.ir.schedule import (
     Accumulate,
+    BlockReduction,
     ComputeAt,
     Fuse,
     Pack,
@@ -25,9 +26,10 @@ from nestor.ir.schedule import (
 )
 from nestor.passes.contraction import Contraction, contraction_of
 from nestor.passes.fusion import FusedKernel
-from nestor.passes.register_tile import VectorUnit, choose_register_tile
+from nestor.passes.register_tile import VectorUnit, choose_block, choose_register_tile
 from nestor.passes.statement_facts import (
     bounding_indices,
+    constant_extent,
     extent_of,
     free_indices,
     in_reduction_order,
@@ -168,7 +170,7 @@ class _Rules:
             outer = [*batch_loops, *column_outer, *row_outer]
         else:
             outer = [*column_outer, *batch_loops, *row_outer]
-        reduced = [f"{name}.{n}" for n in c.reduced]
+        reduced = self._reduced_loops(s, c)
         seq = [f"{name}.{n}" for n in sequential]
         seq = [self._sequential_loop(s, n) for n in sequential] if sequential else seq
         self.out.append(Reorder(statement=name, loops=(*seq, *outer, *reduced, *tile)))
@@ -187,6 +189,18 @@ class _Rules:
                 position = [p for p in s.order if isinstance(p, str)].index(index)
                 return f"{other.name}.{[p for p in other.order if isinstance(p, str)][position]}"
         return f"{s.name}.{index}"
+
+    def _reduced_loops(self, s: Statement, c: Contraction) -> list[str]:
+        """Loops over the reduced indices; a long sum is cut into blocks that are summed apart."""
+        loops = [f"{s.name}.{n}" for n in c.reduced]
+        at, size = choose_block([constant_extent(s, n) for n in c.reduced])
+        if at is None:
+            return loops
+        if size:
+            self.out.append(Tile(loop=loops[at], size=size))
+            loops[at : at + 1] = [f"{loops[at]}.o", f"{loops[at]}.i"]
+        self.out.append(BlockReduction(loop=loops[at]))
+        return loops
 
     def _depends(self, c: Contraction, batch: list[str]) -> bool:
         """Whether the vector operand depends on any of the batch indices."""
@@ -347,7 +361,7 @@ class _Rules:
         if vectors > 1 and columns > lanes:
             self.out.append(Tile(loop=v, size=lanes))
             tile, v = [f"{v}.o"], f"{v}.i"
-        reduced = [f"{s.name}.{n}" for n in c.reduced]
+        reduced = self._reduced_loops(s, c)
         tile = [*halves, *tile, v]
         self.out.append(Reorder(statement=s.name, loops=(*outer, *own, *reduced, *tile)))
         self._annotate_tile(tile)

@@ -17,6 +17,7 @@ from nestor.ir.loopnest import LoopKind, LoopNest
 from nestor.ir.program import Extern, Kernel, Layout, Statement, Tensor
 from nestor.ir.schedule import (
     Accumulate,
+    BlockReduction,
     ComputeAt,
     Fuse,
     Pack,
@@ -37,6 +38,7 @@ class LoopInfo:
 
     ``extent`` is over domain indices and symbols for a root loop; None for a tile's halves, whose
     extents follow from ``parent`` and ``size``. ``tiled`` loops are virtual: their halves run.
+    ``lanes``: of a split reduction. ``blocks``: each iteration sums apart (``BlockReduction``).
     """
 
     name: str
@@ -47,6 +49,7 @@ class LoopInfo:
     size: int = 0
     tiled: bool = False
     lanes: bool = False
+    blocks: bool = False
 
 
 @dataclass(slots=True)
@@ -153,6 +156,8 @@ def apply_step(state: ScheduleState, step: Step) -> None:
             _tile(state, step, step.loop, step.size)
         case SplitReduction():
             _split_reduction(state, step)
+        case BlockReduction():
+            _block_reduction(state, step)
         case Reorder():
             _reorder(state, step)
         case Fuse():
@@ -216,6 +221,18 @@ def _split_reduction(state: ScheduleState, step: SplitReduction) -> None:
     state.loops[inner].lanes = True
     for user in users:
         user.reduced.discard(inner)
+
+
+def _block_reduction(state: ScheduleState, step: BlockReduction) -> None:
+    info = state.find_loop(step.loop, step)
+    users = state.users(info.name)
+    if info.tiled or not users or any(info.name not in u.reduced for u in users):
+        raise UserError(f"{step}: '{info.name}' is not a reduced loop")
+    for user in users:
+        reduction = user.statement.reduction
+        if reduction is None or reduction.scan or reduction.into:
+            raise UserError(f"{step}: a scan or an in-place reduction has no blocks")
+    info.blocks = True
 
 
 def _reorder(state: ScheduleState, step: Reorder) -> None:

@@ -129,11 +129,35 @@ class _Builder:
             buffers += [*opened.accumulator, *opened.partial]
             b, i, a = _phases(opened, self._kept(item.user, rest), self._lanes(item.user, rest))
             before, inside, after = before + b, inside + i, after + a
-        core = self.loop(loop, lambda inner: self.generate(inside, inner), ctx)
+        core = self.loop(loop, lambda inner: self.inside(loop, inside, inner), ctx)
         if not buffers:
             return core
         nodes = self.generate(before, ctx) + core + self.generate(after, ctx)
         return [Alloc(buffers=tuple(buffers), body=_block(nodes))]
+
+    def inside(self, loop: str, items: list[Item], ctx: Context) -> list[Node]:
+        """The body of ``loop``; where it sums in blocks, each update has a partial state there."""
+        if not self.state.loops[loop].blocks:
+            return self.generate(items, ctx)
+        blocks: list[Item] = []
+        buffers: list[Buffer] = []
+        for item in items:
+            if item.phase != "update" or loop not in item.user.reduced:
+                blocks.append(item)
+                continue
+            kept = self._kept(item.user, item.loops)
+            if item.partial or self._lanes(item.user, item.loops):
+                raise UserError(
+                    f"statement '{item.user.statement.name}': a reduction is summed in blocks or "
+                    "in lanes, not both"
+                )
+            partial = self._state_buffers(item.user, _reduction(item.user), kept, "part")
+            buffers += partial
+            blocks.append(replace(item, phase="init", loops=kept, partial=partial))
+            blocks.append(replace(item, partial=partial))
+            blocks.append(replace(item, phase="merge", loops=kept, partial=partial))
+        body = _block(self.generate(blocks, ctx))
+        return [Alloc(buffers=tuple(buffers), body=body)] if buffers else [body]
 
     def open_reduction(self, item: Item) -> Item:
         """Make the accumulators of a reduction whose first reduced loop opens here."""

@@ -1,8 +1,16 @@
-"""Choose the register tile of a contraction: rows × vectors that stay in registers."""
+"""Choose a contraction's tiles: rows × vectors in registers, and blocks of a long sum."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+MAX_SUMMED_TERMS = 512
+"""Terms that one accumulator takes before it is added to the total: rounding errors of a sum grow
+with its terms, and PyTorch's libraries block their sums too."""
+
+MIN_SUMMED_TERMS = 64
+"""Fewest terms for which adding a block to the total does not show in the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +43,32 @@ def choose_register_tile(rows: int, columns: int, lanes: int, registers: int) ->
             if cost < best_cost * 0.999:
                 best, best_cost = (tile, vectors), cost
     return best
+
+
+def choose_block(extents: Sequence[int | None]) -> tuple[int | None, int]:
+    """Where to cut a sum over nested reduced loops (outermost first) into blocks.
+
+    Returns: position of the loop whose iterations are summed apart (None: no blocks), and the size
+        to tile it by first (0: as it is).
+    """
+    inner = 1
+    for at in range(len(extents) - 1, -1, -1):
+        extent = extents[at]
+        if extent is None:
+            return None, 0
+        if inner * extent > MAX_SUMMED_TERMS:
+            break
+        inner *= extent
+    else:
+        return None, 0
+    outer_terms = inner * extent
+    if inner >= MIN_SUMMED_TERMS:
+        return at, 0
+    if outer_terms <= 2 * MAX_SUMMED_TERMS and at == 0:
+        return None, 0
+    most = MAX_SUMMED_TERMS // inner
+    divisors = [d for d in range(most, most // 4, -1) if extent % d == 0]
+    return at, divisors[0] if divisors else most
 
 
 def _tile_cost(rows: int, column_vectors: int, tile: int, vectors: int) -> float:

@@ -78,6 +78,13 @@ def reuse_extent(s: Statement, name: str) -> int:
     return extent_of(s, name) if is_constant(s, name) else SYMBOLIC_REUSE
 
 
+def constant_extent(s: Statement, name: str) -> int | None:
+    """Extent of an index; None if it is symbolic or depends on other indices."""
+    r = s.domain.range_of(name)
+    extent = r.upper - r.lower
+    return extent.const if extent.is_const else None
+
+
 def is_constant(s: Statement, name: str) -> bool:
     r = s.domain.range_of(name)
     return (r.upper - r.lower).is_const

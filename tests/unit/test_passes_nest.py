@@ -1,5 +1,6 @@
 """Schedules become nests: structure, tails, accumulators, buffers, refusals of malformed steps."""
 
+import numpy as np
 import pytest
 
 from nestor.errors import UserError
@@ -7,9 +8,11 @@ from nestor.ir.affine import affine
 from nestor.ir.expr import Load, Var, binary, unary
 from nestor.ir.loopnest import Alloc, Compute, Guard, Loop, Node, node_children
 from nestor.ir.monoid import sum_of
+from nestor.ir.nest_interpreter import run_nest
 from nestor.ir.program import Program, Reduction, Statement, Symbol, Tensor, Write, box
 from nestor.ir.schedule import (
     Accumulate,
+    BlockReduction,
     ComputeAt,
     Fuse,
     Pack,
@@ -24,6 +27,8 @@ from nestor.ir.schedule import (
 )
 from nestor.ir.types import DType
 from nestor.passes.nest import apply_schedule
+from nestor.passes.polyhedral import check_nest
+from nestor.passes.register_tile import choose_block
 
 F32 = DType.f32
 
@@ -192,3 +197,52 @@ def test_malformed_steps_name_the_trouble(step, text):
 
 def test_schedules_round_trip_through_json():
     assert schedule_from_json(schedule_to_json(TILED)) == TILED
+
+
+BLOCKED = (
+    Tile(loop="C.k", size=4),
+    Reorder(statement="C", loops=("C.m", "C.k.o", "C.k.i", "C.n")),
+    Vectorize(loop="C.n"),
+    BlockReduction(loop="C.k.o"),
+)
+
+
+@pytest.mark.parametrize("k", [8, 10])
+def test_blocks_of_a_sum_are_merged_and_proved(k):
+    kernel = matmul(m=3, n=5, k=k, epilogue=False)
+    nest = apply_schedule(kernel, BLOCKED)
+    check_nest(kernel, nest)
+    assert len(computes(nest, "merge")) == (1 if k == 8 else 2)
+    rng = np.random.default_rng(0)
+    arrays = {
+        "a": rng.standard_normal((3, k)).astype(np.float32),
+        "b": rng.standard_normal((k, 5)).astype(np.float32),
+        "c": np.zeros((3, 5), np.float32),
+    }
+    run_nest(nest, arrays)
+    np.testing.assert_allclose(arrays["c"], arrays["a"] @ arrays["b"], rtol=1e-5, atol=1e-6)
+
+
+def test_blocks_and_lanes_exclude_each_other():
+    schedule = (
+        SplitReduction(loop="C.k", lanes=2),
+        Reorder(statement="C", loops=("C.m", "C.n", "C.k.o", "C.k.i")),
+        BlockReduction(loop="C.k.o"),
+    )
+    with pytest.raises(UserError, match="in blocks or in lanes"):
+        apply_schedule(matmul(epilogue=False), schedule)
+
+
+@pytest.mark.parametrize(
+    ("extents", "choice"),
+    [
+        ([768], (None, 0)),
+        ([3072], (0, 512)),
+        ([64, 1024], (1, 512)),
+        ([3, 3, 64], (0, 0)),
+        ([5000, 3], (0, 125)),
+        ([None], (None, 0)),
+    ],
+)
+def test_long_sums_are_cut_where_it_is_cheap(extents, choice):
+    assert choose_block(extents) == choice

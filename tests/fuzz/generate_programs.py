@@ -28,6 +28,9 @@ from nestor.ir.types import DType
 from tests.fuzz.generate_expressions import Expressions, convert
 
 SIZES = (1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 7, 8, 8, 9, 11, 13, 16, 17, 20)
+LARGE_SIZES = (65, 130, 257, 530)
+"""Now and then: more than a handful of vectors, and more than is unrolled."""
+
 MAX_INSTANCES = 700
 """Instances of one statement at most."""
 
@@ -117,6 +120,9 @@ class Maker:
         if self.sizes and self.rng.random() < 0.6:
             return self.rng.choice(self.sizes)
         value = self.rng.choice(SIZES)
+        if self.rng.random() < 0.03:
+            value = self.rng.choice(LARGE_SIZES)
+            self.features.add("large")
         if self.rng.random() < 0.01:
             value = 0
             self.features.add("empty")
@@ -416,7 +422,8 @@ def finish(maker: Maker, seed: int) -> Case:
     _settle_roles(maker)
     _add_layouts(maker)
     symbols = tuple(
-        Symbol(name=n, lower=1, upper=maker.rng.choice([None, 20])) for n in maker.symbols
+        Symbol(name=n, lower=1, upper=maker.rng.choice([None, 20 if value <= 17 else value + 3]))
+        for n, value in maker.symbols.items()
     )
     program = Program(
         name="fuzz",

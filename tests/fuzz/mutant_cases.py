@@ -38,7 +38,7 @@ from tests.fuzz import harness
 from tests.fuzz.enclosure_program import EnclosureRun, find_mismatch
 from tests.fuzz.generate_inputs import READ_ROLES, make_inputs
 from tests.fuzz.generate_programs import Case
-from tests.fuzz.program_passes import find_pass_fault
+from tests.fuzz.program_passes import find_pass_fault, find_pipeline_fault
 from tests.helpers import llvm_native
 
 Damage = Callable[[LoopNest], LoopNest]
@@ -365,6 +365,24 @@ COMPARED = """
   output y: f32[9]
   statement Y over { 0 <= i < 9 }
     y[i] = select(index(i) < 4:i64, x[i], 0.0:f32)"""
+SCALED = """
+  input x: f32[5, 6]
+  parameter w: f32[4, 6]
+  parameter g: f32[4]
+  parameter b: f32[4]
+  temp c: f32[5, 4]
+  output y: f32[5, 4]
+  statement C over { 0 <= m < 5, 0 <= n < 4, 0 <= k < 6 }
+    reduce sum(f32) over k
+    s0 <- x[m, k] * w[n, k]
+    c[m, n] = s0
+  statement Y over { 0 <= m < 5, 0 <= n < 4 }
+    y[m, n] = b[n] - c[m, n] * g[n]"""
+MERGED = """
+  input x: f32[4, 6]
+  output y: f32[24]
+  statement Y over { 0 <= k < 24 }
+    y[k] = x[k//6, k%6] * 2.0:f32"""
 TWINS = """
   input x: f32[5]
   temp a: f32[5]
@@ -548,6 +566,8 @@ PASSES: dict[str, Case] = {
     "chain": case_of(CHAIN, special=True),
     "twins": case_of(TWINS),
     "compared": case_of(COMPARED),
+    "scaled": case_of(SCALED),
+    "merged": case_of(MERGED),
     "triangle": case_of(TRIANGLE),
     "padded": case_of(PADDED),
     "matmul": case_of(MATMUL),
@@ -624,4 +644,6 @@ def _judge_wrong(case: Case, schedule: Schedule, damage: Damage | None) -> str |
 def _judge_passes(case: Case) -> str | None:
     inputs = make_inputs(case)
     memory = EnclosureRun(case.program, inputs, case.symbols).run()
-    return find_pass_fault(case.program, inputs, case.symbols, memory)
+    return find_pass_fault(case.program, inputs, case.symbols, memory) or find_pipeline_fault(
+        case.program, inputs, case.symbols, memory
+    )

@@ -23,6 +23,8 @@ from nestor.ir.types import DType
 from nestor.passes import (
     common_subexpressions,
     dead_code,
+    delinearize,
+    fold_scales,
     nest_builder,
     simplify,
     simplify_expr,
@@ -198,6 +200,16 @@ def _no_signs(real: Any) -> Any:
     return binary
 
 
+def _shortened(real: Any) -> Any:
+    def split(*args: Any) -> Any:
+        statement = real(*args)
+        first, *others = statement.domain.ranges
+        short = replace(first, upper=first.upper - 1)
+        return replace(statement, domain=replace(statement.domain, ranges=(short, *others)))
+
+    return split
+
+
 def _always_below(real: Any) -> Any:
     return lambda op, difference: True if op == "lt" else real(op, difference)
 
@@ -270,6 +282,16 @@ PASSES = (
         "inline: the reader's predicate is lost",
         instead(substitute, "guard_value", lambda _: lambda element, *rest: element),
         ("pass chain",),
+    ),
+    Mutant(
+        "fold scales: a subtracted product keeps its sign",
+        instead(fold_scales, "_negated", lambda _: lambda form, dtype: form),
+        ("pass scaled",),
+    ),
+    Mutant(
+        "delinearize: the last block is left out",
+        instead(delinearize, "_split", _shortened),
+        ("pass merged",),
     ),
     Mutant(
         "common subexpressions: indices do not count",

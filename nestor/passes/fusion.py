@@ -168,13 +168,11 @@ class _Partitioner:
             return None
         width = len(next(iter(group.shared.values())))
         found: list[str | bool | None] = [True] * width
-        writers = {w.tensor: (s, w) for s in group.statements for w in s.writes}
+        writers = [(s, w) for s in group.statements for w in s.writes]
         if any(self.root[n] != n for n in _reads(statement) if self._in_group(group, n)):
             return None
-        for load in (x for e in statement.elements for x in loads(e)):
-            if load.tensor not in writers:
-                continue
-            writer, write = writers[load.tensor]
+        between = ((s, w, x) for x in _loads(statement) for s, w in writers if w.tensor == x.tensor)
+        for writer, write, load in between:
             pairs = _match(writer, write.indices, statement, load)
             shared = group.shared[writer.name]
             for p in range(width):
@@ -400,7 +398,13 @@ def _writes(statement: AnyStatement) -> tuple[str, ...]:
 
 def _read_by(reader: Statement, writer: Statement) -> bool:
     names = {w.tensor for w in writer.writes}
-    return any(load.tensor in names for e in reader.elements for load in loads(e))
+    return any(load.tensor in names for load in _loads(reader))
+
+
+def _loads(statement: Statement) -> Iterator[Load]:
+    """Loads of a statement's elements and of its final map."""
+    final = statement.reduction.final if statement.reduction else ()
+    return (load for e in (*statement.elements, *final) for load in loads(e))
 
 
 def _root(tensor: Tensor, tensors: dict[str, Tensor]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from nestor.ir.affine import Affine, Interval
+from nestor.ir.expr import Var, walk
 from nestor.ir.program import Domain, Extern, Program, Statement
 from nestor.passes.context import PassContext
 from nestor.passes.rewriting import index_ranges, map_expressions, map_write, replace_statements
@@ -41,6 +42,7 @@ def simplify_statement(
     if any(lo is not None and hi is not None and lo > hi for lo, hi in ranges.values()):
         return statement  # an empty domain decides everything, and nothing runs
     statement = map_expressions(statement, lambda e: simplify_expr(e, ranges, shapes))
+    statement = _drop_unread_state(statement)
 
     def simplify_index(value: Affine) -> Affine:
         return simplify_affine(value, ranges)
@@ -50,6 +52,21 @@ def simplify_statement(
     if domain is statement.domain and all(a is b for a, b in zip(writes, statement.writes)):
         return statement
     return replace(statement, writes=writes, domain=domain)
+
+
+def _drop_unread_state(s: Statement) -> Statement:
+    """A reduction whose result mentions no state is a plain statement over its output points."""
+    r = s.reduction
+    if r is None or r.into or any(isinstance(n, Var) for f in r.final for n in walk(f)):
+        return s
+    domain = s.domain
+    if not r.scan:
+        reduced = set(r.indices)
+        domain = Domain(
+            ranges=tuple(x for x in domain.ranges if x.name not in reduced),
+            constraints=tuple(c for c in domain.constraints if not c.variables() & reduced),
+        )
+    return replace(s, domain=domain, elements=r.final, reduction=None)
 
 
 def _simplify_domain(domain: Domain, ranges: Mapping[str, Interval]) -> Domain:

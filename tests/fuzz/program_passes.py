@@ -50,7 +50,7 @@ def find_pass_fault(
             continue
         current = changed
         verify_program(current)
-        wrong = _wrong_result(program, _run(current, inputs, symbols), memory, 0.0)
+        wrong = find_wrong_result(program, _run(current, inputs, symbols), memory, 0.0)
         if wrong is not None:
             return f"{run.__name__}: {wrong}"
     return None
@@ -63,13 +63,18 @@ def find_pipeline_fault(
     memory: dict[str, Memory],
 ) -> str | None:
     """Run the whole pipeline, algebraic rules and weights computed beforehand included."""
+    main, given = optimized(program, inputs, symbols)
+    wrong = find_wrong_result(program, _run(main, given, symbols), memory, ALGEBRA)
+    return None if wrong is None else f"pipeline: {wrong}"
+
+
+def optimized(program: Program, inputs: Arrays, symbols: dict[str, int]) -> tuple[Program, Arrays]:
+    """What the pipeline makes of a Program, and its inputs with the weights made beforehand."""
     result = run_pipeline(program, PassContext())
     given = dict(inputs)
     if result.weight_program.statements:
         given.update(_run(result.weight_program, inputs, symbols))
-    results = _run(result.main, given, symbols)
-    wrong = _wrong_result(program, results, memory, ALGEBRA)
-    return None if wrong is None else f"pipeline: {wrong}"
+    return result.main, given
 
 
 def _run(program: Program, inputs: Arrays, symbols: dict[str, int]) -> Arrays:
@@ -78,7 +83,7 @@ def _run(program: Program, inputs: Arrays, symbols: dict[str, int]) -> Arrays:
     return run_program(program, {n: a for n, a in inputs.items() if n in needed}, used)
 
 
-def _wrong_result(
+def find_wrong_result(
     program: Program, results: Arrays, memory: dict[str, Memory], tolerance: float
 ) -> Mismatch | None:
     """The first cell that is neither allowed nor, if finite, within ``tolerance`` of that."""

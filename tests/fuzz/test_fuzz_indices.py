@@ -64,11 +64,11 @@ def test_bad_indices_are_reported(fuzz_seed: int, monkeypatch: pytest.MonkeyPatc
             unit = VectorUnit(target.vector_bits, target.vector_registers)
             arrays = harness.program_arrays(case.program, reference)
             codes = []
-            for part in harness.default_parts(case.program):
+            for part, names in harness.default_parts(case.program):
                 nest = apply_schedule(part.kernel, default_schedule(part, unit))
                 native = NativeNest(nest, target)
-                own = {t.name: arrays[t.name] for t in nest.tensors}
-                symbols = {s.name: case.symbols[s.name] for s in nest.symbols}
+                own = {t.name: arrays[names[t.name]] for t in nest.tensors}
+                symbols = {s.name: case.symbols[names[s.name]] for s in nest.symbols}
                 assert is_reported_by_nest(nest, own, symbols) == (
                     run_native(native, own, symbols, codes) != 0
                 )

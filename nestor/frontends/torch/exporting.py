@@ -41,8 +41,14 @@ class _Function(nn.Module):
 
     def __init__(self, function: Callable[..., Any]):
         super().__init__()
-        # The function itself, not a wrapper: export matches arguments by its signature.
-        self.forward = function
+        self.function = function
+        if inspect.isfunction(function) or inspect.ismethod(function):
+            # The function itself: export matches arguments by its signature and code.
+            self.forward = function  # type: ignore[method-assign]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Call what has no signature to be had: builtins, operators, partial functions."""
+        return self.function(*args, **kwargs)
 
 
 def as_module(model: Any) -> nn.Module:
@@ -72,7 +78,8 @@ def check_example_inputs(model: Any, args: Any, kwargs: Mapping[str, Any]) -> No
         raise InputError(
             f"example inputs are a {type(args).__name__}, not a tuple; for one input write (x,)"
         )
-    target = as_module(model).forward
+    module = as_module(model)
+    target = module.function if isinstance(module, _Function) else module.forward
     try:
         inspect.signature(target).bind(*args, **kwargs)
     except TypeError as error:

@@ -93,31 +93,30 @@ def _dimension(
     ranges: Mapping[str, Interval],
 ) -> tuple[Affine, int]:
     """Origin (over ``path``) and extent of dimension ``d`` of the footprint."""
-    mapped: list[Affine | None] = []
+    whole = state.kernel.tensor(name).shape[d]
+    unbounded = UserError(
+        f"temp '{name}': dimension {d} has no constant bound inside the loops "
+        f"{', '.join(path) or '(none)'}; share more loops, or keep it in memory"
+    )
+    mapped: list[Affine] = []
     for user, indices, _ in accesses:
         index = indices[d]
-        mapped.append(index.substitute(user.index_map) if isinstance(index, Affine) else None)
-    first = next(m for m in mapped if m is not None)
+        if not isinstance(index, Affine):  # a gather may read anything
+            if not whole.is_const:
+                raise unbounded
+            return ZERO, whole.const
+        mapped.append(index.substitute(user.index_map))
     base = affine_sum(
         (Affine(((atom, 1),)), c)
-        for atom, c in first.terms
+        for atom, c in mapped[0].terms
         if (Affine(((atom, 1),))).variables() <= set(path)
     )
-    if any(m is None for m in mapped):
-        base = ZERO
     low, high = 0, 0
     for position, m in enumerate(mapped):
-        lo, hi = (0, None) if m is None else (m - base).simplify(ranges).bounds(ranges)
-        if m is None:
-            extent = state.kernel.tensor(name).shape[d]
-            hi = extent.const - 1 if extent.is_const else None
+        lo, hi = (m - base).simplify(ranges).bounds(ranges)
         if lo is None or hi is None:
-            extent = state.kernel.tensor(name).shape[d]
-            if extent.is_const:
-                return ZERO, extent.const  # e.g. read at a row's own number, under a predicate
-            raise UserError(
-                f"temp '{name}': dimension {d} has no constant bound inside the loops "
-                f"{', '.join(path) or '(none)'}; share more loops, or keep it in memory"
-            )
+            if whole.is_const:
+                return ZERO, whole.const  # e.g. read at a row's own number, under a predicate
+            raise unbounded
         low, high = (lo, hi) if position == 0 else (min(low, lo), max(high, hi))
     return base + low, high - low + 1

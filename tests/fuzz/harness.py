@@ -356,6 +356,7 @@ def program_arrays(program: Program, reference: Reference) -> dict[str, np.ndarr
 def check_case(case: Case, counts: Counts) -> None:
     """Everything about one case. Raises: ``Failure``."""
     counts.features.update(case.features)
+    oracle.forget()
     reference = make_reference(case)
     _count_cells(case, reference, counts)
     for candidate in candidates(case, counts):

@@ -49,6 +49,12 @@ def token(value: object) -> int:
     return _TOKENS[value]
 
 
+def forget() -> None:
+    """Drop all tokens; those of different runs are never compared."""
+    _TOKENS.clear()
+    _BY_NUMBER.clear()
+
+
 @dataclass
 class Frame:
     """One execution of a concurrent loop: which iterations touched which cell, and how."""

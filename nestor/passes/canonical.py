@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from nestor.ir.hashing import canonicalize
 from nestor.ir.program import Program, Statement
+from nestor.passes.delinearize import statement_affines
 from nestor.passes.fusion import FusedKernel
 
 
@@ -42,4 +43,6 @@ def _used_symbols(kernel: Program) -> set[str]:
         assert isinstance(s, Statement)
         for r in s.domain.ranges:
             used |= r.lower.variables() | r.upper.variables()
+        for a in (*s.domain.constraints, *statement_affines(s)):
+            used |= a.variables()
     return used & symbols

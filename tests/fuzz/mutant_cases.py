@@ -51,6 +51,7 @@ from tests.fuzz.mutant_kernels import (
     COMPOSE,
     EXTREMES,
     GATHER,
+    INDEX_ADD,
     INTEGERS,
     JACOBI,
     LAYOUT,

@@ -119,4 +119,6 @@ def _dimension(
                 return ZERO, whole.const  # e.g. read at a row's own number, under a predicate
             raise unbounded
         low, high = (lo, hi) if position == 0 else (min(low, lo), max(high, hi))
+    if whole.is_const and high - low + 1 > whole.const:
+        return ZERO, whole.const  # predicates keep the accesses inside the tensor
     return base + low, high - low + 1

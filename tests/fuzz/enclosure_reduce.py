@@ -95,6 +95,7 @@ def sum_enclosure(e: Enclosure, at: Segments) -> Enclosure:
     total_lo, total_hi = at.sum(lo), at.sum(hi)
     point = e.num & ~e.nan & (lo == hi) & finite
     exact = at.all(point) & _on_grid(lo, size, magnitude, at, BITS[e.dtype])
+    exact &= magnitude <= LARGEST[e.dtype]
     error = at.counts * np.longdouble(UNIT[e.dtype]) * magnitude * 1.001
     down, up = _outward(total_lo - error, total_hi + error)
     down = np.where(exact, total_lo.astype(np.float64), down)

@@ -227,8 +227,10 @@ def _mod(a: Value, b: Value) -> Value:
 
 def _pow(a: Value, b: Value) -> Value:
     if a.dtype.kind == "f":
-        wide = np.power(np.float64(a), np.float64(b))
-        return np.asarray(wide).astype(a.dtype)[()]
+        # For one exponent 0.5 NumPy takes roots, which gives NaN for -inf: so give it an array.
+        a64, b64 = (np.array(x, np.float64) for x in np.broadcast_arrays(a, b))
+        wide = np.power(np.atleast_1d(a64), np.atleast_1d(b64))
+        return wide.reshape(a64.shape).astype(a.dtype)[()]
     return _integer_pow(a, b)
 
 

@@ -169,10 +169,9 @@ _INCREASING = {
     "atan": (-INF, INF), "sinh": (-INF, INF), "tanh": (-INF, INF), "asinh": (-INF, INF),
     "acosh": (1.0, INF), "atanh": (-1.0, 1.0), "erf": (-INF, INF), "sigmoid": (-INF, INF),
     "floor": (-INF, INF), "ceil": (-INF, INF), "trunc": (-INF, INF), "round": (-INF, INF),
-    "sign": (-INF, INF),
 }  # fmt: skip
 _DECREASING = {"acos": (-1.0, 1.0), "erfc": (-INF, INF)}
-_EXACT = {"sqrt", "floor", "ceil", "trunc", "round", "sign"}
+_EXACT = {"sqrt", "floor", "ceil", "trunc", "round"}
 
 
 def unary(op: str, x: Enclosure) -> Enclosure:
@@ -199,6 +198,10 @@ def unary(op: str, x: Enclosure) -> Enclosure:
         return binary("div", whole(x.dtype, one, one, False, True), x)
     if op == "rsqrt":
         return _rsqrt(x)
+    if op == "sign":  # of NaN it is 0
+        lo = np.where(x.nan, np.minimum(np.sign(x.lo), 0), np.sign(x.lo))
+        hi = np.where(x.nan, np.maximum(np.sign(x.hi), 0), np.sign(x.hi))
+        return whole(x.dtype, np.where(x.num, lo, 0), np.where(x.num, hi, 0), False, True)
     if op in _INCREASING:
         return _monotone(op, x, _INCREASING[op], increasing=True)
     if op in _DECREASING:

@@ -1,4 +1,4 @@
-"""``pow(x, 0.5)`` is C's, not a square root: +inf for -inf and +0 for -0, however it is evaluated."""
+"""``pow(x, 0.5)`` is C's and no root: +inf for -inf, +0 for -0, however it is evaluated."""
 
 from __future__ import annotations
 

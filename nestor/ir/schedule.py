@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Union
 
 from nestor.errors import IRError
+from nestor.ir.schedule_tree import Tree, tree_from_json, tree_to_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +118,79 @@ class Pack:
     blocks: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrange:
+    """Run the kernel's statements in the order of a schedule tree, which replaces their own order.
+
+    Its loops then have the tree's names. The first step of a schedule, if at all.
+    """
+
+    tree: Tree
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interchange:
+    """Give loops of one perfect nest a new order, outermost first: ``for i: for j`` →
+    ``for j: for i``. Names the loops that change places; others between them keep theirs."""
+
+    loops: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skew:
+    """Add ``factor`` times the loop ``by`` to ``loop``, for all statements of both:
+    ``(t, i)`` → ``(t, i + factor*t)``."""
+
+    loop: str
+    by: str
+    factor: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shift:
+    """Run ``statement`` ``amount`` iterations of ``loop`` later, against the others in it."""
+
+    loop: str
+    statement: str
+    amount: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reverse:
+    """Run a loop backwards."""
+
+    loop: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Distribute:
+    """``for i: A; B; C`` → ``for i: A``, ``for i: B; C``: split ``loop`` before ``statement``.
+
+    The second loop is called ``NAME.2`` (``NAME.3`` if that exists, and so on).
+    """
+
+    loop: str
+    statement: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promote:
+    """Keep the elements of ``tensor`` that one iteration of the loops around ``loop`` touches in
+    ``scope`` while ``loop`` runs: loaded before it, stored after it if they were changed."""
+
+    tensor: str
+    loop: str
+    scope: Literal["register", "local"] = "register"
+
+
 Step = Union[
+    Arrange,
+    Interchange,
+    Skew,
+    Shift,
+    Reverse,
+    Distribute,
+    Promote,
     Tile,
     Reorder,
     Fuse,
@@ -133,6 +206,7 @@ Step = Union[
 STEPS: dict[str, type] = {
     c.__name__: c
     for c in (
+        Arrange, Interchange, Skew, Shift, Reverse, Distribute, Promote,
         Tile, Reorder, Fuse, Parallel, Vectorize, Unroll, Accumulate, ComputeAt,
         SplitReduction, BlockReduction, Pack,
     )
@@ -143,7 +217,12 @@ Schedule = tuple[Step, ...]
 
 def schedule_to_json(schedule: Schedule) -> list[dict[str, Any]]:
     """Steps as JSON objects ``{"step": "Tile", "loop": "S.i", "size": 8}``."""
-    return [{"step": type(step).__name__, **asdict(step)} for step in schedule]
+    return [
+        {"step": "Arrange", "tree": tree_to_json(step.tree)}
+        if isinstance(step, Arrange)
+        else {"step": type(step).__name__, **asdict(step)}
+        for step in schedule
+    ]
 
 
 def schedule_from_json(data: list[dict[str, Any]]) -> Schedule:
@@ -157,6 +236,8 @@ def schedule_from_json(data: list[dict[str, Any]]) -> Schedule:
         given = {k: v for k, v in item.items() if k != "step"}
         if set(given) - names:
             raise IRError(f"schedule step {position}: {cls.__name__} has no {set(given) - names}")
+        if cls is Arrange and "tree" in given:
+            given["tree"] = tree_from_json(given["tree"])
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
         out.append(cls(**values))
     return tuple(out)

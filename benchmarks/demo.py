@@ -118,8 +118,9 @@ def timing_table(title: str, result: harness.CaseResult) -> Table:
         )
     allowed = max((v.allowed for v in result.verdicts.values()), default=0.0)
     caption = (
-        "Speed against eager: median of rounds taken in turns (quartiles). Memory: of one call, "
-        f"beside the loaded model. Error: the largest, against float64; {allowed:.1e} is allowed."
+        "Speed against eager: median of rounds taken in turns (quartiles). Memory: what the first "
+        "call (after compiling) takes above the loaded model. Error: the largest, against float64; "
+        f"{allowed:.1e} is allowed."
     )
     return Table(
         title=title,

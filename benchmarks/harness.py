@@ -170,8 +170,8 @@ def speed_table(results: Sequence[CaseResult], peers: Sequence[str]) -> Table:
     last = others[-1] if others else base
     caption = (
         f"Each ratio is speed against {base} (above 1 is faster): median of rounds taken in turns, "
-        f"quartiles in brackets. Compile time, memory of a call (weights aside; {base}'s after the "
-        f"bar) and error (over the allowed error) are {last}'s."
+        f"quartiles in brackets. Compile time, memory ({base}'s after the bar) and error (over the "
+        f"allowed error) are {last}'s. Memory is what the first call takes above the loaded model."
     )
     return Table(columns=tuple(columns), rows=tuple(rows), caption=caption)
 

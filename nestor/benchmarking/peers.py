@@ -22,17 +22,14 @@ class Prepared:
     Attributes:
         call: runs the model once and returns its outputs.
         compile_seconds: what preparing took, first call excluded unless it compiles [s].
-        compiles_at_first_call: then the first call belongs to ``compile_seconds``.
-        measure_later: what the first call takes is of libraries or a compiler that wake up in it;
-            memory is measured at a later one. Otherwise at the first, which then counts what a
-            peer keeps between calls (an arena).
+        compiles_at_first_call: then the first call belongs to ``compile_seconds``, and memory is
+            measured at the one after it: the first that only runs the model.
         note: what a reader should know, e.g. how many kernels there are.
     """
 
     call: Callable[[], Any]
     compile_seconds: float = 0.0
     compiles_at_first_call: bool = False
-    measure_later: bool = False
     note: str = ""
 
 
@@ -75,7 +72,7 @@ def eager(model: Any, inputs: Sequence[Any], threads: int) -> Prepared:
         with torch.inference_mode():
             return model(*inputs)
 
-    return Prepared(call=call, measure_later=True)
+    return Prepared(call=call)
 
 
 def torch_compile(model: Any, inputs: Sequence[Any], threads: int) -> Prepared:
@@ -92,7 +89,7 @@ def torch_compile(model: Any, inputs: Sequence[Any], threads: int) -> Prepared:
         with torch.inference_mode():
             return compiled(*inputs)
 
-    return Prepared(call=call, compiles_at_first_call=True, measure_later=True)
+    return Prepared(call=call, compiles_at_first_call=True)
 
 
 def nestor_compiled(model: Any, inputs: Sequence[Any], threads: int) -> Prepared:

@@ -71,7 +71,8 @@ class PeerResult:
         name: the peer.
         failure: why it could not take part; empty if it did.
         compile_seconds: time to prepare the model [s].
-        peak_bytes: memory that a call takes above what the loaded model does [bytes].
+        peak_bytes: how far the first call after preparing raises memory above the loaded model's
+            [bytes].
         turns_ns: the median call of each turn [ns].
         ratios: per round, the first peer's turn over this one's: above 1 is faster than it.
         outputs: what the model returned, flattened.

@@ -104,6 +104,49 @@ def test_memory_of_a_call_is_seen() -> None:
     assert 0.97 * size <= peak < size + (8 << 20)
 
 
+WAKING_BYTES = 48 << 20
+
+
+def _waking(compiles: bool) -> Prepared:
+    """A peer whose first call takes memory for good and whose second takes half of it."""
+    kept: list[Any] = []
+
+    def call() -> Any:
+        kept.append(np.ones(WAKING_BYTES >> min(len(kept), 6), dtype=np.uint8))
+        return kept[-1][:1]
+
+    return Prepared(call=call, compiles_at_first_call=compiles)
+
+
+def waking(model: Any, inputs: Any, threads: int) -> Prepared:
+    return _waking(compiles=False)
+
+
+def waking_compiler(model: Any, inputs: Any, threads: int) -> Prepared:
+    return _waking(compiles=True)
+
+
+def test_memory_is_of_the_first_call_that_only_runs_the_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One rule for every peer: the first call, or the second where the first one compiles."""
+    for name in ("waking", "waking_compiler"):
+        monkeypatch.setitem(peers.PEERS, name, f"test_face_turns:{name}")
+    first, second = compare(
+        ["waking", "waking_compiler"],
+        "test_face_turns:load_numbers",
+        {"count": 4},
+        threads=1,
+        timing=QUICK,
+        folders=[HERE],
+    )
+    if first.peak_bytes is None or second.peak_bytes is None:
+        pytest.skip("this system does not let the high-water mark be reset")
+    assert 0.97 * WAKING_BYTES <= first.peak_bytes < 1.2 * WAKING_BYTES
+    assert 0.47 * WAKING_BYTES <= second.peak_bytes < 0.7 * WAKING_BYTES
+    assert second.compile_seconds > 0.0 == first.compile_seconds
+
+
 def test_unknown_and_repeated_peers() -> None:
     with pytest.raises(UserError, match="no peer 'egaer'; there are: eager"):
         compare(["egaer"], "x:y", {}, threads=1)

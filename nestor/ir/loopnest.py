@@ -18,15 +18,15 @@ from nestor.ir.types import DType
 
 LoopKind = Literal["serial", "parallel", "vector", "unroll", "grid"]
 Scope = Literal["arena", "shared", "local", "register"]
-Phase = Literal["point", "init", "update", "merge", "final", "copy"]
+Phase = Literal["point", "init", "update", "merge", "final", "copy", "writeback"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Buffer:
     """Storage that a schedule made; lives for one execution of its ``Alloc``.
 
-    ``holds``: the kernel tensor whose elements it keeps (a staged copy, a computed-at temp), or
-    ``STATEMENT#component`` for the accumulator of a reduction.
+    ``holds``: the kernel tensor whose elements it keeps (a staged copy, a computed-at temp, a
+    promoted tile), or ``STATEMENT#component`` for the accumulator of a reduction.
     ``register`` and ``local`` shapes are constant.
     """
 
@@ -49,23 +49,28 @@ class Store:
 class Compute:
     """One phase of one statement instance.
 
-    ========  =====================================================================================
-    phase     meaning
-    ========  =====================================================================================
-    point     ``stores = values``: a pointwise statement, or one step of a scatter
-    init      ``stores = values``: an accumulator gets the monoid's identity (or, with ``into``, the
-              target's contents)
-    update    ``stores = monoid.combine(stores, values)``: ``values`` is the element
-    merge     the same, where ``values`` are partial states (lanes of a split reduction); in a
-              ``vector`` loop the lanes are combined as a tree in index order
-    final     ``stores = values``: the final map of the state, read from the accumulator
-    copy      ``stores = values``: one element of a staged buffer, read from the tensor it holds
-    ========  =====================================================================================
+    =========  ====================================================================================
+    phase      meaning
+    =========  ====================================================================================
+    point      ``stores = values``: a pointwise statement, or one step of a scatter
+    init       ``stores = values``: an accumulator gets the monoid's identity (or, with ``into``,
+               the target's contents)
+    update     ``stores = monoid.combine(stores, values)``: ``values`` is the element
+    merge      the same, where ``values`` are partial states (lanes of a split reduction); in a
+               ``vector`` loop the lanes are combined as a tree in index order
+    final      ``stores = values``: the final map of the state, read from the accumulator
+    copy       ``stores = values``: one element of a staged buffer, read from the tensor it holds
+    writeback  ``stores = values``: one element of a promoted buffer goes back to the tensor it
+               holds
+    =========  ====================================================================================
 
     All values are evaluated before any store. ``instance`` maps the statement's domain indices
-    (for init, merge and final: without the reduced ones; for copy: the logical indices
-    ``d0, d1, …`` of the tensor held) to the loops around. A *scan* has init, then for each index
-    update and final.
+    (for init, merge and final: without the reduced ones; for copy and writeback: the logical
+    indices ``d0, d1, …`` of the tensor held, whose name is ``statement``) to the loops around. A
+    *scan* has init, then for each index update and final.
+
+    A buffer with writebacks is *promoted*: while its ``Alloc`` runs, statements read and write
+    elements of the tensor in it as they would in memory.
     """
 
     statement: str

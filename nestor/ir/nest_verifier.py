@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
 from nestor.errors import IRError
 from nestor.ir.affine import Affine, Interval
-from nestor.ir.expr import IndexExpr
+from nestor.ir.expr import IndexExpr, Load
 from nestor.ir.loopnest import Alloc, Block, Compute, Guard, Loop, LoopNest, Node
 from nestor.ir.printer import Printer, conditions, loop_head
 from nestor.ir.program import Tensor
@@ -32,6 +32,7 @@ class _Path:
         heads: the loops, guards and allocs around, as text.
         ranges: interval of each symbol and loop index.
         arrays: tensors and buffers in scope.
+        holds: what each buffer in scope holds.
         in_vector: inside a vector loop.
         surely_runs: under no guard, in no loop that may be empty.
     """
@@ -39,6 +40,7 @@ class _Path:
     heads: tuple[str, ...]
     ranges: Mapping[str, Interval]
     arrays: Mapping[str, Shaped]
+    holds: Mapping[str, str] = field(default_factory=dict)
     in_vector: bool = False
     surely_runs: bool = True
 
@@ -138,7 +140,8 @@ class _NestVerifier:
             arrays[b.name] = Shaped(b.shape, b.dtype)
         names = ", ".join(b.name for b in node.buffers)
         heads = (*path.heads, f"alloc {names}")
-        self._visit(node.body, replace(path, heads=heads, arrays=arrays))
+        holds = {**path.holds, **{b.name: b.holds for b in node.buffers}}
+        self._visit(node.body, replace(path, heads=heads, arrays=arrays, holds=holds))
 
     def _guard(self, node: Guard, path: _Path) -> None:
         if not node.conditions:
@@ -175,6 +178,16 @@ class _NestVerifier:
             self._check_state(c)
         if c.phase == "copy" and (len(c.stores) != 1 or c.stores[0].target in self.tensors):
             self.fail("a copy stores one element of a buffer")
+        if c.phase == "writeback":
+            self._check_writeback(c)
+
+    def _check_writeback(self, c: Compute) -> None:
+        value = c.values[0]
+        if len(c.stores) != 1 or not isinstance(value, Load) or value.predicate:
+            self.fail("a writeback stores one element of a buffer, without a predicate")
+        held = self.path.holds.get(value.tensor)
+        if held is None or c.stores[0].target != held:
+            self.fail(f"a writeback reads a buffer and stores to what it holds ({held})")
 
     def _check_state(self, c: Compute) -> None:
         assert c.monoid is not None

@@ -30,7 +30,7 @@ NEGATION = 8
 """Precedence of the prefix minus."""
 
 ROLES = ("input", "output", "inout", "parameter", "constant", "state", "temp")
-PHASES = ("point", "init", "update", "merge", "final", "copy")
+PHASES = ("point", "init", "update", "merge", "final", "copy", "writeback")
 LOOP_WORDS = {
     "for": "serial",
     "parallel": "parallel",

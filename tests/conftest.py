@@ -21,6 +21,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--fuzz-seed", type=int, default=0, help="seed of the random programs")
     group.addoption("--fuzz-cases", type=int, default=200, help="number of random programs")
+    group.addoption("--fuzz-first", type=int, default=0, help="number of the first random program")
     group.addoption("--fuzz-only", type=int, metavar="CASE", help="run one random program again")
     group.addoption(
         "--object-cache",

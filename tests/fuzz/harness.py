@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -86,18 +87,30 @@ class Counts:
     features: Counter[str] = field(default_factory=Counter)
     cells: Counter[str] = field(default_factory=Counter)
     legal: list[tuple[Case, Candidate, str]] = field(default_factory=list)
+    seconds: dict[int, float] = field(default_factory=dict)
 
     def summary(self) -> str:
         """A few lines for people."""
         s = self.schedules
         features = ", ".join(f"{n} {k}" for n, k in sorted(self.features.items()))
         cells = ", ".join(f"{k} {n}" for n, k in self.cells.items())
+        slowest = max(self.seconds, key=self.seconds.__getitem__, default=None)
+        worst = "" if slowest is None else f", case {slowest} {self.seconds[slowest]:.1f} s"
         return (
-            f"{s['tried']} schedules: {s['accepted']} accepted, {s['refused']} refused, "
-            f"{s['malformed']} malformed, {s['unknown']} unknown; {s['legal']} of the refused "
-            f"are legal by enumeration; {s['native']} native runs; cells: {cells}\n"
+            f"{len(self.seconds)} cases in {sum(self.seconds.values()):.0f} s{worst}\n"
+            f"{s['tried']} schedules: {_share(s['accepted'], s['tried'])} accepted, "
+            f"{s['refused']} refused, {s['malformed']} malformed, {s['unknown']} unknown\n"
+            f"refusals: {_share(s['witnessed'], s['refused'])} witnesses confirmed by the "
+            f"interpreter, {s['too large']} too large to run; "
+            f"{_share(s['legal'], s['refused'])} false (legal by enumeration)\n"
+            f"{s['default']} default schedules accepted; {s['native']} native runs\n"
+            f"cells: {cells}\n"
             f"features: {features}"
         )
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part} ({100 * part / max(1, whole):.1f} %)"
 
 
 def targets() -> list[CpuTarget]:
@@ -194,7 +207,7 @@ def check_candidate(case: Case, reference: Reference, candidate: Candidate, coun
     except IllegalSchedule as refusal:
         counts.schedules["refused"] += 1
         counts.schedules[f"refused: {refusal.question}"] += 1
-        _check_witness(case, nest, refusal)
+        _check_witness(case, nest, refusal, counts)
         if not is_refusal_confirmed(case, nest, reference, refusal):
             counts.schedules["legal"] += 1
             counts.legal.append((case, candidate, str(refusal)))
@@ -243,14 +256,16 @@ def _run_native(
                 raise Failure(who, f"{t.role} {t.name} was changed")
 
 
-def _check_witness(case: Case, nest: LoopNest, refusal: IllegalSchedule) -> None:
+def _check_witness(case: Case, nest: LoopNest, refusal: IllegalSchedule, counts: Counts) -> None:
     """The instances that the refusal names do what it says (for one choice of the data)."""
-    if case.indexes:
-        return
     try:
         confirm(case.program, nest, refusal)
+    except oracle.TooLarge:
+        counts.schedules["too large"] += 1
     except AssertionError as wrong:
         raise Failure("witness", f"{refusal}\nbut: {wrong}") from wrong
+    else:
+        counts.schedules["witnessed"] += 1
 
 
 def is_refusal_confirmed(
@@ -261,7 +276,7 @@ def is_refusal_confirmed(
     symbols = dict(facts.get("a", {}).get("symbols", {})) or dict(reference.symbols)
     kernel = _with_visible_temps(case.program, nest)
     for values in (symbols, reference.symbols):
-        if oracle.find_violation(kernel, nest, values) is not None:
+        if _is_wrong_by_enumeration(kernel, nest, values):
             return True
     if _is_wrong_for_equal_indices(case, nest, symbols):
         return True
@@ -273,6 +288,13 @@ def is_refusal_confirmed(
         except (Failure, UserError, KeyError):
             return True
     return False
+
+
+def _is_wrong_by_enumeration(kernel: Program, nest: LoopNest, symbols: dict[str, int]) -> bool:
+    try:
+        return oracle.find_violation(kernel, nest, symbols) is not None
+    except oracle.TooLarge:
+        return False
 
 
 def _with_visible_temps(kernel: Program, nest: LoopNest) -> Program:
@@ -299,7 +321,7 @@ def _is_wrong_for_equal_indices(case: Case, nest: LoopNest, symbols: dict[str, i
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(oracle.Machine, "concrete", zero)
-        return oracle.find_violation(case.program, nest, symbols) is not None
+        return _is_wrong_by_enumeration(case.program, nest, symbols)
 
 
 def check_compiler(case: Case, reference: Reference, counts: Counts) -> None:
@@ -355,6 +377,7 @@ def program_arrays(program: Program, reference: Reference) -> dict[str, np.ndarr
 
 def check_case(case: Case, counts: Counts) -> None:
     """Everything about one case. Raises: ``Failure``."""
+    started = time.monotonic()
     counts.features.update(case.features)
     oracle.forget()
     reference = make_reference(case)
@@ -362,6 +385,7 @@ def check_case(case: Case, counts: Counts) -> None:
     for candidate in candidates(case, counts):
         check_candidate(case, reference, candidate, counts)
     check_compiler(case, reference, counts)
+    counts.seconds[case.seed] = time.monotonic() - started
 
 
 def _count_cells(case: Case, reference: Reference, counts: Counts) -> None:

@@ -29,6 +29,14 @@ Cell = tuple[Any, ...]
 Env = dict[str, int]
 
 
+LIMIT = 200_000
+"""Computes of one run, and points of one domain, at most; a few seconds' worth."""
+
+
+class TooLarge(Exception):
+    """There is more to enumerate than ``LIMIT``: nothing is known."""
+
+
 class Violation(Exception):
     """The nest is wrong; ``question`` says in which respect."""
 
@@ -95,6 +103,7 @@ class Machine:
         self.frames: list[Frame] = []
         self.buffers: dict[str, tuple[Buffer, int, tuple[int, ...]]] = {}
         self.tag: object = None
+        self.steps: dict[str, dict[tuple[int, ...], list[Env]]] = {}
 
     # Memory
 
@@ -242,9 +251,12 @@ def is_ordered(s: Statement) -> bool:
 
 
 def domain_points(domain: Domain, symbols: Mapping[str, int]) -> Iterator[Env]:
-    """Every instance, in lexicographic order."""
+    """Every instance, in lexicographic order. Raises: ``TooLarge``, midway."""
+    visits = itertools.count()
 
     def extend(k: int, env: Env) -> Iterator[Env]:
+        if next(visits) > LIMIT:
+            raise TooLarge(f"a domain of more than {LIMIT} points")
         if k == len(domain.ranges):
             if all(c.evaluate(env) >= 0 for c in domain.constraints):
                 yield {r.name: env[r.name] for r in domain.ranges}
@@ -319,8 +331,7 @@ def _run_unit(m: Machine, s: Statement, env: Env) -> None:
         state = [m.read(w.tensor, m.index(w.indices, env)) for w in s.writes]
     else:
         state = [_started(s, m.value(c, env), env) for c in r.monoid.identity]
-    steps = [p for p in domain_points(s.domain, m.symbols) if _agrees(p, env, r.indices)]
-    for step in sorted(steps, key=lambda p: tuple(p[i] for i in r.indices)):
+    for step in _steps(m, s).get(tuple(env[n] for n in output_domain(s).names), ()):
         here = {**step, **m.symbols}
         element = _labelled(s, token(tuple(m.value(e, here) for e in s.elements)), here)
         state = [combine(c, element, ordered) for c in state]
@@ -330,8 +341,18 @@ def _run_unit(m: Machine, s: Statement, env: Env) -> None:
         _finish(m, s, state, env)
 
 
-def _agrees(p: Env, env: Env, reduced: tuple[str, ...]) -> bool:
-    return all(v == env[n] for n, v in p.items() if n not in reduced)
+def _steps(m: Machine, s: Statement) -> dict[tuple[int, ...], list[Env]]:
+    """The instances of a reduction by output point, each point's in the order of its indices."""
+    if s.name not in m.steps:
+        assert s.reduction is not None
+        names, reduced = output_domain(s).names, s.reduction.indices
+        found: dict[tuple[int, ...], list[Env]] = {}
+        for p in domain_points(s.domain, m.symbols):
+            found.setdefault(tuple(p[n] for n in names), []).append(p)
+        for points in found.values():
+            points.sort(key=lambda p: tuple(p[i] for i in reduced))
+        m.steps[s.name] = found
+    return m.steps[s.name]
 
 
 def _finish(m: Machine, s: Statement, state: list[int], env: Env) -> None:
@@ -395,6 +416,8 @@ class NestRun:
 
     def _compute(self, node: Compute, env: Env) -> None:
         m = self.m
+        if len(m.events) > LIMIT:
+            raise TooLarge(f"more than {LIMIT} computes")
         loops = {n: v for n, v in env.items() if n not in m.symbols}
         here = {n: a.evaluate(env) for n, a in node.instance if a.variables() <= env.keys()}
         m.events.append(Event(node.statement, node.phase, loops, here))
@@ -461,6 +484,7 @@ def find_violation(
     """The first way in which ``nest`` is wrong, or None if it is right.
 
     Without ``symbols``, a kernel that has some is run for all of their values.
+    Raises: ``TooLarge``.
     """
     if symbols is None:
         names = [s.name for s in kernel.symbols]

@@ -15,6 +15,7 @@ from nestor.passes.polyhedral.isl_util import (
     OUT,
     Points,
     conflict,
+    context,
     coordinates,
     free_variable,
     ordered_pairs,
@@ -132,3 +133,18 @@ def test_names_out_of_scope_and_empty_sets():
     assert coordinates(points.domain((affine(-1),))) is None
     assert coordinates(points.domain((variable("N") - 4,)))[0] == [4]
     assert points.relation((affine(1),)).dim(IN) == 2 and points.relation(()).dim(OUT) == 0
+
+
+def test_a_counter_example_has_the_least_symbols() -> None:
+    """The least value of the first symbol, then that of the second one, and a point there."""
+    x = isl.Set(
+        "[p0, p1] -> { [i] : 1 <= p0 <= 1000 and 1 <= p1 and 0 <= i and p0 mod 7 = 3"
+        " and 37 <= i + p1 and i < p0 }",
+        context(),
+    )
+    found = coordinates(x)
+    assert found is not None
+    symbols, (i,) = found
+    assert symbols == [3, 35]
+    assert i == 2
+    assert coordinates(isl.Set("[p0] -> { [i] : 5 <= p0 and p0 <= i < 5 }", context())) is None

@@ -232,17 +232,41 @@ class Session:
 
 
 def coordinates(x: Any) -> tuple[list[int], list[int]] | None:
-    """One point of a set or of a wrapped relation: (symbols, coordinates); None if it is empty."""
+    """One point of a set or of a wrapped relation: (symbols, coordinates); None if it is empty.
+
+    Symbols are as small as they can be, the first one before the others: a counter-example at
+    small sizes is read, and tried, with less effort than one at the sizes that isl happens to pick.
+    """
     points = x.wrap() if isinstance(x, (isl.Map, isl.BasicMap)) else x
     point = points.sample_point()
     if point.is_void():
         return None
-    dims = points.dim(SET)
     params = points.dim(PARAM)
+    for k in range(params):
+        points, point = _with_least_symbol(points, point, k)
     return (
-        [point.get_coordinate_val(PARAM, k).to_python() for k in range(params)],
-        [point.get_coordinate_val(SET, k).to_python() for k in range(dims)],
+        [_coordinate(point, PARAM, k) for k in range(params)],
+        [_coordinate(point, SET, k) for k in range(points.dim(SET))],
     )
+
+
+def _with_least_symbol(points: Any, point: Any, k: int) -> tuple[Any, Any]:
+    """Narrow ``points`` to the least value of symbol ``k`` that is not negative, by bisection."""
+    low, high = 0, _coordinate(point, PARAM, k)
+    while low < high:
+        middle = (low + high) // 2
+        lower = points.upper_bound_val(PARAM, k, middle)
+        found = lower.sample_point()
+        if found.is_void():
+            low = middle + 1
+        else:
+            points, point = lower, found
+            high = _coordinate(found, PARAM, k)
+    return points.lower_bound_val(PARAM, k, high).upper_bound_val(PARAM, k, high), point
+
+
+def _coordinate(point: Any, kind: Any, k: int) -> int:
+    return int(point.get_coordinate_val(kind, k).to_python())
 
 
 def union_of(sets: Sequence[Any]) -> Any:

@@ -1,0 +1,19 @@
+"""The counts of a fuzzing run, printed at its end however quiet the run is."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.fuzz.harness import Counts
+
+COUNTS = pytest.StashKey[Counts]()
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """What happened, over all random programs."""
+    counts = config.stash.get(COUNTS, None)
+    if counts is not None:
+        terminalreporter.section("random programs and schedules")
+        terminalreporter.write_line(counts.summary())

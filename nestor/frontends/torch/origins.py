@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import threading
 import traceback
@@ -15,9 +16,13 @@ import torch
 from nestor.ir.program import Origin
 
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
-_TORCH = str(Path(torch.__file__).parent)
-_NESTOR = str(Path(__file__).parents[2])
-_NOT_THE_MODEL = (_TORCH, _NESTOR, "<")
+_NOT_THE_MODEL = (
+    # With the separator, for torchvision and the like lie beside torch and are a user's code.
+    str(Path(torch.__file__).parent) + os.sep,
+    str(Path(__file__).parents[2]) + os.sep,
+)
+_TYPED_IN = ("<stdin>", "<ipython-input", "<doctest")
+"""What Python calls code that a user typed. Other names in ``<>`` are of generated code."""
 _LOCK = threading.RLock()
 
 
@@ -36,7 +41,7 @@ def whole_stack_traces(caller: str) -> Iterator[None]:
     def filter_frames(self: Any, summary: traceback.StackSummary) -> traceback.StackSummary:
         starts = [k for k, f in enumerate(summary) if f.name == caller]
         kept = summary[starts[-1] + 1 :] if starts else []
-        kept = [f for f in kept if not f.filename.startswith(_NOT_THE_MODEL)]
+        kept = [f for f in kept if is_users_file(f.filename)]
         found: traceback.StackSummary = original(self, summary)
         return traceback.StackSummary.from_list(kept) if kept else found
 
@@ -48,16 +53,30 @@ def whole_stack_traces(caller: str) -> Iterator[None]:
             tracer._filter_traceback_frames = original
 
 
+def is_users_file(file: str) -> bool:
+    """Whether code of ``file`` is neither PyTorch's, nor Nestor's, nor generated."""
+    if file.startswith("<"):
+        return file.startswith(_TYPED_IN)
+    return not file.startswith(_NOT_THE_MODEL)
+
+
 def origin_of(node: Any) -> Origin:
-    """The origin of an ``fx`` node: operator, innermost line outside PyTorch, module."""
+    """The origin of an ``fx`` node: operator, innermost line outside PyTorch, module.
+
+    A model of ``torch.nn`` modules alone, such as an ``nn.Sequential``, has no such line: what is
+    left is the path of the module, with its class for a reader to know it by.
+    """
     file, line = innermost_frame(node.meta.get("stack_trace") or "")
     stack = node.meta.get("nn_module_stack") or {}
-    module = next(reversed(list(stack.values())), ("", ""))[0] if stack else ""
-    return Origin(op=str(node.target), file=file, line=line, module=str(module))
+    path, kind = next(reversed(list(stack.values())), ("", "")) if stack else ("", "")
+    name = kind.__name__ if isinstance(kind, type) else str(kind).rpartition(".")[2]
+    module = str(path)
+    if not file and not name.startswith("_"):  # else a wrapper of Nestor's own around a function
+        module = f"{path} ({name})" if path and name else str(path) or name
+    return Origin(op=str(node.target), file=file, line=line, module=module)
 
 
 def innermost_frame(trace: str) -> tuple[str, int]:
-    """File and line of the innermost frame that is not PyTorch's own; the innermost otherwise."""
+    """File and line of the innermost frame that is the user's; ``("", 0)`` if there is none."""
     frames = [(m["file"], int(m["line"])) for m in _FRAME.finditer(trace)]
-    own = [f for f in frames if not f[0].startswith(_NOT_THE_MODEL)]
-    return (own or frames or [("", 0)])[-1]
+    return next((f for f in reversed(frames) if is_users_file(f[0])), ("", 0))

@@ -19,7 +19,7 @@ from nestor.kernel_store import Progress, compile_jobs, job_key
 from nestor.passes.canonical import canonicalize_kernel
 from nestor.passes.default_schedule import default_schedule
 from nestor.passes.fusion import FusedKernel, partition_program
-from nestor.passes.nest import apply_step, initial_state, nest_tensors
+from nestor.passes.nest import apply_step, initial_state, is_arranged, nest_tensors
 from nestor.passes.pipeline import PassContext, run_pipeline
 from nestor.passes.register_tile import VectorUnit
 from nestor.target.cpu import CpuTarget
@@ -181,6 +181,8 @@ def _plan_calls(
 
 def kernel_arguments(kernel: Program, schedule: Schedule) -> tuple[Tensor, ...]:
     """The tensors that the scheduled kernel's function takes, with layouts, in order."""
+    if is_arranged(schedule):
+        return kernel.tensors
     state = initial_state(kernel)
     for step in schedule:
         apply_step(state, step)

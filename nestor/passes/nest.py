@@ -17,6 +17,7 @@ from nestor.ir.loopnest import LoopKind, LoopNest
 from nestor.ir.program import Extern, Kernel, Layout, Statement, Tensor
 from nestor.ir.schedule import (
     Accumulate,
+    Arrange,
     BlockReduction,
     ComputeAt,
     Fuse,
@@ -98,10 +99,19 @@ def apply_schedule(kernel: Kernel, schedule: Schedule) -> LoopNest:
     """
     from nestor.passes.nest_builder import build_nest
 
+    if is_arranged(schedule):
+        from nestor.passes.polyhedral.affine_nest import build_affine_nest
+
+        return build_affine_nest(kernel, schedule)
     state = initial_state(kernel)
     for step in schedule:
         apply_step(state, step)
     return build_nest(state)
+
+
+def is_arranged(schedule: Schedule) -> bool:
+    """Whether ``schedule`` speaks about a schedule tree: it starts with ``Arrange``."""
+    return bool(schedule) and isinstance(schedule[0], Arrange)
 
 
 def initial_state(kernel: Kernel) -> ScheduleState:

@@ -3,11 +3,15 @@
 The reference is the same model in float64. A result is correct when its error against it is at most
 four times what float32 eager itself is off, or four units in the last place of the output's
 scale where that is larger: a compiler may round differently, not worse.
+
+What is judged is a sample: the model's outputs at one input or, where an output holds but a few
+numbers, at several inputs, stacked. Both sides' errors are the largest over that same sample.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -76,22 +80,29 @@ class Verdict:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
-FEW_ELEMENTS = 32
-"""An output of fewer elements than this says too little about how far off eager is."""
+LEAST_ELEMENTS = 32
+"""A sample's outputs have at least so many elements each.
+
+At one input a single number of eager's may be right to the last digit by luck, and then its error
+there does not tell how far off eager is.
+"""
 
 
-def eager_errors(samples: Sequence[tuple[Any, Any]]) -> list[float]:
-    """How far float32 eager is off, per output: the most over several ``(eager, exact)``.
+def inputs_per_sample(outputs: Any) -> int:
+    """How many inputs a sample takes of a model that returns ``outputs`` at one of them."""
+    found = (a for a in arrays(outputs) if a.size and np.issubdtype(a.dtype, np.floating))
+    return max((math.ceil(LEAST_ELEMENTS / a.size) for a in found), default=1)
 
-    For outputs of few elements: at one input a single number of eager's may happen to be right to
-    the last digit, and then tells nothing about its error.
+
+def stack_outputs(outputs: Sequence[Any]) -> list[np.ndarray[Any, np.dtype[Any]]]:
+    """A model's outputs at several inputs as those at one: each stacked along a new first axis.
+
+    Raises: ValueError if the inputs' outputs differ in number or shape.
     """
-    worst: list[float] = []
-    for eager, exact in samples:
-        own, ref = arrays(eager), arrays(exact)
-        errors = [_largest_error(o, r) for o, r in zip(own, ref, strict=True)]
-        worst = [max(pair) for pair in zip(worst, errors, strict=True)] if worst else errors
-    return worst
+    if len(outputs) == 1:
+        return arrays(outputs[0])
+    columns = zip(*(arrays(o) for o in outputs), strict=True)
+    return [np.stack(column) for column in columns]
 
 
 def _largest_error(own: Any, ref: Any) -> float:
@@ -103,16 +114,11 @@ def _largest_error(own: Any, ref: Any) -> float:
     return float(np.abs(difference).max())
 
 
-def judge(
-    outputs: Any, eager: Any, exact: Any, *, usual_errors: Sequence[float] | None = None
-) -> Verdict:
+def judge(outputs: Any, eager: Any, exact: Any) -> Verdict:
     """Compare ``outputs`` with the float64 reference ``exact``, beside float32 ``eager``.
 
-    Integer and boolean outputs must be equal to eager's. NaN and infinities must stand where the
-    reference has them.
-
-    Args: usual_errors: what ``eager_errors`` found at several inputs; used for outputs of fewer
-        than ``FEW_ELEMENTS`` elements.
+    All three are of one sample (``stack_outputs`` where it has several inputs). Integer and boolean
+    outputs must be equal to eager's. NaN and infinities must stand where the reference has them.
     """
     got, own, ref = arrays(outputs), arrays(eager), arrays(exact)
     if not len(got) == len(own) == len(ref):
@@ -121,11 +127,7 @@ def judge(
             error=float("inf"), eager_error=0.0, allowed=0.0, relative=float("inf"),
             correct=False, reason=reason,
         )  # fmt: skip
-    usual = usual_errors or [0.0] * len(got)
-    verdicts = [
-        _judge_one(i, g, o, r, u if g.size < FEW_ELEMENTS else 0.0)
-        for i, (g, o, r, u) in enumerate(zip(got, own, ref, usual, strict=True))
-    ]
+    verdicts = [_judge_one(i, *one) for i, one in enumerate(zip(got, own, ref, strict=True))]
     failed = next((v for v in verdicts if not v.correct), None)
     return Verdict(
         error=max((v.error for v in verdicts), default=0.0),
@@ -137,7 +139,7 @@ def judge(
     )
 
 
-def _judge_one(position: int, got: Any, own: Any, ref: Any, usual: float) -> Verdict:
+def _judge_one(position: int, got: Any, own: Any, ref: Any) -> Verdict:
     """The verdict on one output."""
     wrong = ""
     if got.shape != own.shape:
@@ -154,17 +156,17 @@ def _judge_one(position: int, got: Any, own: Any, ref: Any, usual: float) -> Ver
         )  # fmt: skip
     if not got.size or not np.issubdtype(got.dtype, np.floating):
         return Verdict(error=0.0, eager_error=0.0, allowed=0.0, relative=0.0, correct=True)
-    return _judge_floats(position, got, own, ref, usual)
+    return _judge_floats(position, got, own, ref)
 
 
-def _judge_floats(position: int, got: Any, own: Any, ref: Any, usual: float) -> Verdict:
+def _judge_floats(position: int, got: Any, own: Any, ref: Any) -> Verdict:
     """The verdict on one floating-point output whose shape and dtype are right."""
     finite = np.isfinite(ref)
     misplaced = int(np.count_nonzero(~_same_special(got, ref) & ~finite))
     misplaced += int(np.count_nonzero(~np.isfinite(got) & finite))
     exact = np.where(finite, ref, 0.0).astype(np.float64)
     error = float(np.abs(np.where(finite, got, 0.0).astype(np.float64) - exact).max())
-    eager_error = max(usual, _largest_error(own, ref))
+    eager_error = _largest_error(own, ref)
     scale = float(np.abs(exact).max())
     # One unit in the last place of the output's largest magnitude, in the output's own type.
     ulp = float(np.spacing(np.asarray(scale, dtype=got.dtype)))

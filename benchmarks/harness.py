@@ -13,9 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.criterion import FEW_ELEMENTS, Verdict, eager_errors, judge
+from benchmarks.criterion import Verdict, inputs_per_sample, judge, stack_outputs
 from nestor.benchmarking.peers import Prepared
-from nestor.benchmarking.turns import PeerProcess, PeerResult, Progress, Timing, compare
+from nestor.benchmarking.turns import (
+    OtherInputs,
+    PeerProcess,
+    PeerResult,
+    Progress,
+    Timing,
+    compare,
+)
 from nestor.runtime.threads import available_cpus
 from nestor.tables import Table, format_bytes, format_seconds
 
@@ -31,16 +38,25 @@ def load_case(name: str, seed: int, batch: int) -> tuple[Any, Any]:
     return case.build(), case.inputs(seed, batch)
 
 
+def load_inputs(name: str, seed: int, batch: int) -> Any:
+    """Inputs of a model of the collection alone, for a peer's process."""
+    from benchmarks.models import model_case
+
+    return model_case(name).inputs(seed, batch)
+
+
 def exact_and_eager(model: Any, inputs: Sequence[Any], threads: int) -> Prepared:
-    """Not a peer: computes float64 and float32 eager once, for the verdict."""
+    """Not a peer: computes float32 and float64 eager, for the verdict."""
     import torch
 
     from benchmarks.criterion import reference
 
-    with torch.inference_mode():
-        own = model(*inputs)
-    exact = reference(model, inputs)
-    return Prepared(call=lambda: [own, exact])
+    def call() -> Any:
+        with torch.inference_mode():
+            own = model(*inputs)
+        return [own, reference(model, inputs)]
+
+    return Prepared(call=call)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +112,7 @@ def run_case(
         threads=threads,
         timing=timing,
         progress=progress,
+        inputs_loader="benchmarks.harness:load_inputs",
     )
 
 
@@ -108,11 +125,16 @@ def run_loader(
     threads: int,
     timing: Timing | None = None,
     progress: Progress | None = None,
+    inputs_loader: str = "",
 ) -> CaseResult:
     """Time what ``loader`` returns by ``peers`` in turns and judge each answer.
 
-    Args: loader, arguments: as of ``nestor.benchmarking.turns.compare``.
+    Args:
+        loader, arguments: as of ``nestor.benchmarking.turns.compare``.
+        inputs_loader: ``module:function`` that returns the inputs alone for the same keywords with
+            another ``seed``; for outputs of few elements, which are judged at several inputs.
     """
+    eager, exact, others = _references(loader, arguments, threads, inputs_loader)
     results = compare(
         peers,
         loader,
@@ -121,15 +143,12 @@ def run_loader(
         timing=timing,
         folders=[str(ROOT)],
         progress=progress,
+        others=others,
     )
-    eager, exact = _references(loader, arguments, threads)
-    usual = None
-    if "seed" in arguments and any(o.size < FEW_ELEMENTS for o in eager):
-        others = (arguments | {"seed": arguments["seed"] + i} for i in range(1, 9))
-        samples = [_references(loader, other, threads) for other in others]
-        usual = eager_errors([(eager, exact), *samples])
     verdicts = {
-        r.name: judge(r.outputs, eager, exact, usual_errors=usual) for r in results if r.outputs
+        r.name: judge(stack_outputs([r.outputs, *r.others]), eager, exact)
+        for r in results
+        if r.outputs and len(r.others) == len(others.arguments)
     }
     return CaseResult(
         model=name,
@@ -140,13 +159,25 @@ def run_loader(
     )
 
 
-def _references(loader: str, arguments: dict[str, Any], threads: int) -> tuple[Any, Any]:
-    """Outputs of float32 and float64 eager, computed in a process that then goes away."""
+def _references(
+    loader: str, arguments: dict[str, Any], threads: int, inputs_loader: str
+) -> tuple[Any, Any, OtherInputs]:
+    """A sample of float32 and float64 eager, and its inputs beside those of ``arguments``.
+
+    Computed in a process that then goes away.
+    """
+    others = OtherInputs()
     with PeerProcess(threads=threads, folders=[str(ROOT)]) as process:
         process.ask("prepare", loader, arguments, "benchmarks.harness:exact_and_eager", threads)
-        outputs = process.fetch_outputs()
-    half = len(outputs) // 2
-    return outputs[:half], outputs[half:]
+        pairs = [process.fetch_outputs()]
+        half = len(pairs[0]) // 2
+        if inputs_loader:
+            seeds = range(1, inputs_per_sample(pairs[0][:half]))
+            more = tuple(arguments | {"seed": arguments["seed"] + i} for i in seeds)
+            others = OtherInputs(loader=inputs_loader, arguments=more)
+            pairs += process.fetch_others(others)
+    eager = stack_outputs([pair[:half] for pair in pairs])
+    return eager, stack_outputs([pair[half:] for pair in pairs]), others
 
 
 def geometric_mean(values: Sequence[float]) -> float:

@@ -76,6 +76,7 @@ class PeerResult:
         turns_ns: the median call of each turn [ns].
         ratios: per round, the first peer's turn over this one's: above 1 is faster than it.
         outputs: what the model returned, flattened.
+        others: what it returned at each of the other inputs asked for, flattened.
         note: what the peer says about itself.
     """
 
@@ -86,6 +87,7 @@ class PeerResult:
     turns_ns: list[float] = field(default_factory=list)
     ratios: list[float] = field(default_factory=list)
     outputs: list[NDArray[Any]] = field(default_factory=list)
+    others: list[list[NDArray[Any]]] = field(default_factory=list)
     note: str = ""
 
     @property
@@ -111,6 +113,19 @@ class PeerResult:
             "turns_ns": self.turns_ns,
             "note": self.note,
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OtherInputs:
+    """Inputs beside those that are timed, of the same shapes, to judge more answers of a peer.
+
+    Attributes:
+        loader: ``module:function`` that returns inputs, in each process.
+        arguments: its keywords, plain data; one mapping an input.
+    """
+
+    loader: str = ""
+    arguments: tuple[Mapping[str, Any], ...] = ()
 
 
 class PeerProcess:
@@ -169,9 +184,21 @@ class PeerProcess:
 
     def fetch_outputs(self) -> list[NDArray[Any]]:
         """What the prepared model returned, flattened."""
+        return self._fetch("save_outputs")
+
+    def fetch_others(self, others: OtherInputs) -> list[list[NDArray[Any]]]:
+        """What the prepared model returns at each of ``others``, flattened."""
+        if not others.arguments:
+            return []
+        found = self._fetch("save_others", others.loader, [dict(a) for a in others.arguments])
+        each = len(found) // len(others.arguments)
+        return [found[i : i + each] for i in range(0, len(found), each)] if each else []
+
+    def _fetch(self, do: str, *arguments: Any) -> list[NDArray[Any]]:
+        """The arrays that a command writes to the file it is given."""
         with tempfile.TemporaryDirectory(prefix="nestor-bench-") as folder:
             file = Path(folder) / "outputs.npz"
-            count = self.ask("save_outputs", str(file))["count"]
+            count = self.ask(do, str(file), *arguments)["count"]
             with np.load(file) as data:
                 return [data[f"arr_{i}"] for i in range(count)]
 
@@ -216,6 +243,7 @@ def compare(
     timing: Timing | None = None,
     folders: Sequence[str] = (),
     progress: Progress | None = None,
+    others: OtherInputs | None = None,
 ) -> list[PeerResult]:
     """Run one model by several peers in turns.
 
@@ -224,6 +252,7 @@ def compare(
         loader: ``module:function`` that returns ``(model, inputs)`` in each process.
         arguments: its keywords, plain data.
         threads: threads of each peer.
+        others: inputs whose outputs are wanted too.
     Returns: one result a peer, in order; a peer that cannot take part says why in ``failure``.
     Raises: UserError for an unknown peer.
     """
@@ -237,6 +266,7 @@ def compare(
             tell(f"preparing {result.name}", 0.5 * i / len(results))
             running[result.name] = PeerProcess(threads=threads, folders=folders)
             _prepare(running[result.name], result, loader, arguments, threads)
+            _ask_others(running[result.name], result, others or OtherInputs())
         working = [r for r in results if not r.failure]
         for turn in range(timing.rounds if working else 0):
             tell("taking turns", 0.5 + 0.5 * turn / timing.rounds)
@@ -265,6 +295,16 @@ def _prepare(
         result.peak_bytes = answer["peak_bytes"]
         result.note = answer["note"]
         result.outputs = process.fetch_outputs()
+    except (UserError, InternalError) as error:
+        result.failure = str(error)
+
+
+def _ask_others(process: PeerProcess, result: PeerResult, others: OtherInputs) -> None:
+    """Fetch a peer's outputs at the other inputs."""
+    if result.failure:
+        return
+    try:
+        result.others = process.fetch_others(others)
     except (UserError, InternalError) as error:
         result.failure = str(error)
 

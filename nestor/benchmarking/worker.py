@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -54,6 +55,7 @@ class Session:
 
     def __init__(self) -> None:
         self.prepared: Prepared | None = None
+        self.inputs: Sequence[Any] = ()
         self.outputs: Any = None
 
     def prepare(self, loader: str, arguments: dict[str, Any], maker: str, threads: int) -> Any:
@@ -73,7 +75,7 @@ class Session:
             prepared.call()
             compile_seconds += time.perf_counter() - start
         self.outputs, peak = measure_call_memory(prepared.call)
-        self.prepared = prepared
+        self.prepared, self.inputs = prepared, inputs
         return {"compile_seconds": compile_seconds, "peak_bytes": peak, "note": prepared.note}
 
     def save_outputs(self, file: str) -> Any:
@@ -81,6 +83,24 @@ class Session:
         from nestor.benchmarking.outputs import arrays
 
         found = arrays(self.outputs)
+        np.savez(file, *found)
+        return {"count": len(found)}
+
+    def save_others(self, file: str, loader: str, others: Sequence[dict[str, Any]]) -> Any:
+        """Call with other inputs, of the same shapes; write the outputs, flattened, as ``.npz``.
+
+        Args: loader: ``module:function`` that returns the inputs for each dict of ``others``.
+        """
+        from nestor.benchmarking.outputs import arrays
+
+        assert self.prepared is not None, "save_others before prepare"
+        # The prepared call holds on to its inputs, so the others are written over them.
+        kept = [x.clone() if hasattr(x, "clone") else np.array(x) for x in self.inputs]
+        found: list[Any] = []
+        for arguments in others:
+            _overwrite(self.inputs, resolve(loader)(**arguments))
+            found += [np.array(a) for a in arrays(self.prepared.call())]
+        _overwrite(self.inputs, kept)
         np.savez(file, *found)
         return {"count": len(found)}
 
@@ -96,6 +116,12 @@ class Session:
             call()
             times.append(time.perf_counter_ns() - start)
         return {"times_ns": times}
+
+
+def _overwrite(inputs: Sequence[Any], values: Sequence[Any]) -> None:
+    """Write ``values`` into tensors or arrays of the same shapes, in place."""
+    for old, new in zip(inputs, values, strict=True):
+        old[...] = new
 
 
 def serve(commands: TextIO, answers: TextIO) -> None:

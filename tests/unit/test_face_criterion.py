@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.criterion import FEW_ELEMENTS, eager_errors, judge
+from benchmarks.criterion import LEAST_ELEMENTS, inputs_per_sample, judge, stack_outputs
 
 EXACT = np.linspace(-1.0, 1.0, 101)
 EAGER = (EXACT + 1e-6).astype(np.float32)
@@ -83,20 +83,29 @@ def test_nested_outputs_and_empty_ones() -> None:
     assert judge(nested, nested, exact).correct
 
 
-def test_a_single_number_is_judged_by_eagers_error_at_several_inputs() -> None:
-    exact = [np.array([0.3]), EXACT]
-    lucky = [np.array([0.3], dtype=np.float32), EAGER]
-    other = [np.array([0.3 + 1e-6], dtype=np.float32), EAGER]
-    got = [np.array([0.3 + 3e-6], dtype=np.float32), EAGER]
-    usual = eager_errors([(lucky, exact), (other, exact)])
-    assert usual[0] == pytest.approx(1e-6, rel=0.1)
-    assert not judge(got, lucky, exact).correct
-    assert judge(got, lucky, exact, usual_errors=usual).correct
-    got[0] += np.float32(2e-6)
-    assert not judge(got, lucky, exact, usual_errors=usual).correct
+def test_a_sample_of_single_numbers_takes_several_inputs() -> None:
+    number = np.zeros((1, 1), np.float32)
+    assert inputs_per_sample([number, EAGER]) == LEAST_ELEMENTS
+    assert inputs_per_sample([np.zeros(LEAST_ELEMENTS // 3, np.float32)]) == 4
+    assert inputs_per_sample([EAGER]) == 1
+    # Whole numbers are compared exactly, so one input says enough.
+    assert inputs_per_sample([np.zeros(1, np.int64), np.zeros((0, 3), np.float32)]) == 1
 
 
-def test_a_long_output_is_judged_by_its_own_error_alone() -> None:
-    assert EXACT.size >= FEW_ELEMENTS
-    got = (EXACT + 9e-6).astype(np.float32)
-    assert not judge(got, EAGER, EXACT, usual_errors=[1.0]).correct
+def test_both_sides_are_judged_over_the_same_inputs() -> None:
+    """Where eager is right by luck at one input, its error elsewhere counts, and so does ours."""
+    exact = [[np.array([x]), EXACT] for x in (0.3, 0.4)]
+    eager = [[np.array([x], np.float32), EAGER] for x in (0.3, 0.4 + 1e-6)]
+    sample, reference = stack_outputs(eager), stack_outputs(exact)
+    assert [a.shape for a in sample] == [(2, 1), (2, 101)]
+    for first, second, correct in ((3e-6, 0.0, True), (0.0, 3e-6, True), (5e-6, 0.0, False)):
+        got = [[np.array([x], np.float32), EAGER] for x in (0.3 + first, 0.4 + second)]
+        assert judge(stack_outputs(got), sample, reference).correct == correct
+    assert not judge([np.array([0.3 + 3e-6], np.float32), EAGER], eager[0], exact[0]).correct
+
+
+def test_outputs_of_different_shapes_are_no_sample() -> None:
+    with pytest.raises(ValueError, match="shape"):
+        stack_outputs([[EAGER], [EAGER[:-1]]])
+    with pytest.raises(ValueError, match="zip"):
+        stack_outputs([[EAGER], [EAGER, EAGER]])

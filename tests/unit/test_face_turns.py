@@ -14,7 +14,7 @@ import pytest
 from benchmarks.harness import CaseResult, failures, geometric_mean, speed_table, to_markdown
 from nestor.benchmarking import peers
 from nestor.benchmarking.peers import Prepared
-from nestor.benchmarking.turns import PeerProcess, PeerResult, Spread, Timing, compare
+from nestor.benchmarking.turns import OtherInputs, PeerProcess, PeerResult, Spread, Timing, compare
 from nestor.benchmarking.worker import measure_call_memory
 from nestor.errors import UserError
 
@@ -102,6 +102,36 @@ def test_memory_of_a_call_is_seen() -> None:
         pytest.skip("this system does not let the high-water mark be reset")
     # The kernel counts pages in batches, so the mark is good to some hundred KiB.
     assert 0.97 * size <= peak < size + (8 << 20)
+
+
+def load_some(count: int, first: int) -> tuple[Any, ...]:
+    """Other inputs for ``load_numbers``."""
+    return (np.arange(first, first + count, dtype=np.float32),)
+
+
+@pytest.mark.usefixtures("own_peers")
+def test_answers_at_other_inputs_leave_the_first_ones_alone() -> None:
+    others = OtherInputs(
+        loader="test_face_turns:load_some",
+        arguments=({"count": 4, "first": 10}, {"count": 4, "first": 20}),
+    )
+    loader, maker = "test_face_turns:load_numbers", "test_face_turns:fast"
+    numbers = np.arange(4, dtype=np.float32)
+    with PeerProcess(threads=1, folders=[HERE]) as process:
+        process.ask("prepare", loader, {"count": 4}, maker, 1)
+        found = process.fetch_others(others)
+        assert [len(f) for f in found] == [2, 2]
+        np.testing.assert_array_equal(found[0][0], 11 + numbers)
+        np.testing.assert_array_equal(found[1][1], 2 * (20 + numbers))
+        assert process.fetch_others(OtherInputs()) == []
+        again = OtherInputs(loader=others.loader, arguments=({"count": 3, "first": 0},))
+        with pytest.raises(UserError, match="broadcast"):
+            process.fetch_others(again)
+    (result,) = compare(
+        ["fast"], loader, {"count": 4}, threads=1, timing=QUICK, folders=[HERE], others=others
+    )
+    np.testing.assert_array_equal(result.outputs[0], 1 + numbers)
+    assert len(result.others) == 2
 
 
 WAKING_BYTES = 48 << 20

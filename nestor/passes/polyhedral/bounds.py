@@ -16,7 +16,7 @@ from nestor.ir.affine import Affine, affine
 from nestor.ir.expr import IndexExpr, loads
 from nestor.ir.program import Layout, Tensor
 from nestor.passes.polyhedral.isl_util import Points, Session, coordinates
-from nestor.passes.polyhedral.model import Access, Model, StatementInfo
+from nestor.passes.polyhedral.model import TRANSFERS, Access, Model, StatementInfo
 from nestor.passes.polyhedral.witness import (
     cell_text,
     instance_facts,
@@ -142,7 +142,7 @@ def _check_layout(model: Model, session: Session, tensor: Tensor, layout: Layout
 
 def _buffer_accesses(model: Model) -> Iterator[Access]:
     for access in model.accesses:
-        if access.place.is_buffer or access.site.compute.phase == "copy":
+        if access.place.is_buffer or access.site.compute.phase in TRANSFERS:
             yield access
     for (statement, _), uses in model.uses.items():
         for use in uses:

@@ -7,8 +7,10 @@ A buffer cell belongs to one execution of its ``Alloc``. For a read ``r`` that w
    (*clobbered*);
 3. no write of ``x`` to anywhere else comes between them (*stale*).
 
-Rule 2 is free where a cell holds one element only, rule 3 where each element is written once. Order
-is that of sequential execution; races are asked about in ``races``.
+Rule 2 is free where a cell holds one element only, rule 3 where each element is written once. An
+execution of an ``Alloc`` is one stretch of time, and rule 1 finds a write in it: rule 3 looks at
+writes within the same execution only. Copies and writebacks are reads of where they read from.
+Order is that of sequential execution; races are asked about in ``races``.
 """
 
 from __future__ import annotations
@@ -20,7 +22,14 @@ from nestor.errors import IllegalSchedule, LegalityUnknown
 from nestor.ir.affine import Affine
 from nestor.passes.polyhedral.dependences import written_once
 from nestor.passes.polyhedral.isl_util import IN, OUT, Session, conflict, ordered_pairs
-from nestor.passes.polyhedral.model import Access, Model, Place, shared_loops
+from nestor.passes.polyhedral.model import (
+    TRANSFERS,
+    Access,
+    Model,
+    Place,
+    is_inside,
+    shared_loops,
+)
 from nestor.passes.polyhedral.witness import (
     cell_text,
     instance_facts,
@@ -82,9 +91,10 @@ def _check_mixtures(model: Model) -> None:
         if access.site.compute.phase == "copy":
             continue
         root = model.alias_root(access.tensor)
+        is_promoted = access.place in model.promoted
         for other in model.accesses:
             if model.alias_root(other.tensor) == root and (
-                other.tensor != access.tensor or not other.place.is_buffer
+                other.tensor != access.tensor or not (other.place.is_buffer or is_promoted)
             ):
                 raise LegalityUnknown(
                     f"kernel '{model.kernel.name}': '{access.tensor}' is kept in "
@@ -94,19 +104,25 @@ def _check_mixtures(model: Model) -> None:
 
 def _holds_one_element(session: Session, a: Access, b: Access) -> bool:
     """True if equal cells of one ``Alloc`` execution hold equal elements."""
-    outside = {v.index for v in a.site.loops[: a.place.depth]}
-    outside |= {s.name for s in a.site.points.symbols}
-
-    def bases(x: Access) -> tuple[Affine, ...]:
-        return tuple((e - c).simplify(x.site.points.ranges) for e, c in zip(x.element, x.cell))
-
-    if len(a.element) == len(a.cell) and len(b.element) == len(b.cell):
-        base = bases(a)
-        if base == bases(b) and all(e.variables() <= outside for e in base):
-            return True
+    if _has_one_origin(a, b):
+        return True
     same_cell = _same(a, b, element=False)
     session.pairs += 1
     return session.is_subset(same_cell, _same(a, b, element=True))
+
+
+def _has_one_origin(a: Access, b: Access) -> bool:
+    """True if element minus cell is one vector for both, fixed within the ``Alloc``'s execution."""
+    outside = {v.index for v in a.site.loops[: a.place.depth]}
+    outside |= {s.name for s in a.site.points.symbols}
+
+    def origin(x: Access) -> tuple[Affine, ...]:
+        return tuple((e - c).simplify(x.site.points.ranges) for e, c in zip(x.element, x.cell))
+
+    if len(a.element) != len(a.cell) or len(b.element) != len(b.cell):
+        return False
+    base = origin(a)
+    return base == origin(b) and all(e.variables() <= outside for e in base)
 
 
 def _same(a: Access, b: Access, *, element: bool) -> Any:
@@ -177,19 +193,27 @@ class _ReadCheck:
         for other in self.model.accesses:
             if not other.is_write or self.model.alias_root(other.tensor) != root:
                 continue
-            if other.site.compute.phase == "copy":
+            if other.site.compute.phase in TRANSFERS:
                 continue
             if other.tensor != self.read.tensor:
                 raise LegalityUnknown(f"'{other.tensor}' aliases a tensor with a staged copy")
+            if not is_inside(other.site, self.read.place):
+                continue
+            is_here = other.place == self.read.place
+            if is_here and _has_one_origin(self.read, other):
+                continue
+            self.session.pairs += 1
             moved = conflict(
                 self.read.site.points.relation(
                     self.read.element, self.read.predicate, self.read.free
                 ),
                 other.site.points.relation(other.element, other.predicate, other.free),
             )
-            if other.place == self.read.place:
+            for level in range(self.depth):
+                moved = moved.equate(IN, level, OUT, level)
+            if is_here:
                 moved = moved.subtract(_same(self.read, other, element=True))
-            for pairs in _before(moved, self.read, other, 0):
+            for pairs in _before(moved, self.read, other, self.depth):
                 self._check_repaired(pairs, other, "is stale after")
 
     def _check_repaired(self, bad: Any, other: Access, complaint: str) -> None:

@@ -22,10 +22,11 @@ from nestor.passes.polyhedral.coverage import check_coverage
 from nestor.passes.polyhedral.dependences import check_dependences
 from nestor.passes.polyhedral.isl_util import Session, context
 from nestor.passes.polyhedral.model import Model, build_model
+from nestor.passes.polyhedral.promotions import check_promotions
 from nestor.passes.polyhedral.races import check_races
 from nestor.passes.polyhedral.values import check_values
 
-CHECKER_VERSION = "2"
+CHECKER_VERSION = "3"
 """Raised whenever what is accepted may change: recorded verdicts of other versions do not count."""
 
 MAX_OPERATIONS = 20_000_000
@@ -43,6 +44,7 @@ QUESTIONS: tuple[tuple[str, Callable[[Model, Session], None]], ...] = (
     ("state", check_accumulators),
     ("dependence", check_dependences),
     ("buffer", check_buffers),
+    ("promotion", check_promotions),
     ("race", check_races),
 )
 

@@ -23,7 +23,13 @@ from nestor.passes.polyhedral.isl_util import (
     coordinates,
     pairs_by_level,
 )
-from nestor.passes.polyhedral.model import Access, Model, StatementInfo, shared_loops
+from nestor.passes.polyhedral.model import (
+    TRANSFERS,
+    Access,
+    Model,
+    StatementInfo,
+    shared_loops,
+)
 from nestor.passes.polyhedral.witness import refuse, refuse_pair, where_from
 
 FIX = "keep the order of these loops, skew them, or drop the step"
@@ -38,13 +44,14 @@ def check_dependences(model: Model, session: Session) -> None:
         _check_unordered(model, session, info)
     by_root: dict[str, list[Access]] = {}
     for access in model.accesses:
-        if access.site.compute.phase != "copy":
+        if access.site.compute.phase not in TRANSFERS:
             by_root.setdefault(model.alias_root(access.tensor), []).append(access)
     for root, accesses in by_root.items():
         writes = _distinct([a for a in accesses if a.is_write])
         if not writes:
             continue
-        if written_once(model, session, root) and all(w.place.is_buffer for w in writes):
+        in_buffers = all(w.place.is_buffer and w.place not in model.promoted for w in writes)
+        if in_buffers and written_once(model, session, root):
             if not any(w.is_state for w in writes):
                 continue  # ``buffers`` finds the one write of each element before its reads
         for write in writes:

@@ -6,16 +6,20 @@ name: the copies that a tail makes use the same names.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from nestor.errors import IRError, LegalityUnknown
 from nestor.ir.affine import Affine, Interval, affine
+from nestor.ir.expr import Load
 from nestor.ir.loopnest import Alloc, Block, Buffer, Compute, Guard, Loop, LoopNest, Node
 from nestor.ir.program import Domain, Extern, Order, Program, Statement, Tensor
 from nestor.ir.types import DType
 from nestor.passes.polyhedral.isl_util import Points
+
+TRANSFERS = ("copy", "writeback")
+"""Phases that move a value and belong to no statement."""
 
 CONCURRENT = ("parallel", "vector", "grid")
 
@@ -162,7 +166,10 @@ class StatementInfo:
 
 @dataclass(slots=True, eq=False)
 class Model:
-    """A kernel and a nest, taken apart."""
+    """A kernel and a nest, taken apart.
+
+    ``promoted``: buffers whose elements are written back to the tensor that they hold.
+    """
 
     kernel: Program
     nest: LoopNest
@@ -170,6 +177,7 @@ class Model:
     places: dict[str, Place]
     statements: dict[str, StatementInfo]
     sites: list[Site]
+    promoted: frozenset[Place] = frozenset()
     accesses: list[Access] = field(default_factory=list)
     uses: dict[tuple[str, int], list[StateUse]] = field(default_factory=dict)
 
@@ -199,12 +207,26 @@ def build_model(kernel: Program, nest: LoopNest) -> Model:
         if isinstance(s, Extern):
             raise LegalityUnknown(f"kernel '{kernel.name}' calls the extern '{s.name}'")
         statements[s.name] = _statement_info(kernel, s, position)
-    model = Model(kernel, nest, tensors, places, statements, walker.sites)
+    promoted = frozenset(p for site in walker.sites for p in _written_back(site))
+    model = Model(kernel, nest, tensors, places, statements, walker.sites, promoted)
     for site in walker.sites:
         info = statements.get(site.compute.statement)
         if info is not None:
             info.sites.append(site)
     return model
+
+
+def _written_back(site: Site) -> Iterator[Place]:
+    """The buffers that a writeback reads."""
+    if site.compute.phase == "writeback":
+        for value in site.compute.values:
+            if isinstance(value, Load) and value.tensor in site.buffers:
+                yield site.buffers[value.tensor]
+
+
+def is_inside(site: Site, place: Place) -> bool:
+    """True if ``site`` stands within the ``Alloc`` of the buffer ``place``."""
+    return place in site.buffers.values()
 
 
 def shared_loops(a: Site, b: Site) -> tuple[int, int]:
@@ -223,8 +245,8 @@ def _statement_info(kernel: Program, s: Statement, position: int) -> StatementIn
     return StatementInfo(
         statement=s,
         position=position,
-        points=_domain_points(kernel, s.domain, s.domain.names),
-        outputs=_domain_points(kernel, s.domain, names),
+        points=domain_points(kernel, s.domain, s.domain.names),
+        outputs=domain_points(kernel, s.domain, names),
         output_names=names,
         order=_binding_order(kernel, s),
     )
@@ -248,7 +270,7 @@ def _binding_order(kernel: Program, s: Statement) -> Order:
     return s.order[:first]
 
 
-def _domain_points(kernel: Program, domain: Domain, names: tuple[str, ...]) -> Points:
+def domain_points(kernel: Program, domain: Domain, names: tuple[str, ...]) -> Points:
     """The domain's points in the indices ``names``; what mentions other indices is left out."""
     ranges: dict[str, Interval] = dict(kernel.symbol_ranges())
     known = {*names, *ranges}
@@ -300,7 +322,9 @@ class _Walker:
                 for b in node.buffers:
                     self._check_scope(b.shape, loops)
                 places = {b.name: _buffer_place(b, self.count, len(loops)) for b in node.buffers}
-                inner = {**buffers, **places}
+                # Hidden by a buffer of the same name, but still around: under a name of no use.
+                hidden = {f"\0{p.uid}": p for n, p in buffers.items() if n in places}
+                inner = {**buffers, **places, **hidden}
                 self.visit(node.body, loops, trail, inner, constraints, choices, ranges)
             case Guard():
                 self._visit_guard(node, loops, trail, buffers, constraints, choices, ranges)

@@ -16,7 +16,14 @@ from nestor.errors import IllegalSchedule
 from nestor.ir.affine import Affine
 from nestor.passes.polyhedral.dependences import written_once
 from nestor.passes.polyhedral.isl_util import IN, OUT, Session, conflict
-from nestor.passes.polyhedral.model import CONCURRENT, Access, AccessRole, Model, shared_loops
+from nestor.passes.polyhedral.model import (
+    CONCURRENT,
+    TRANSFERS,
+    Access,
+    AccessRole,
+    Model,
+    shared_loops,
+)
 from nestor.passes.polyhedral.witness import refuse_pair
 
 
@@ -88,7 +95,10 @@ def _is_settled(model: Model, session: Session, a: Access, b: Access) -> bool:
     The copies of a compute that a tail makes run different instances (question ``coverage``).
     """
     same = a.site.compute.statement == b.site.compute.statement and a.tensor == b.tensor
-    if not same or a.place.is_buffer or b.place.is_buffer or a.is_state or b.is_state:
+    phases = {a.site.compute.phase, b.site.compute.phase}
+    if not same or not phases.isdisjoint(TRANSFERS) or a.place.is_buffer or b.place.is_buffer:
+        return False
+    if a.is_state or b.is_state:
         return False
     if not (a.is_write and b.is_write):
         return False
@@ -97,7 +107,6 @@ def _is_settled(model: Model, session: Session, a: Access, b: Access) -> bool:
         return False
     if info.statement.scatter == "unique":
         return True
-    phases = {a.site.compute.phase, b.site.compute.phase}
     return phases in ({"point"}, {"final"}) and written_once(model, session, a.tensor)
 
 

@@ -13,7 +13,7 @@ from nestor.errors import IRError, LegalityUnknown
 from nestor.ir.affine import Affine, affine
 from nestor.ir.expr import Const, Expr, Index, IndexExpr, Load, Var, children
 from nestor.ir.loopnest import Store
-from nestor.ir.program import Reduction, Write
+from nestor.ir.program import Reduction, Tensor, Write
 from nestor.passes.polyhedral.isl_util import Session, free_variable
 from nestor.passes.polyhedral.model import (
     Access,
@@ -56,6 +56,9 @@ class _SiteCheck:
         phase = self.compute.phase
         if phase == "copy":
             self._check_copy()
+            return
+        if phase == "writeback":
+            self._check_writeback()
             return
         info = self.model.statements.get(self.compute.statement)
         if info is None:
@@ -169,6 +172,34 @@ class _SiteCheck:
         self._access("read", source, cell, place.holds, element)
         self._access("write", place, self._affines(store.indices), place.holds, element)
 
+    def _check_writeback(self) -> None:
+        self._count(1)
+        store, value = self.compute.stores[0], self.compute.values[0]
+        if not isinstance(value, Load) or value.predicate:
+            self._fail("it writes back something else than an element of a buffer")
+        source, target = self._place(value.tensor), self._place(store.target)
+        tensor = self.model.tensors.get(source.holds)
+        if not source.is_buffer or tensor is None or target.holds != tensor.name:
+            self._fail(f"it writes back to '{store.target}', which '{value.tensor}' does not hold")
+        if target.is_buffer:
+            raise LegalityUnknown(f"'{source.name}' is written back to the buffer '{target.name}'")
+        writes = (w.tensor for s in self.model.statements.values() for w in s.statement.writes)
+        if tensor.name not in writes:
+            self._fail(f"it writes back to '{tensor.name}', which no statement writes")
+        names = [f"d{k}" for k in range(len(tensor.shape))]
+        if sorted(self.instance) != sorted(names):
+            self._fail(f"its instance names {sorted(self.instance)} instead of {names}")
+        element = tuple(self.instance[n] for n in names)
+        for wanted, got in zip(element, self._affines(store.indices)):
+            self.same(wanted, got, (), f"it writes back to another element of '{tensor.name}'")
+        self._check_dtype(source, value)
+        self._check_dtype(target, value)
+        cell = self._affines(value.indices)
+        if len(cell) != len(source.shape):
+            self._fail(f"'{source.name}' is indexed with {len(cell)} indices")
+        self._access("read", source, cell, tensor.name, element)
+        self._access("write", target, element, tensor.name, element)
+
     # Stores
 
     def _write(self, write: Write, store: Store) -> None:
@@ -176,8 +207,7 @@ class _SiteCheck:
         tensor = self.model.tensors[write.tensor]
         if place.holds != write.tensor:
             self._fail(f"it stores to '{store.target}' instead of '{write.tensor}'")
-        if place.is_buffer and tensor.role != "temp":
-            self._fail(f"'{write.tensor}' is seen from outside but is written only to a buffer")
+        self._check_lasting(place, tensor)
         if place.dtype is not tensor.dtype:
             self._fail(f"'{store.target}' does not have the type of '{write.tensor}'")
         cell, element, free = self._locate(place, write.tensor, write.indices, store.indices, ())
@@ -204,7 +234,15 @@ class _SiteCheck:
         if place.is_buffer and place.holds == f"{info.statement.name}#{component}":
             cell = self._affines(indices)
         else:
-            cell = self._state_in_target(info, component, place, indices, load is None)
+            cell, element, free = self._state_in_target(
+                info, component, place, indices, load is None
+            )
+            if place in self.model.promoted:
+                # A promoted buffer stands for the tensor: the state's own rules are about that,
+                # and that the buffer has the right contents is asked like that of any read.
+                if role not in ("init", "init_into"):
+                    self._access("read", place, cell, place.holds, element, (), free)
+                place, cell = self.model.places[place.holds], element
         use = StateUse(self.site, role, component, place, cell, point, step)
         self.model.uses.setdefault((info.statement.name, component), []).append(use)
 
@@ -215,8 +253,8 @@ class _SiteCheck:
         place: Place,
         indices: tuple[IndexExpr, ...],
         is_store: bool,
-    ) -> tuple[Affine, ...]:
-        """The state lives where the result goes. Returns the cell."""
+    ) -> tuple[tuple[Affine, ...], tuple[Affine, ...], tuple[Affine, ...]]:
+        """The state lives where the result goes. Returns cell, element and free extents."""
         s, reduction = info.statement, info.statement.reduction
         assert reduction is not None
         fits = len(s.writes) == len(reduction.monoid.identity)
@@ -224,12 +262,19 @@ class _SiteCheck:
             self._fail(f"it keeps its state in '{place.name}', which is no accumulator of it")
         write = s.writes[component]
         tensor = self.model.tensors[write.tensor]
-        if place.is_buffer and tensor.role != "temp":
-            self._fail(f"'{write.tensor}' is seen from outside but is written only to a buffer")
+        self._check_lasting(place, tensor)
         cell, element, free = self._locate(place, write.tensor, write.indices, indices, ())
         if is_store:
             self._access("write", place, cell, write.tensor, element, (), free, is_state=True)
-        return cell
+        return cell, element, free
+
+    def _check_lasting(self, place: Place, tensor: Tensor) -> None:
+        """What is seen from outside does not stay in a buffer."""
+        if place.is_buffer and tensor.role != "temp" and place not in self.model.promoted:
+            self._fail(
+                f"'{tensor.name}' is seen from outside but is written only to a buffer: "
+                f"'{place.name}' is never written back"
+            )
 
     # Expressions
 

@@ -23,6 +23,7 @@ from nestor.ir.loopnest import Block, Compute, Guard, Loop, LoopKind, LoopNest, 
 from nestor.ir.program import Program, Statement
 from nestor.ir.schedule import Schedule
 from nestor.passes.index_set_splitting import split_index_sets
+from nestor.passes.lane_sums import Lanes, sum_lanes
 from nestor.passes.polyhedral.isl_ast import AstConverter, LoopMeaning
 from nestor.passes.polyhedral.isl_util import Points, affine_text, context, union_of
 from nestor.passes.polyhedral.model import domain_points
@@ -40,7 +41,10 @@ def build_affine_nest(kernel: Program, schedule: Schedule) -> LoopNest:
     from nestor.passes.promotion import promote
 
     arranged = apply_tree_steps(kernel, schedule)
-    nest = _Scan(kernel, arranged).nest()
+    scan = _Scan(kernel, arranged)
+    nest = scan.nest()
+    for lanes in scan.lanes():
+        nest = replace(nest, body=sum_lanes(nest.body, lanes))
     for step in arranged.promotions:
         nest = promote(nest, kernel, step.tensor, step.loop, step.scope)
     return nest
@@ -74,6 +78,15 @@ class _Scan:
             tensors=self.kernel.tensors,
             body=tree,
         )
+
+    def lanes(self) -> list[Lanes]:
+        """The vector loops whose lanes sum apart."""
+        return [
+            Lanes(statement=time.statement, lane=t.name, outer=t.outer, size=t.size)
+            for time in self.times
+            for t in time.tile
+            if t.is_lane and time.statement.reduction is not None
+        ]
 
     def _scan(self, schedule: Any) -> Node:
         build = isl.AstBuild.from_context(_symbol_values(self.kernel))

@@ -78,7 +78,7 @@ def _around(loop: Loop, tile: list[Loop], update: Compute, lanes: Lanes) -> Node
     shape = (*(t.upper[0] for t in tile), affine(lanes.size))
     buffers = tuple(
         Buffer(
-            name=f"{lanes.statement.name}.part{c}",
+            name=f"{lanes.statement.name}.{'tile' if tile else 'lanes'}{c}",
             dtype=dtype,
             shape=shape,
             scope=scope,

@@ -1,8 +1,10 @@
 """Parallel loops: an outlined function per region, run by OpenMP's team or by the caller alone.
 
 Parallel loops that are each other's only child form one space, cut into one contiguous chunk a
-thread. The region's function gets the range of its chunk and what it needs of the code around
-(argument arrays, outer loop indices, buffers) through a struct on the caller's stack.
+thread; where the work of an iteration depends on the index (a triangle), into many small chunks
+that threads take as they come. The region's function gets the range of its chunk and what it needs
+of the code around (argument arrays, outer loop indices, buffers) through a struct on the caller's
+stack.
 """
 
 from __future__ import annotations
@@ -19,10 +21,16 @@ from nestor.codegen.llvm.nest import (
     resolved_bounds,
 )
 from nestor.codegen.llvm.storage import private_storage
-from nestor.ir.loopnest import Loop, Node
+from nestor.ir.affine import Affine
+from nestor.ir.loopnest import Guard, Loop, Node, node_children
 
-_FIXED_SLOTS = 5
-"""args, symbols, services, the out-of-range flag, and the number of iterations come first."""
+_FIXED_SLOTS = 6
+"""args, symbols, services, the out-of-range flag, the number of iterations, and the first that
+nobody has taken come first."""
+
+_NEXT_SLOT = 5
+_CHUNKS_OF_A_THREAD = 16
+"""Into how many chunks a thread's share of uneven work is cut."""
 
 
 def emit_parallel(ctx: Context, loop: Loop) -> None:
@@ -61,6 +69,23 @@ def _collapsible(loop: Loop) -> tuple[list[Loop], Node]:
     return loops, body
 
 
+def _is_uneven(loops: list[Loop], body: Node) -> bool:
+    """Whether how much ``body`` does depends on the parallel indices."""
+    indices = {x.index for x in loops}
+
+    def depends(node: Node) -> bool:
+        asked: tuple[Affine, ...] = ()
+        if isinstance(node, Loop):
+            asked = (*node.lower, *node.upper)
+        elif isinstance(node, Guard):
+            asked = node.conditions
+        if any(not indices.isdisjoint(a.variables()) for a in asked):
+            return True
+        return any(map(depends, node_children(node)))
+
+    return depends(body)
+
+
 def _extent(ctx: Context, low: Val, high: Val) -> Val:
     if low.literal and high.literal:
         return int_val(max(0, int(high.text) - int(low.text)))
@@ -87,7 +112,7 @@ class _Capture:
         """Store everything; returns the struct's address."""
         ctx, fb = self.ctx, self.ctx.fb
         flag = Val(ctx.flag, "ptr") if ctx.flag else Val("null", "ptr")
-        values = [ctx.args, ctx.symbols, ctx.services, flag, total]
+        values = [ctx.args, ctx.symbols, ctx.services, flag, total, int_val(0)]
         values += [ctx.variables[n].value for n in self.names]
         values += [ctx.buffers[n].storage.pointer for n in self.buffers]
         values += [v for v in self.shared if not v.literal]
@@ -167,7 +192,8 @@ class _Region:
         self._raise_flag()
         fb.line("ret void")
         ctx.info.module.add_function(fb.finish())
-        ctx.info.module.add_function(_thread_function(self.name))
+        make = _taking_function if _is_uneven(loops, body) else _thread_function
+        ctx.info.module.add_function(make(self.name))
 
     def _innermost(
         self,
@@ -281,6 +307,39 @@ entry:
 work:
   call void @{name}(ptr %frame, i64 %first, i64 %end)
   br label %done
+done:
+  ret void
+}}"""
+
+
+def _taking_function(name: str) -> str:
+    """What each thread runs where the work is uneven: it takes the next few iterations, again and
+    again."""
+    return f"""define internal void @{name}.thread(ptr %frame) nounwind {{
+entry:
+  %services.at = getelementptr i64, ptr %frame, i64 2
+  %services = load ptr, ptr %services.at, align 8
+  %total.at = getelementptr i64, ptr %frame, i64 4
+  %total = load i64, ptr %total.at, align 8
+  %next.at = getelementptr i64, ptr %frame, i64 {_NEXT_SLOT}
+  %count.at = getelementptr i64, ptr %services, i64 2
+  %count.fn = load ptr, ptr %count.at, align 8
+  %count32 = call i32 %count.fn()
+  %count = sext i32 %count32 to i64
+  %chunks = mul i64 %count, {_CHUNKS_OF_A_THREAD}
+  %share = udiv i64 %total, %chunks
+  %none = icmp eq i64 %share, 0
+  %chunk = select i1 %none, i64 1, i64 %share
+  br label %take
+take:
+  %first = atomicrmw add ptr %next.at, i64 %chunk monotonic
+  %any = icmp slt i64 %first, %total
+  br i1 %any, label %work, label %done
+work:
+  %after = add i64 %first, %chunk
+  %end = call i64 @llvm.smin.i64(i64 %after, i64 %total)
+  call void @{name}(ptr %frame, i64 %first, i64 %end)
+  br label %take
 done:
   ret void
 }}"""

@@ -82,10 +82,10 @@ done:
 }
 define i32 @pointwise(ptr noalias readonly %args, ptr noalias readonly %symbols, ptr %services) nounwind {
 entry:
-  %frame1 = alloca [5 x i64], align 8
-  %a7 = load ptr, ptr %services, align 8
-  %a8 = getelementptr i64, ptr %services, i64 3
-  %a9 = load i64, ptr %a8, align 8
+  %frame1 = alloca [6 x i64], align 8
+  %a8 = load ptr, ptr %services, align 8
+  %a9 = getelementptr i64, ptr %services, i64 3
+  %a10 = load i64, ptr %a9, align 8
   %v2 = getelementptr i64, ptr %frame1, i64 0
   store ptr %args, ptr %v2, align 8
   %v3 = getelementptr i64, ptr %frame1, i64 1
@@ -96,18 +96,20 @@ entry:
   store ptr null, ptr %v5, align 8
   %v6 = getelementptr i64, ptr %frame1, i64 4
   store i64 900, ptr %v6, align 8
-  %v10 = icmp ne ptr %a7, null
-  %v11 = icmp sgt i64 %a9, 1
-  %v12 = and i1 %v10, %v11
-  %v13 = trunc i64 %a9 to i32
-  br i1 %v12, label %team14, label %alone15
-team14:
-  call void %a7(ptr @pointwise.region0.thread, ptr %frame1, i32 %v13, i32 0)
-  br label %joined16
-alone15:
+  %v7 = getelementptr i64, ptr %frame1, i64 5
+  store i64 0, ptr %v7, align 8
+  %v11 = icmp ne ptr %a8, null
+  %v12 = icmp sgt i64 %a10, 1
+  %v13 = and i1 %v11, %v12
+  %v14 = trunc i64 %a10 to i32
+  br i1 %v13, label %team15, label %alone16
+team15:
+  call void %a8(ptr @pointwise.region0.thread, ptr %frame1, i32 %v14, i32 0)
+  br label %joined17
+alone16:
   call void @pointwise.region0(ptr %frame1, i64 0, i64 900)
-  br label %joined16
-joined16:
+  br label %joined17
+joined17:
   ret i32 0
 }
 define internal <16 x float> @nestor.exp.v16f32(<16 x float> %x0) alwaysinline nounwind memory(none) {

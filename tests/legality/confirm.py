@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from nestor.errors import IllegalSchedule
-from nestor.ir.affine import affine
+from nestor.ir.affine import Affine
+from nestor.ir.expr import loads
 from nestor.ir.loopnest import LoopNest
 from nestor.ir.program import Program, Statement
 from tests.legality import oracle
@@ -34,13 +35,19 @@ class _Confirmation:
 
     def position(self, who: str) -> int:
         """When the instance named by the witness runs: it must."""
+        return self.positions(who)[0]
+
+    def positions(self, who: str) -> list[int]:
+        """The same for each time: computes that stand in the nest twice look alike."""
         wanted = self.facts[who]
+        found = []
         for at, event in enumerate(self.run.m.events):
             same = event.statement == wanted["statement"] and event.phase == wanted["phase"]
             same = same and event.instance == wanted["instance"]
             if same and event.loops == wanted["loops"]:
-                return at
-        raise AssertionError(f"{wanted} never runs")
+                found.append(at)
+        assert found, f"{wanted} never runs"
+        return found
 
     def in_domain(self, who: str) -> bool:
         wanted = self.facts[who]
@@ -85,9 +92,9 @@ class _Confirmation:
 
     def buffer(self) -> None:
         """The read happens, and so does the write that spoils it, before."""
-        at = self.position("a")
+        last = self.positions("a")[-1]
         if "kind" in self.facts:
-            assert self.position("b") < at
+            assert self.position("b") < last
 
     def dependence(self) -> None:
         """Order: the Program runs a before b, the nest does not. Race: two iterations, one cell."""
@@ -98,6 +105,8 @@ class _Confirmation:
         if self.facts["kind"] == "order":
             assert a >= b
             assert self._order("a") < self._order("b")
+            left_cells, right_cells = self._elements("a"), self._elements("b")
+            assert left_cells & right_cells or self.has_data_index()
             return
         loops = [e.loops for e in (self.run.m.events[a], self.run.m.events[b])]
         assert loops[0][self.facts["loop"]] != loops[1][self.facts["loop"]]
@@ -106,17 +115,32 @@ class _Confirmation:
         met |= {*right.writes} & {*left.reads, *left.writes}
         assert met or self.has_data_index()
 
+    def _elements(self, who: str) -> set[oracle.Cell]:
+        """What the Program's instance reads and writes, as far as its indices are in scope."""
+        s = self._statement(who)
+        env = {**self.facts[who]["instance"], **self.symbols}
+        machine = oracle.Machine(self.kernel, self.symbols, strict=False)
+        accesses = [(w.tensor, w.indices, ()) for w in s.writes]
+        final = s.reduction.final if s.reduction is not None else ()
+        for e in (*s.elements, *final):
+            accesses += [(x.tensor, x.indices, x.predicate) for x in loads(e)]
+        return {
+            machine.cell(tensor, machine.index(indices, env))
+            for tensor, indices, predicate in accesses
+            if all(isinstance(i, Affine) and i.variables() <= env.keys() for i in indices)
+            and all(p.variables() <= env.keys() and p.evaluate(env) >= 0 for p in predicate)
+        }
+
     def has_data_index(self) -> bool:
         """Gathers, scatters and aliases are treated as touching everything."""
         if any(t.alias_of is not None for t in self.kernel.tensors):
             return True
-        return any(
-            not isinstance(i, type(affine(0)))
-            for s in self.kernel.statements
-            if isinstance(s, Statement)
-            for w in s.writes
-            for i in w.indices
-        ) or any(t.name == "ids" for t in self.kernel.tensors)
+        statements = [s for s in self.kernel.statements if isinstance(s, Statement)]
+        indices = [i for s in statements for w in s.writes for i in w.indices]
+        for s in statements:
+            final = s.reduction.final if s.reduction is not None else ()
+            indices += [i for e in (*s.elements, *final) for x in loads(e) for i in x.indices]
+        return any(not isinstance(i, Affine) for i in indices)
 
     def _order(self, who: str) -> tuple[int, ...]:
         s = self._statement(who)

@@ -298,7 +298,7 @@ def _compute_part(nest: LoopNest, rng: Random) -> Node | None:
             new_store = replace(old, indices=indices)
             return replace(x, stores=(*x.stores[:at], new_store, *x.stores[at + 1 :]))
         if what == "instance":
-            if x.phase in ("init", "merge", "copy"):
+            if x.phase in ("init", "merge", "copy", "writeback"):
                 return None  # the oracle does not look at these
             instance = tuple((n, _nudged(a, rng)) for n, a in x.instance)
             return replace(x, instance=instance)

@@ -1,0 +1,15 @@
+"""The C text of a small Program, word for word."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from nestor.codegen.c import print_c
+from nestor.ir.parser import parse_program
+from tests.helpers.c_programs import BY_HAND
+
+
+def test_text_is_stable(golden: Callable[[str, str], None]) -> None:
+    program = parse_program(BY_HAND)
+    golden("c_by_hand.c", print_c(program, "by_hand", symbols={"N": 100}))
+    golden("c_by_hand_symbolic.c", print_c(program, "by_hand"))

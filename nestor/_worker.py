@@ -27,6 +27,7 @@ from nestor import errors
 KINDS = {
     "compile": "nestor._worker:compile_llvm",
     "kernel": "nestor.kernel_store:run_pickled_job",
+    "polyhedral": "nestor.passes.polyhedral.proposals:run_job",
     "selftest": "nestor._worker:selftest",
 }
 """Kind of job → ``module:function`` (bytes → bytes); nothing else can be asked of a worker."""

@@ -87,7 +87,7 @@ class WorkerPool:
         self._lock = threading.Lock()
         self._threads = 0
         self._pending = 0
-        self._workers: set[_Worker] = set()
+        self._workers: set[LimitedWorker] = set()
         self._is_closed = False
 
     def submit(self, kind: str, payload: bytes) -> Future[bytes]:
@@ -138,7 +138,7 @@ class WorkerPool:
 
     def _serve(self) -> None:
         """One thread, one worker: take jobs until there is none for a while."""
-        worker: _Worker | None = None
+        worker: LimitedWorker | None = None
         try:
             while (job := self._next_job()) is not None:
                 try:
@@ -163,7 +163,7 @@ class WorkerPool:
                     self._threads -= 1
                     return None
 
-    def _run(self, job: _Job, worker: _Worker | None) -> _Worker | None:
+    def _run(self, job: _Job, worker: LimitedWorker | None) -> LimitedWorker | None:
         """Run one job, in a second worker if the first crashes; the worker to go on with."""
         if not job.future.set_running_or_notify_cancel():
             return worker
@@ -196,8 +196,8 @@ class WorkerPool:
         job.future.set_exception(_crash_error(job, reasons, self.reproducer_dir))
         return worker
 
-    def _start(self) -> _Worker:
-        worker = _Worker(self.memory_bytes)
+    def _start(self) -> LimitedWorker:
+        worker = LimitedWorker(self.memory_bytes)
         with self._lock:
             self._workers.add(worker)
             closed = self._is_closed
@@ -205,14 +205,14 @@ class WorkerPool:
             worker.kill()
         return worker
 
-    def _drop(self, worker: _Worker) -> None:
+    def _drop(self, worker: LimitedWorker) -> None:
         with self._lock:
             self._workers.discard(worker)
         worker.kill()
 
 
-class _Worker:
-    """One ``python -m nestor._worker`` process."""
+class LimitedWorker:
+    """One ``python -m nestor._worker`` process, which is killed when a job takes too long."""
 
     def __init__(self, memory_bytes: int):
         root = str(Path(__file__).resolve().parent.parent)

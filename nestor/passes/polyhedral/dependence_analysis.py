@@ -23,8 +23,14 @@ from nestor.ir.program import Extern, Order, Program, Statement
 from nestor.passes.affine_facts import Dependence, DependenceKind, Witness
 from nestor.passes.polyhedral.isl_util import IN, OUT, Points, conflict, coordinates, union_of
 
+SHARED_READ_DIMENSIONS = 2
+"""Only tensors of as many dimensions are worth reading once for several statements."""
+
 MAX_VALUE_BASED_PIECES = 24
 """Value-based flow is computed only while no relation falls into more basic maps than this."""
+
+VALUE_BASED_SECONDS = 0.25
+"""Time for all value-based flow of a program: a help to heuristics, and never needed [s]."""
 
 _DIRECTIONS = {
     (True, False, False): ">",
@@ -114,9 +120,13 @@ class DependenceAnalysis:
     statements: dict[str, StatementModel]
     relations: list[Relation]
 
-    def dependences(self) -> tuple[Dependence, ...]:
-        """One plain summary for each relation, in the same order."""
-        return tuple(_summary(r) for r in self.relations)
+    def dependences(self, *, limit_seconds: float | None = None) -> tuple[Dependence, ...]:
+        """One plain summary for each relation, in the same order.
+
+        Args: limit_seconds: past it [s], directions are ``*`` and there are no witnesses.
+        """
+        deadline = None if limit_seconds is None else time.monotonic() + limit_seconds
+        return tuple(_summary(r, deadline) for r in self.relations)
 
     def domain(self) -> Any:
         """All instances as an isl union set."""
@@ -136,6 +146,21 @@ class DependenceAnalysis:
     def proximity(self) -> Any:
         """Union map of what should run close together: values and the reads of them."""
         return self._union([r for r in self.relations if r.kind == "flow"], values=True)
+
+    def shared_reads(self) -> Any:
+        """Union map between instances of different statements that read the same element."""
+        total = isl.UnionMap.empty(_parameter_space(self))
+        reads = [a for m in self.statements.values() for a in _accesses(m) if not a.is_write]
+        for k, a in enumerate(reads):
+            for b in reads[k + 1 :]:
+                is_large = len(a.known) >= SHARED_READ_DIMENSIONS
+                if a.model is b.model or a.tensor != b.tensor or not (a.exact and b.exact):
+                    continue
+                if is_large:
+                    pairs = _meeting(a, b).set_tuple_name(IN, a.model.tuple_name)
+                    pairs = pairs.set_tuple_name(OUT, b.model.tuple_name)
+                    total = total.union(isl.UnionMap.from_map(pairs))
+        return total
 
     def _union(self, relations: list[Relation], *, values: bool = False) -> Any:
         total = isl.UnionMap.empty(_parameter_space(self))
@@ -172,7 +197,8 @@ def analyse_dependences(
         relations += _scan_relations(model)
     analysis = DependenceAnalysis(program, models, relations)
     if value_based:
-        _find_values(analysis, deadline)
+        until = time.monotonic() + VALUE_BASED_SECONDS
+        _find_values(analysis, until if deadline is None else min(until, deadline))
     return analysis
 
 
@@ -377,32 +403,47 @@ def _scan_relations(model: StatementModel) -> Iterator[Relation]:
 # Which flow carries the value
 
 
-def _find_values(analysis: DependenceAnalysis, deadline: float | None) -> None:
+def _find_values(analysis: DependenceAnalysis, deadline: float) -> None:
     """Set ``values`` of flow relations: less what is written again between write and read.
 
     ``flow − output ∘ flow``: a pair (s, t) falls out if some w with s → w (both write) → t exists.
     """
-    relations = [r for r in analysis.relations if r.exact and not r.is_reduction]
+    relations = [
+        r for r in analysis.relations if r.exact and not r.is_reduction and _is_plain(r.map)
+    ]
     flows = [r for r in relations if r.kind == "flow" and r.access is not None]
     outputs = [r for r in relations if r.kind == "output" and _overwrites(r.target.statement)]
     for flow in flows:
-        values = flow.map
+        values, is_done = flow.map, True
         for output in outputs:
             if output.source is not flow.source or output.tensor != flow.tensor:
                 continue
             for last in flows:
                 if last.source is output.target and last.access is flow.access:
-                    if deadline is not None and time.monotonic() > deadline:
+                    if time.monotonic() > deadline:
                         return
-                    if _pieces(values) <= MAX_VALUE_BASED_PIECES:
-                        values = values.subtract(output.map.apply_range(last.map)).coalesce()
-        if _pieces(values) <= MAX_VALUE_BASED_PIECES:
+                    if _pieces(values) > MAX_VALUE_BASED_PIECES:
+                        continue
+                    later = output.map.apply_range(last.map).coalesce()
+                    # Subtraction is exponential in the pieces of what is taken away, and divisions
+                    # make it dear beyond any limit that is asked for between operations.
+                    large = _pieces(later) > MAX_VALUE_BASED_PIECES // 4 or not _is_plain(later)
+                    values = values if large else values.subtract(later).coalesce()
+                    is_done = is_done and not large
+        if is_done and _pieces(values) <= MAX_VALUE_BASED_PIECES:
             flow.values = values
 
 
 def _overwrites(s: Statement) -> bool:
     """Each instance certainly writes: not so for a reduction that writes when it is done."""
     return s.reduction is None or s.reduction.into or s.reduction.scan
+
+
+def _is_plain(value: Any) -> bool:
+    """No integer divisions."""
+    parts: list[Any] = []
+    value.foreach_basic_map(parts.append)
+    return all(part.dim(isl.dim_type.div) == 0 for part in parts)
 
 
 def _pieces(value: Any) -> int:
@@ -412,35 +453,37 @@ def _pieces(value: Any) -> int:
 # Summaries
 
 
-def _summary(r: Relation) -> Dependence:
+def _summary(r: Relation, deadline: float | None) -> Dependence:
     chosen = r.map
     is_value_based = False
     if r.values is not None and not r.values.is_empty():
         chosen, is_value_based = r.values, True
     loops = shared_loops(r.source, r.target)
-    directions: list[str] = []
-    distances: list[int | None] = []
-    for x, y in loops:
-        i, o = r.source.points.names.index(x), r.target.points.names.index(y)
-        backward = not chosen.order_gt(IN, i, OUT, o).is_empty()
-        level = not chosen.equate(IN, i, OUT, o).is_empty()
-        forward = not chosen.order_lt(IN, i, OUT, o).is_empty()
-        direction = _DIRECTIONS[backward, level, forward]
-        directions.append(direction)
-        distances.append(0 if direction == "=" else _constant_distance(chosen, i, o))
+    in_time = deadline is None or time.monotonic() < deadline
+    places = [(r.source.points.names.index(x), r.target.points.names.index(y)) for x, y in loops]
+    steps = [_direction(chosen, i, o) if in_time else ("*", None) for i, o in places]
     return Dependence(
         source=r.source.statement.name,
         target=r.target.statement.name,
         tensor=r.tensor,
         kind=r.kind,
         loops=loops,
-        directions=tuple(directions),
-        distances=tuple(distances),
+        directions=tuple(direction for direction, _ in steps),
+        distances=tuple(distance for _, distance in steps),
         exact=r.exact,
         is_reduction=r.is_reduction,
         is_value_based=is_value_based,
-        witness=_witness(r, chosen),
+        witness=_witness(r, chosen) if in_time else None,
     )
+
+
+def _direction(pairs: Any, i: int, o: int) -> tuple[str, int | None]:
+    """The sign of ``out[o] − in[i]``, and its value if that is one number."""
+    backward = not pairs.order_gt(IN, i, OUT, o).is_empty()
+    level = not pairs.equate(IN, i, OUT, o).is_empty()
+    forward = not pairs.order_lt(IN, i, OUT, o).is_empty()
+    direction = _DIRECTIONS[backward, level, forward]
+    return direction, 0 if direction == "=" else _constant_distance(pairs, i, o)
 
 
 def shared_loops(a: StatementModel, b: StatementModel) -> tuple[tuple[str, str], ...]:

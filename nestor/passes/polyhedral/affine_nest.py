@@ -93,10 +93,17 @@ class _Scan:
         iterators = isl.IdList.alloc(context(), self.depth)
         for d in range(self.depth):
             iterators = iterators.add(isl.Id.read_from_str(context(), f"c{d}"))
-        build = build.set_iterators(iterators)
+        build = build.set_iterators(iterators).set_options(self._options())
         symbols = {f"p{k}": s.name for k, s in enumerate(self.kernel.symbols)}
         converter = AstConverter(symbols, self._meaning, self._leaf)
         return split_index_sets(converter.convert(build.node_from_schedule_map(schedule)))
+
+    def _options(self) -> Any:
+        """Statements with register tiles meet no others in the innermost loop around the tiles."""
+        dims = sorted({b.time.innermost for b in self.bodies.values() if b.time.tile} - {-1})
+        names = ", ".join(f"c{d}" for d in range(self.depth))
+        choices = "; ".join(f"[{names}] -> separate[{d}]" for d in dims)
+        return isl.UnionMap.read_from_str(context(), f"{{ {choices} }}")
 
     def _meaning(self, domain: str, depth: int) -> LoopMeaning:
         entry = self.bodies[domain].time.entries[depth]
@@ -152,6 +159,10 @@ class _Tile(_Body):
         self.indices = time.indices_from_loops()
         loops = tuple(x.row for x in time.loops)
         self.domain = points.relation(loops).range().coalesce()
+        inside: dict[str, Interval] = {t.name: (0, t.size - 1) for t in time.tile}
+        values = [(x.row.substitute(self.indices).simplify(inside), x.name) for x in time.loops]
+        # A loop around whose value the tile decides: each instance runs at its own iteration.
+        self.moments = [a - n for a, n in values if not inside.keys().isdisjoint(a.variables())]
         self.conditions = self._conditions()
 
     def schedule(self, depth: int) -> Any:
@@ -173,8 +184,13 @@ class _Tile(_Body):
         compute = make_compute(self.time.statement, instance, ranges)
         whole = self._tile(compute, [], is_whole=True)
         conditions = [c.substitute(around) for c in self.conditions]
+        for moment in self.moments:
+            conditions += [moment.substitute(around), -moment.substitute(around)]
         if not conditions:
             return whole
+        if self.moments:
+            exact = [c.simplify(ranges) for c in conditions]
+            return self._tile(compute, exact, is_whole=False)
         least = tuple(dict.fromkeys(self._least(c).simplify(ranges) for c in conditions))
         exact = [c.simplify(ranges) for c in conditions]
         return Guard(

@@ -56,6 +56,11 @@ class StatementTime:
         """The loops among the entries."""
         return [e for e in self.entries if isinstance(e, TimeLoop)]
 
+    @property
+    def innermost(self) -> int:
+        """The position of the innermost loop among the entries; −1 if there is none."""
+        return max((k for k, e in enumerate(self.entries) if isinstance(e, TimeLoop)), default=-1)
+
     def indices_from_loops(self) -> dict[str, Affine]:
         """The statement's indices in terms of its loops and those of its register tile.
 

@@ -1,0 +1,142 @@
+"""``@nestor.kernel``: loop kernels written in Python, compiled to native code."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, overload
+
+import numpy as np
+
+from nestor.errors import UserError
+from nestor.frontends.python import ParsedKernel, parse_kernel
+from nestor.ir.program import Program
+from nestor.ir.types import DType
+from nestor.kernel_binding import Binder, BoundArray, BoundCall
+
+OPTIONS = ("reassociate", "contract", "threads")
+
+
+class Kernel:
+    """A loop kernel; calling it runs native code on its arguments, in place.
+
+    Parsed when it is made; compiled at its first call, once for all sizes.
+
+    Args:
+        function: what ``@nestor.kernel`` stands above.
+        reassociate: sums, products, minima and maxima that a loop accumulates may be evaluated in
+            any order.
+        contract: a product and a sum may be rounded once (``fma``).
+        threads: of a call; None: as ``nestor.config`` says.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        reassociate: bool = False,
+        contract: bool = True,
+        threads: int | None = None,
+    ) -> None:
+        functools.update_wrapper(self, function)  # type: ignore[arg-type]
+        self.function = function
+        self.reassociate, self.contract, self.threads = reassociate, contract, threads
+        self.__nestor_kernel__: ParsedKernel = parse_kernel(function)
+        self._binder = Binder(self.__nestor_kernel__, function)
+
+    @property
+    def name(self) -> str:
+        """The function's name."""
+        return self.__nestor_kernel__.source.name
+
+    @property
+    def source(self) -> str:
+        """The function's text."""
+        return self.__nestor_kernel__.source.text
+
+    @property
+    def program(self) -> Program:
+        """What the kernel computes, in the order of its Python code."""
+        return self.__nestor_kernel__.program
+
+    def interpret(self, *args: Any, **kwargs: Any) -> None:
+        """Run the reference interpreter on the arguments, in place: slow, and the definition.
+
+        Raises: ``InputError`` as a call does; ``IRError`` or ``IndexOutOfRange`` for an index
+            outside its array.
+        """
+        from nestor.ir.interpreter import run_program
+
+        bound = self._binder.bind(args, kwargs)
+        inputs = {name: _to_logical(a) for name, a in bound.arrays.items()}
+        inputs.update((n, _scalar_value(self, n, a)) for n, a in bound.scalars.items())
+        results = run_program(self.program, inputs, bound.symbols, exact=True)
+        for name, array in bound.arrays.items():
+            if array.parameter.written:
+                _assign(array, results[name])
+
+    def bind(self, *args: Any, **kwargs: Any) -> BoundCall:
+        """Check and bind arguments as a call does. Raises: ``InputError``."""
+        return self._binder.bind(args, kwargs)
+
+    def __repr__(self) -> str:
+        return f"<nestor.kernel {self.name}{self._binder.signature_text()}>"
+
+
+def _to_logical(array: BoundArray) -> np.ndarray[Any, Any]:
+    """The values as the interpreter holds them (bf16 as float32)."""
+    value = array.given
+    if isinstance(value, np.ndarray):
+        if array.parameter.dtype is DType.bf16:
+            wide = value.view(np.uint16).astype(np.uint32) << np.uint32(16)
+            return wide.view(np.float32)
+        return value
+    plain = value.detach()
+    return np.asarray((plain.float() if array.parameter.dtype is DType.bf16 else plain).numpy())
+
+
+def _scalar_value(kernel: Kernel, name: str, array: np.ndarray[Any, Any]) -> Any:
+    dtype = next(p.dtype for p in kernel.__nestor_kernel__.parameters if p.name == name)
+    if dtype is not DType.bf16:
+        return array
+    return (array.astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
+def _assign(array: BoundArray, values: np.ndarray[Any, Any]) -> None:
+    given = array.given
+    if not isinstance(given, np.ndarray):
+        import torch
+
+        array.library.assign(given, torch.from_numpy(values).to(given.dtype))
+    elif array.parameter.dtype is DType.bf16:
+        bits = np.ascontiguousarray(values, np.float32).view(np.uint32) >> np.uint32(16)
+        given.view(np.uint16)[...] = bits.astype(np.uint16)
+    else:
+        given[...] = values
+
+
+@overload
+def kernel(function: Callable[..., Any], /) -> Kernel: ...
+@overload
+def kernel(
+    *, reassociate: bool = ..., contract: bool = ..., threads: int | None = ...
+) -> Callable[[Callable[..., Any]], Kernel]: ...
+def kernel(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+    """Decorate a function of affine loops; see ``Kernel`` for the options.
+
+    ::
+
+        @nestor.kernel
+        def axpy(a: nestor.f64, x: nestor.f64["N"], y: nestor.f64["N"]):
+            for i in range(N):
+                y[i] += a * x[i]
+
+    Raises: ``Unsupported`` or ``UserError`` at decoration, with the line, for what is not part of
+        the language (``nestor.frontends.python`` describes it).
+    """
+    unknown = sorted(set(options) - set(OPTIONS))
+    if unknown:
+        raise UserError(f"@nestor.kernel has no option '{unknown[0]}'; it has {', '.join(OPTIONS)}")
+    if function is None:
+        return lambda f: Kernel(f, **options)
+    return Kernel(function, **options)

@@ -408,9 +408,7 @@ def _find_values(analysis: DependenceAnalysis, deadline: float) -> None:
 
     ``flow − output ∘ flow``: a pair (s, t) falls out if some w with s → w (both write) → t exists.
     """
-    relations = [
-        r for r in analysis.relations if r.exact and not r.is_reduction and _is_plain(r.map)
-    ]
+    relations = [r for r in analysis.relations if not r.is_reduction]
     flows = [r for r in relations if r.kind == "flow" and r.access is not None]
     outputs = [r for r in relations if r.kind == "output" and _overwrites(r.target.statement)]
     for flow in flows:
@@ -424,13 +422,16 @@ def _find_values(analysis: DependenceAnalysis, deadline: float) -> None:
                         return
                     if _pieces(values) > MAX_VALUE_BASED_PIECES:
                         continue
+                    if not (output.exact and last.exact):
+                        is_done = False
+                        continue
                     later = output.map.apply_range(last.map).coalesce()
                     # Subtraction is exponential in the pieces of what is taken away, and divisions
                     # make it dear beyond any limit that is asked for between operations.
                     large = _pieces(later) > MAX_VALUE_BASED_PIECES // 4 or not _is_plain(later)
                     values = values if large else values.subtract(later).coalesce()
                     is_done = is_done and not large
-        if is_done and _pieces(values) <= MAX_VALUE_BASED_PIECES:
+        if is_done and flow.exact and _pieces(values) <= MAX_VALUE_BASED_PIECES:
             flow.values = values
 
 

@@ -7,7 +7,7 @@ and target give equal bytes.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from nestor.ir.program import Kernel
 from nestor.ir.schedule import Schedule
@@ -16,12 +16,17 @@ from nestor.target.cpu import CpuTarget
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelJob:
-    """What makes an object: a kernel in canonical names, its schedule, the target, a name."""
+    """What makes an object: a kernel in canonical names, its schedule, the target, a name.
+
+    ``contract``: whether ``a*b + c`` may be rounded once. Without it, results are bit for bit those
+    of the reference interpreter, for a kernel that keeps its order of operations.
+    """
 
     kernel: Kernel
     schedule: Schedule
     target: CpuTarget
     function_name: str
+    contract: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,12 +55,7 @@ def run_kernel_job(job: KernelJob) -> KernelObject:
     except (IllegalSchedule, LegalityUnknown, UserError) as error:
         if not job.schedule:
             raise
-        plain = KernelJob(
-            kernel=job.kernel,
-            schedule=plain_schedule(job.kernel),
-            target=job.target,
-            function_name=job.function_name,
-        )
+        plain = replace(job, schedule=plain_schedule(job.kernel))
         return _compile(plain, f"{type(error).__name__}: {error}")
 
 
@@ -85,7 +85,7 @@ def _compile(job: KernelJob, refused: str | None) -> KernelObject:
     lap("schedule")
     check_nest(job.kernel, nest)
     lap("check")
-    text = emit_kernel(nest, job.target, function_name=job.function_name)
+    text = emit_kernel(nest, job.target, function_name=job.function_name, fp_contract=job.contract)
     lap("emit")
     code = compile_ir(text, job.target)
     lap("llvm")

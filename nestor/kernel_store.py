@@ -29,6 +29,7 @@ def job_key(job: KernelJob) -> str:
         "schedule": schedule_to_json(job.schedule),
         "target": job.target.isa_fingerprint(),
         "function": job.function_name,
+        "contract": job.contract,
         "codegen": CODEGEN_VERSION,
         "checker": CHECKER_VERSION,
     }

@@ -34,6 +34,7 @@ class KernelObject:
     """Object code of a kernel, and the schedule that it was made with.
 
     ``seconds``: time by phase. ``refused``: why the proposed schedule was not used, if it was not.
+    ``tensors``: names of the tensors whose addresses the function takes, in order.
     """
 
     function_name: str
@@ -41,6 +42,7 @@ class KernelObject:
     schedule: Schedule
     seconds: dict[str, float] = field(default_factory=dict)
     refused: str | None = None
+    tensors: tuple[str, ...] = ()
 
 
 def run_kernel_job(job: KernelJob) -> KernelObject:
@@ -95,4 +97,5 @@ def _compile(job: KernelJob, refused: str | None) -> KernelObject:
         schedule=job.schedule,
         seconds=seconds,
         refused=refused,
+        tensors=tuple(t.name for t in nest.tensors),
     )

@@ -89,6 +89,7 @@ def encode_object(compiled: KernelObject) -> bytes:
             "schedule": schedule_to_json(compiled.schedule),
             "seconds": compiled.seconds,
             "refused": compiled.refused,
+            "tensors": compiled.tensors,
         }
     ).encode()
     return struct.pack("<Q", len(header)) + header + compiled.code
@@ -104,4 +105,5 @@ def decode_object(data: bytes) -> KernelObject:
         schedule=schedule_from_json(header["schedule"]),
         seconds=header["seconds"],
         refused=header["refused"],
+        tensors=tuple(header.get("tensors", ())),
     )

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
 from nestor.errors import UserError
 from nestor.frontends.python import ParsedKernel, parse_kernel
 from nestor.ir.program import Program
+from nestor.ir.schedule import format_schedule
 from nestor.ir.types import DType
 from nestor.kernel_binding import Binder, BoundArray, BoundCall
+from nestor.kernel_native import NativeOptions, Variants
+from nestor.runtime.threads import thread_count
+
+if TYPE_CHECKING:
+    from nestor.report import Report
 
 OPTIONS = ("reassociate", "contract", "threads")
 
@@ -38,11 +44,14 @@ class Kernel:
         contract: bool = True,
         threads: int | None = None,
     ) -> None:
-        functools.update_wrapper(self, function)  # type: ignore[arg-type]
+        functools.update_wrapper(self, function)
         self.function = function
         self.reassociate, self.contract, self.threads = reassociate, contract, threads
         self.__nestor_kernel__: ParsedKernel = parse_kernel(function)
         self._binder = Binder(self.__nestor_kernel__, function)
+        thread_count(threads)
+        options = NativeOptions(reassociate=reassociate, contract=contract, threads=threads)
+        self._variants = Variants(self.__nestor_kernel__.program, options)
 
     @property
     def name(self) -> str:
@@ -74,6 +83,56 @@ class Kernel:
         for name, array in bound.arrays.items():
             if array.parameter.written:
                 _assign(array, results[name])
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        """Run on the arguments, in place.
+
+        Raises:
+            InputError: an argument does not fit (type, dtype, rank, size, read-only, overlap), or
+                with these sizes an access would leave its array.
+            IndexOutOfRange: an index that is data lies outside its array.
+        """
+        bound = self._binder.bind(args, kwargs)
+        self._variants.for_sizes(bound.symbols)(bound)
+        bound.write_back()
+
+    def compile(self) -> None:
+        """Compile now, for sizes of at least 1, rather than at the first call."""
+        self._variants.default()
+
+    def report(self) -> Report:
+        """What compiling did; compiles if that has not happened yet."""
+        from nestor.report import KernelReport, Report
+
+        if not self._variants.compiled:
+            self.compile()
+        forms = self._variants.compiled
+        phases: dict[str, float] = {}
+        for form in forms:
+            for phase, seconds in form.compiled.seconds.items():
+                phases[phase] = phases.get(phase, 0.0) + seconds
+        return Report(
+            model=self.name,
+            target=forms[0].target.cpu,
+            threads=thread_count(self.threads),
+            kernels=tuple(
+                KernelReport(
+                    name=self.name,
+                    statements=tuple(s.name for s in form.program.statements),
+                    origins=tuple(
+                        dict.fromkeys(str(s.origin) for s in form.origins.statements if s.origin)
+                    ),
+                    schedule=format_schedule(form.compiled.schedule),
+                    check_seconds=form.compiled.seconds.get("check"),
+                    compile_seconds=None if form.from_cache else form.compiled.seconds.get("llvm"),
+                    refused=form.compiled.refused or "",
+                )
+                for form in forms
+            ),
+            compile_seconds=phases,
+            cache_hits=sum(form.from_cache for form in forms),
+            symbols=tuple(f"{s.name} in {s.lower}.." for s in self.program.symbols),
+        )
 
     def bind(self, *args: Any, **kwargs: Any) -> BoundCall:
         """Check and bind arguments as a call does. Raises: ``InputError``."""

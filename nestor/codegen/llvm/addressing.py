@@ -34,6 +34,8 @@ class Location:
         inside: True if all lanes, unused ones too, provably lie in the storage; only decided where
             some lanes are not to be touched.
         inner_start: for a private buffer, the constant start in its last dimension, if known.
+        step: with a vector of offsets, the run-time distance of neighbouring lanes [elements], if
+            they are at equal distances; it is available in the function's head.
     """
 
     storage: Storage
@@ -41,6 +43,7 @@ class Location:
     offsets: tuple[int, ...] | Val | None
     inside: bool
     inner_start: int | None = None
+    step: Val | None = None
 
     @property
     def is_contiguous(self) -> bool:
@@ -107,7 +110,9 @@ def locate(ctx: Context, plan: AccessPlan) -> Location:
     offsets: tuple[int, ...] | Val | None = None
     start = 0
     symbolic_varies = any(ctx.is_varying(i) for i, _, _ in symbolic)
+    step: Val | None = None
     if symbolic_varies:
+        step = _symbolic_step(ctx, varying, symbolic)
         offsets, symbolic = _symbolic_offsets(ctx, varying, symbolic)
     elif varying.terms:
         pattern = lane_pattern(ctx, varying)
@@ -119,7 +124,7 @@ def locate(ctx: Context, plan: AccessPlan) -> Location:
     pointer = _pointer(ctx, plan.storage, uniform, symbolic, start)
     known = not symbolic and not isinstance(offsets, Val)
     inside = known and _is_inside(ctx, plan.storage, linear)
-    return Location(plan.storage, pointer, offsets, inside, _inner_start(ctx, plan))
+    return Location(plan.storage, pointer, offsets, inside, _inner_start(ctx, plan), step)
 
 
 def _canonical(offsets: tuple[int, ...]) -> tuple[int, ...] | None:
@@ -207,6 +212,24 @@ def _symbolic_offsets(
             total = term if total is None else fb.op("add", total, term)
     assert total is not None
     return total, rest
+
+
+def _symbolic_step(
+    ctx: Context, varying: Affine, symbolic: list[tuple[Affine, int, Val]]
+) -> Val | None:
+    """The run-time distance of neighbouring lanes; None if it is not the same for all."""
+    if varying.variables() - {LANE} or any(a != LANE for a, _ in varying.terms):
+        return None
+    total = int_val(varying.coefficient(LANE))
+    for index, factor, stride in symbolic:
+        part = split_varying(ctx, index)[1]
+        if any(a != LANE for a, _ in part.terms):
+            return None
+        scale = part.coefficient(LANE) * factor
+        if scale:
+            term = emit_at(ctx, 0, f"mul nsw i64 {stride.text}, {scale}")
+            total = emit_at(ctx, 0, f"add nsw i64 {total.text}, {term.text}")
+    return total
 
 
 def _pointer(

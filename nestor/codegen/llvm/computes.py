@@ -161,6 +161,8 @@ def _is_scatter(s: Store) -> bool:
 
 def _coincide(place: Location) -> bool:
     """True if two lanes may share an element."""
+    if place.step is not None:
+        return False  # their indices differ, and so do the elements
     if isinstance(place.offsets, tuple):
         return len(set(place.offsets)) != len(place.offsets)
     return place.offsets is not None

@@ -9,6 +9,9 @@ CASES ?= 2000
 THREADS ?= 2
 MODELS ?= all
 PEERS ?= eager,compile,nestor
+KERNELS ?= all
+SIZE ?= LARGE
+COMPILERS ?= clang,gcc,nestor
 PYTEST_ARGS ?=
 
 # The newest Python that is new enough; set PYTHON to choose another.
@@ -16,7 +19,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	"$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
 	&& { echo "$$p"; break; }; done)
 
-.PHONY: demo test check format bench bench-models fuzz golden clean help
+.PHONY: demo test check format bench bench-models bench-polybench fuzz golden clean help
 
 help:
 	@echo "make demo          embed sentences and classify an image; compare with PyTorch"
@@ -24,6 +27,7 @@ help:
 	@echo "make check         format, lint, types, import direction, unit tests (under 2 minutes)"
 	@echo "make bench         time every model against its peers, taking turns"
 	@echo "make bench-models  the same for MODELS=\"resnet50 gpt2\" and PEERS=eager,ort,nestor"
+	@echo "make bench-polybench  loop kernels against clang and gcc: KERNELS=\"gemm lu\" SIZE=MEDIUM"
 	@echo "make fuzz SEED=7   random programs and schedules, 2,000 cases"
 	@echo "make golden        write the expected texts of tests/golden anew"
 	@echo "make clean         remove the environment, caches and built files"
@@ -57,6 +61,10 @@ bench: $(STAMP)
 
 bench-models: $(STAMP)
 	$(BIN)/python -m benchmarks $(MODELS) --peers $(PEERS) --threads $(THREADS)
+
+bench-polybench: $(STAMP)
+	$(BIN)/python -m benchmarks.polybench $(KERNELS) --size $(SIZE) --peers $(COMPILERS) \
+		--threads $(THREADS)
 
 fuzz: $(STAMP)
 	$(BIN)/python -m pytest tests/fuzz --fuzz-seed $(SEED) --fuzz-cases $(CASES) $(PYTEST_ARGS)

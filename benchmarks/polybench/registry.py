@@ -6,7 +6,6 @@ import ast
 import importlib
 import inspect
 import textwrap
-from functools import cache
 from types import FunctionType
 from typing import Any
 
@@ -32,11 +31,10 @@ def group_of(name: str) -> str:
     return next(g for g, cases in GROUPS.items() if CASES[name] in cases)
 
 
-@cache
-def kernel(name: str, dtype: str = "float64") -> Any:
+def kernel(name: str, dtype: str = "float64", **options: Any) -> Any:
     """The ``@nestor.kernel`` of benchmark ``name`` with ``real`` read as ``dtype``.
 
-    Args: name: PolyBench's name; dtype: float64 or float32.
+    Args: name: PolyBench's name; dtype: float64 or float32; options: of ``nestor.kernel``.
     Raises: KeyError if there is no such benchmark or element type.
     """
     import nestor
@@ -44,9 +42,9 @@ def kernel(name: str, dtype: str = "float64") -> Any:
     types: dict[str, Any] = {"float64": nestor.f64, "float32": nestor.f32}
     module = importlib.import_module(f"benchmarks.polybench.kernels.{group_of(name)}")
     written = getattr(module, CASES[name].function)
-    if dtype == "float64":
+    if dtype == "float64" and not options:
         return written
-    return nestor.kernel(_with_real(written.__wrapped__, types[dtype]))
+    return nestor.kernel(**options)(_with_real(written.__wrapped__, types[dtype]))
 
 
 def _with_real(function: FunctionType, real: Any) -> FunctionType:

@@ -1,0 +1,76 @@
+"""The peers of the loop kernels: a C compiler on the nest as written, and Nestor."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.polybench import registry
+from benchmarks.polybench.case import Case
+from benchmarks.polybench.native import compile_c, find_compiler
+
+PEERS = ("clang", "gcc", "nestor")
+ALIGNMENT = 4096
+"""PolyBench's arrays start on a page [bytes]."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """A compiled benchmark.
+
+    Attributes:
+        call: runs it once on the arrays it was prepared for.
+        compile_seconds: from source to machine code [s].
+    """
+
+    call: Callable[[], None]
+    compile_seconds: float
+
+
+def aligned_copy(value: Any) -> Any:
+    """A copy of an array that starts on a page; anything else as it is."""
+    if not isinstance(value, np.ndarray):
+        return value
+    room = np.empty(value.nbytes + ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % ALIGNMENT
+    out = room[start : start + value.nbytes].view(value.dtype).reshape(value.shape)
+    out[...] = value
+    return out
+
+
+def prepare(
+    peer: str,
+    case: Case,
+    size: str,
+    dtype: str,
+    arguments: Mapping[str, Any],
+    *,
+    threads: int,
+    folder: Path,
+) -> Ready:
+    """Compile ``case`` by ``peer``, to run on ``arguments``.
+
+    Raises: ``NestorError`` if the peer is not there or cannot compile it.
+    """
+    if peer == "nestor":
+        return _nestor(case, dtype, arguments, threads)
+    program = registry.kernel(case.name, dtype).program
+    compiled = compile_c(program, case.symbols(size), folder, command=find_compiler(peer))
+    bound = compiled.bind({**case.symbols(size), **arguments})
+    function = compiled.address
+    return Ready(call=lambda: function(*bound), compile_seconds=compiled.compile_seconds)
+
+
+def _nestor(case: Case, dtype: str, arguments: Mapping[str, Any], threads: int) -> Ready:
+    """Compiled by its first call, which is of the smallest size: one code serves all sizes."""
+    start = time.perf_counter()
+    kernel = registry.kernel(case.name, dtype, reassociate=True, threads=threads)
+    kernel(**case.make_inputs("MINI", dtype))
+    seconds = time.perf_counter() - start
+    given = dict(arguments)
+    return Ready(call=lambda: kernel(**given), compile_seconds=seconds)

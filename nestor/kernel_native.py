@@ -57,11 +57,9 @@ class NativeKernel:
     def __init__(self, program: Program, options: NativeOptions, config: Config) -> None:
         self.target = parse_target(config.target)
         self.options, self.origins = options, program
-        if options.reassociate:
-            from nestor.passes.accumulations import recognize_accumulations
+        from nestor.passes.affine_pipeline import prepare_affine
 
-            program = recognize_accumulations(program)
-        self.program = _without_origins(program)
+        self.program = _without_origins(prepare_affine(program, reassociate=options.reassociate))
         schedule = choose(self.program, self.target, reassociate=options.reassociate)
         job = KernelJob(
             kernel=self.program,

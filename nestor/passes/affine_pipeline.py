@@ -1,0 +1,25 @@
+"""What happens to a loop kernel's Program before a schedule is chosen, in order."""
+
+from __future__ import annotations
+
+from nestor.ir.program import Domain, Program
+from nestor.passes.accumulations import recognize_accumulations
+from nestor.passes.reassociation import shorten_recurrences
+from nestor.passes.split_statements import split_at_own_reads
+
+
+def prepare_affine(program: Program, *, reassociate: bool) -> Program:
+    """The Program that schedules are chosen for.
+
+    Args: reassociate: whether rounding may change: sums in any order, constants inverted.
+    """
+    if reassociate:
+        program = recognize_accumulations(program)
+        program = shorten_recurrences(program)
+    return split_at_own_reads(program, _is_empty)
+
+
+def _is_empty(program: Program, domain: Domain) -> bool:
+    from nestor.passes.polyhedral.model import domain_points
+
+    return bool(domain_points(program, domain, domain.names).domain().is_empty())

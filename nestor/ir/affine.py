@@ -9,6 +9,7 @@ of the variables, by ``simplify``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Union
@@ -269,13 +270,40 @@ def _atom_bounds(atom: Atom, ranges: Mapping[str, Interval]) -> Interval:
 
 def _simplify_div(num: Affine, den: int, ranges: Mapping[str, Interval]) -> Affine:
     """Split off the largest part divisible by ``den`` whose remainder stays within one period."""
+    coarse = _split_common(num, den, ranges)
+    if coarse is not None:
+        whole, _, step = coarse
+        return _simplify_div(whole, den // step, ranges)
     done = floor_div(num, den)
     return _decide(done, num, den, ranges, lambda outside, _rest: outside)
 
 
 def _simplify_mod(num: Affine, den: int, ranges: Mapping[str, Interval]) -> Affine:
+    coarse = _split_common(num, den, ranges)
+    if coarse is not None:
+        whole, rest, step = coarse
+        return _simplify_mod(whole, den // step, ranges) * step + rest
     done = modulo(num, den)
     return _decide(done, num, den, ranges, lambda _outside, rest: rest)
+
+
+def _split_common(
+    num: Affine, den: int, ranges: Mapping[str, Interval]
+) -> tuple[Affine, Affine, int] | None:
+    """``num = step * whole + rest``, 0 ≤ rest < step, with a ``step > 1`` that divides ``den``.
+
+    So ``(8*i + j)//128 → i//16`` and ``(8*i + j)%128 → 8*(i%16) + j`` for 0 ≤ j < 8.
+    """
+    steps = {math.gcd(c, den) for _, c in num.terms} - {1, den}
+    for step in sorted(steps, reverse=True):
+        whole, rest = _split_exact(num, step)
+        inside = rest.const % step
+        whole, rest = whole + (rest.const - inside) // step, rest - (rest.const - inside)
+        lo, hi = rest.bounds(ranges)
+        if rest.terms and whole.terms and lo is not None and hi is not None:
+            if lo // step == hi // step:
+                return whole + lo // step, rest - lo // step * step, step
+    return None
 
 
 def _decide(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, overload
 
@@ -62,6 +63,11 @@ class Kernel:
     def source(self) -> str:
         """The function's text."""
         return self.__nestor_kernel__.source.text
+
+    @property
+    def signature(self) -> inspect.Signature:
+        """The function's signature."""
+        return self._binder.signature
 
     @property
     def program(self) -> Program:

@@ -20,7 +20,7 @@ Ranges = Mapping[str, tuple[Affine, Affine]]
 def recognize_accumulations(program: Program) -> Program:
     """Make each innermost accumulation a reduction into its target.
 
-    Rewrite: ``for i: for k: x[i] = x[i] op e`` (order ``seq i { seq k { … } }``) →
+    Rewrite: ``for i: for k: x[i] = x[i] op e`` (in that order) →
         ``seq i { x[i] op= reduce(op) k of e }``; ``op`` is ``+ - * min max``, ``x - e`` adds ``-e``.
     Legal when: reassociation is allowed (the caller's promise: ``reassociate=True``); the target
         mentions none of the innermost indices, no other statement runs inside their loops, and

@@ -396,12 +396,9 @@ class Statements:
     def _data_if(self, node: ast.If) -> list[Node]:
         """A condition on data becomes a bool; assignments under it keep the old value where it
         is false. What the branches read is read in any case."""
-        if isinstance(node.test, ast.BoolOp) and isinstance(node.test.op, ast.And):
-            first, *rest = node.test.values
-            if not node.orelse and self.expressions.condition(first) is not None:
-                test = rest[0] if len(rest) == 1 else ast.BoolOp(ast.And(), rest)
-                inner = ast.copy_location(_guarded_if(test, node), node)
-                return self._if(ast.copy_location(ast.If(first, [inner], []), node))
+        split = self._split_test(node)
+        if split is not None:
+            return self._if(split)
         out: list[Node] = self._define_before(node)
         key = hidden_name(self.frame.prefix, "if", node.test)
         self.body.knowledge.types[key] = (DType.bool, False)
@@ -416,6 +413,26 @@ class Statements:
             with self._predicated(whole):
                 out += self.block(branch)
         return out
+
+    def _split_test(self, node: ast.If) -> ast.If | None:
+        """Affine parts of a condition first, as an `if` of their own: what is under it then really
+        runs only where they hold. They have no effects, so their order does not matter.
+
+        Rewrite: ``if d and a: B else: C`` → ``if a: (if d: B else: C) else: C``;
+            ``if d or a: B else: C`` → ``if a: B else: (if d: B else: C)``.
+        """
+        test = node.test
+        if not isinstance(test, ast.BoolOp):
+            return None
+        is_affine = [self.expressions.condition(v) is not None for v in test.values]
+        if not any(is_affine):
+            return None
+        first = _join(test.op, [v for v, a in zip(test.values, is_affine) if a], test)
+        rest = _join(test.op, [v for v, a in zip(test.values, is_affine) if not a], test)
+        inner: list[ast.stmt] = [ast.copy_location(ast.If(rest, node.body, node.orelse), node)]
+        if isinstance(test.op, ast.And):
+            return ast.copy_location(ast.If(first, inner, node.orelse), node)
+        return ast.copy_location(ast.If(first, node.body, inner), node)
 
     @contextlib.contextmanager
     def _predicated(self, condition: Expr) -> Iterator[None]:
@@ -503,5 +520,5 @@ def _as_load(target: ast.expr) -> ast.expr:
             return target
 
 
-def _guarded_if(test: ast.expr, node: ast.If) -> ast.If:
-    return ast.If(ast.copy_location(test, node.test), node.body, [])
+def _join(op: ast.boolop, parts: list[ast.expr], at: ast.expr) -> ast.expr:
+    return parts[0] if len(parts) == 1 else ast.copy_location(ast.BoolOp(op, parts), at)

@@ -15,7 +15,7 @@ from nestor.ir.affine import Affine, affine, variable
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """``starts``: their maximum (one, unless ``step`` is 1); ``stops``: their minimum, or their
+    """``starts``: their maximum, or their minimum if ``step`` is -1 (else one); ``stops``: their minimum, or their
     maximum if ``step`` is negative."""
 
     starts: tuple[Affine, ...]
@@ -33,8 +33,11 @@ class Range:
         if self.step == 1:
             return self.starts, self.stops
         size, sign = abs(self.step), 1 if self.step > 0 else -1
-        spans = ((stop - self.starts[0]) * sign for stop in self.stops)
-        return (affine(0),), tuple((span + (size - 1)) // size for span in spans)
+        first = self.starts[0]
+        spans = ((stop - first) * sign for stop in self.stops)
+        # Counting down by one, the lowest start is reached whichever of them counting begins at.
+        lowers = (affine(0), *(first - other for other in self.starts[1:]))
+        return lowers, tuple((span + (size - 1)) // size for span in spans)
 
 
 def read_range(expressions: Expressions, node: ast.expr) -> Range:
@@ -73,7 +76,7 @@ def read_range(expressions: Expressions, node: ast.expr) -> Range:
                 f"{_fold(step > 0)} of such in the start, {_fold(step < 0)} in the stop",
             )
     assert low is not None and high is not None
-    if step != 1 and len(low) > 1:
+    if abs(step) != 1 and len(low) > 1:
         assert start is not None
         raise source.unsupported(
             start,

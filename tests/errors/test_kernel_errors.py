@@ -1,5 +1,5 @@
 """What is not part of the kernel language is refused at decoration: line, caret, what to write."""
-# ruff: noqa: F821, B007, E741
+# ruff: noqa: F821, UP037
 
 from __future__ import annotations
 

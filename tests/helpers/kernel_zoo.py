@@ -1,5 +1,5 @@
 """Loop kernels of every construct of the language, with arguments; contraction is off."""
-# ruff: noqa: F821
+# ruff: noqa: F821, UP037
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -72,15 +73,37 @@ def _parameter(source: Source, node: ast.arg) -> Parameter:
 
 
 def _evaluate(source: Source, node: ast.expr) -> Any:
-    """The object that an annotation means; text (``from __future__``) is read again."""
+    """The object that an annotation means.
+
+    Under ``from __future__ import annotations`` sizes need no quotes: ``nestor.f64[N, M]``.
+    """
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        node = ast.parse(node.value, mode="eval").body
+        node = ast.copy_location(ast.parse(node.value, mode="eval").body, node)
+    if isinstance(node, ast.Subscript):
+        element = _evaluate(source, node.value)
+        if isinstance(element, ElementType):
+            sizes = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+            return element[tuple(_size(source, s) for s in sizes)]
     expression = ast.Expression(node)
     try:
         return eval(compile(expression, source.file, "eval"), dict(source.names))
     except NameError as error:
         problem = f"the annotation cannot be evaluated: {error}"
         raise source.wrong(node, problem, "import the name") from None
+
+
+def _size(source: Source, node: ast.expr) -> Any:
+    """A size as ``ElementType`` takes it; a bare name is a global integer, or else a symbol."""
+    if isinstance(node, ast.Constant):
+        return node.value
+
+    class Known(ast.NodeTransformer):
+        def visit_Name(self, name: ast.Name) -> ast.expr:
+            value = source.names.get(name.id)
+            is_integer = isinstance(value, int) and not isinstance(value, bool)
+            return ast.Constant(value) if is_integer else name
+
+    return ast.unparse(Known().visit(copy.deepcopy(node)))
 
 
 def _check_solvable(source: Source, nodes: list[ast.arg], found: tuple[Parameter, ...]) -> None:

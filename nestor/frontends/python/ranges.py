@@ -15,8 +15,13 @@ from nestor.ir.affine import Affine, affine, variable
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """``starts``: their maximum, or their minimum if ``step`` is -1 (else one); ``stops``: their minimum, or their
-    maximum if ``step`` is negative."""
+    """What a loop runs over.
+
+    Attributes:
+        starts: where it starts: at their maximum, or their minimum if ``step`` is negative. More
+            than one only for a step of 1 or -1.
+        stops: what it stops before: their minimum, or their maximum if ``step`` is negative.
+    """
 
     starts: tuple[Affine, ...]
     stops: tuple[Affine, ...]

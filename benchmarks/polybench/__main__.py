@@ -14,7 +14,7 @@ from benchmarks.polybench import runner, tables
 from benchmarks.polybench.case import SIZES
 from benchmarks.polybench.floor import Machine, measure_machine
 from benchmarks.polybench.native import FAST, compiler_version, find_compiler
-from benchmarks.polybench.peers import PEERS
+from benchmarks.polybench.peers import PEERS, warm_up
 from benchmarks.polybench.registry import CASES
 from nestor.cli import run_guarded
 from nestor.cli_progress import progress_bar
@@ -77,6 +77,8 @@ def run(given: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="nestor-polybench-") as folder:
         peak = measure_machine(command, Path(folder), threads=given.threads, dtype=given.dtype)
     about = _about(names, peak)
+    if "nestor" in names:
+        warm_up(given.threads)
     results: list[runner.Measured] = []
     with progress_bar() as tell:
         for i, name in enumerate(kernels):

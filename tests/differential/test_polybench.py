@@ -1,7 +1,8 @@
 """PolyBench three ways: the interpreter, the C program, the compiled kernel; both element types.
 
 Without reassociation and contraction all three are equal bit by bit. With them the compiled kernel
-is within ``TOLERANCE`` of the others, relative to the largest value of an output.
+is within ``TOLERANCE`` of the others in float64, relative to the largest value of an output; in
+float32 it is about as near to the float64 result as the program in its own order is.
 
 gramschmidt's matrix has linearly dependent columns (of 30 columns at MINI 15 are independent). The
 first dependent column leaves only rounding errors, which the algorithm normalises to a unit vector
@@ -32,8 +33,7 @@ BOTH = [
 ]
 """Every kernel in both types; those of integers once."""
 
-TOLERANCE = {"float64": 1e-10, "float32": 2e-4}
-"""float32 loses more in durbin and the factorisations, whose systems are not well-conditioned."""
+TOLERANCE = 1e-10
 
 needs_gcc = pytest.mark.skipif(not shutil.which("gcc"), reason="no gcc")
 INEXACT = ("deriche",)
@@ -95,7 +95,10 @@ def test_compiled_kernel_is_the_interpreter(name: str, dtype: str) -> None:
 def test_reassociated_kernel_is_near_the_interpreter(name: str, dtype: str) -> None:
     arguments = registry.CASES[name].make_inputs("MINI", dtype)
     compiled(name, dtype, True)(**arguments)
-    assert relative_error(name, arguments, interpreted(name, dtype)) < TOLERANCE[dtype]
+    exact = interpreted(name, "float64")
+    own = relative_error(name, interpreted(name, dtype), exact)
+    allowed = TOLERANCE if dtype == "float64" else max(1e-6, 4 * own)
+    assert relative_error(name, arguments, exact) <= allowed
 
 
 @needs_gcc
@@ -107,4 +110,4 @@ def test_other_sizes(name: str, tmp_path: Path) -> None:
     program = registry.kernel(name).program
     compile_c(program, case.symbols("SMALL"), tmp_path, command="gcc", flags=EXACT)(expected)
     compiled(name, "float64", True)(**got)
-    assert relative_error(name, got, expected) < TOLERANCE["float64"]
+    assert relative_error(name, got, expected) < TOLERANCE

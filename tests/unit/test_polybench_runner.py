@@ -89,6 +89,17 @@ def test_wrong_answers_and_absent_peers_are_told(monkeypatch: pytest.MonkeyPatch
     assert wide.rows[0][-1].endswith("WRONG")
 
 
+def test_sensitive_kernels_may_differ_as_c_compilers_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def off(a: dict[str, Any]) -> None:
+        right(a)
+        a["C"] *= 1 + 2e-9
+
+    for names, expected in ((("clang", "gcc", "nestor"), []), (("clang", "nestor"), ["nestor"])):
+        works = {n: right if n == "clang" else off for n in names}
+        result = measure(monkeypatch, works)
+        assert [p.name for p in result.peers if tables.is_wrong(result, p)] == expected
+
+
 def test_slow_kernels_get_fewer_turns() -> None:
     assert [runner.rounds_for(s, 9) for s in (0.01, 2.0, 6.0, 30.0)] == [9, 5, 2, 1]
     assert runner.rounds_for(6.0, 1) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 from collections.abc import Mapping, MutableMapping
@@ -33,8 +34,9 @@ class Services(ctypes.Structure):
 
 @functools.cache
 def openmp() -> ctypes.CDLL:
-    """The libgomp that PyTorch brings."""
-    import torch  # noqa: F401 (maps the library)
+    """The libgomp that PyTorch brings; the system's where there is no PyTorch."""
+    with contextlib.suppress(ImportError):
+        import torch  # noqa: F401 (maps the library)
 
     with open("/proc/self/maps") as maps:  # noqa: PTH123
         for line in maps:

@@ -71,3 +71,13 @@ def test_one_compilation_for_every_batch(name: str) -> None:
     )
     for size in (1, 3, 2):
         check(case, model, compiled, size, samples=1)
+
+
+@pytest.mark.parametrize("name", ("silero", "minilm", "gru_12"))
+def test_correct_on_avx2(name: str) -> None:
+    """Narrower vectors than the machine may have: convolutions, attention, recurrences."""
+    case = MODELS[name]
+    model = case.build()
+    compiled = nestor.compile(model, case.inputs(0, 3), strict=True, name=name, target="x86-64-v3")
+    assert compiled.report().target == "x86-64-v3"
+    check(case, model, compiled, batch=3, samples=1)

@@ -159,3 +159,28 @@ nest columns{symbols} {{
     rng = np.random.default_rng(2)
     arrays = {t.name: rng.standard_normal((19, 19)).astype("f4") for t in nest.tensors}
     same_bits(nest, arrays, 19, level)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("n", [0, 3, 17])
+@pytest.mark.parametrize("conditions", ["N - k - 1 - jj >= 0", "N - k - 1 - jj >= 0, jj - k >= 0"])
+def test_what_no_iteration_reads_is_not_touched(conditions: str, n: int, level: str) -> None:
+    """The same element for all lanes, far outside of the tensor where no lane is under the mask."""
+    nest = parse_nest(
+        f"""\
+nest edges(N: 0..20) {{
+  input A: f32[8]
+  inout B: f32[20, 24]
+  for k in 0 .. 20 {{
+    vector jj in 0 .. 24 {{ if {conditions} {{
+      point S(k=k, j=jj) {{
+        B[k, jj] = B[k, jj] * A[4000000000*((k + 19 - N)//20)]EXTRA
+      }}
+    }} }}
+  }}
+}}
+""".replace("EXTRA", "" if n > 8 else " + A[4000000000*(jj//8)]")
+    )
+    rng = np.random.default_rng(3)
+    arrays = {"A": rng.random(8, "f4"), "B": rng.random((20, 24), "f4")}
+    same_bits(nest, arrays, n, level)

@@ -36,6 +36,7 @@ class Location:
         inner_start: for a private buffer, the constant start in its last dimension, if known.
         step: with a vector of offsets, the run-time distance of neighbouring lanes [elements], if
             they are at equal distances; it is available in the function's head.
+        is_fixed: True if no iteration of the vector loop around moves it.
     """
 
     storage: Storage
@@ -44,6 +45,7 @@ class Location:
     inside: bool
     inner_start: int | None = None
     step: Val | None = None
+    is_fixed: bool = False
 
     @property
     def is_contiguous(self) -> bool:
@@ -74,6 +76,7 @@ class AccessPlan:
         symbolic: (index, constant factor, run-time stride) of the other dimensions.
         inner: the index of the last dimension.
         is_plain: ``linear`` has no division and ``symbolic`` is empty.
+        names: the variables of all indices.
     """
 
     storage: Storage
@@ -81,6 +84,13 @@ class AccessPlan:
     symbolic: tuple[tuple[Affine, int, Val], ...]
     inner: Affine
     is_plain: bool
+    names: frozenset[str]
+
+    def is_fixed(self, ctx: Context) -> bool:
+        """True if the access is the same in all iterations of the vector loop around."""
+        if ctx.vector is None or ctx.vector.index in self.names:
+            return False
+        return not any(n.startswith("%") for n in self.names)  # a data-dependent index
 
 
 def plan_access(storage: Storage, indices: list[Affine]) -> AccessPlan:
@@ -95,7 +105,8 @@ def plan_access(storage: Storage, indices: list[Affine]) -> AccessPlan:
     linear = affine_sum(constant)
     is_plain = not symbolic and all(isinstance(a, str) for a, _ in linear.terms)
     inner = indices[-1] if indices else Affine()
-    return AccessPlan(storage, linear, tuple(symbolic), inner, is_plain)
+    names = frozenset[str]().union(*(i.variables() for i in indices))
+    return AccessPlan(storage, linear, tuple(symbolic), inner, is_plain, names)
 
 
 def locate(ctx: Context, plan: AccessPlan) -> Location:
@@ -124,7 +135,9 @@ def locate(ctx: Context, plan: AccessPlan) -> Location:
     pointer = _pointer(ctx, plan.storage, uniform, symbolic, start)
     known = not symbolic and not isinstance(offsets, Val)
     inside = known and _is_inside(ctx, plan.storage, linear)
-    return Location(plan.storage, pointer, offsets, inside, _inner_start(ctx, plan), step)
+    start_inside = _inner_start(ctx, plan)
+    fixed = plan.is_fixed(ctx)
+    return Location(plan.storage, pointer, offsets, inside, start_inside, step, fixed)
 
 
 def _canonical(offsets: tuple[int, ...]) -> tuple[int, ...] | None:
@@ -160,7 +173,8 @@ def _locate_plain(ctx: Context, plan: AccessPlan) -> Location | None:
     if ctx.condition is None and ctx.full_mask() is None:
         return Location(plan.storage, pointer, offsets, True)
     inside = _is_inside(ctx, plan.storage, ctx.resolve(plan.linear))
-    return Location(plan.storage, pointer, offsets, inside, _inner_start(ctx, plan))
+    start = _inner_start(ctx, plan)
+    return Location(plan.storage, pointer, offsets, inside, start, None, plan.is_fixed(ctx))
 
 
 def _plain_pointer(ctx: Context, storage: Storage, terms: tuple[tuple[str, int], ...]) -> Val:

@@ -33,10 +33,15 @@ class Variable:
 
 @dataclass(frozen=True, slots=True)
 class Vector:
-    """The vector loop around: ``lanes`` (a power of two), the first ``active`` of them in use."""
+    """The vector loop around: ``lanes`` (a power of two), the first ``active`` of them in use.
+
+    ``index``: the loop's name. ``low``: its first value, not only that of these lanes.
+    """
 
     lanes: int
     active: int
+    index: str = ""
+    low: int = 0
 
 
 @dataclass(slots=True)
@@ -117,7 +122,8 @@ class Context:
 
     ``env`` maps loop indices that are no SSA values (unrolled and vector ones) to affines over
     ``LANE``; ``variables`` holds the others. ``mask`` (lanes) and ``condition`` (scalar) say where
-    memory may be touched; None means everywhere.
+    memory may be touched; None means everywhere. ``first`` (scalar): whether the first iteration of
+    the vector loop is under ``mask``, known only where no other is without it.
     """
 
     def __init__(self, info: NestInfo, fb: FunctionBuilder):
@@ -138,6 +144,7 @@ class Context:
         self.vector: Vector | None = None
         self.mask: Val | None = None
         self.condition: Val | None = None
+        self.first: Val | None = None
         self.flag: str | None = None
         self.inside_parallel = False
         self.local_bytes = 0
@@ -182,18 +189,26 @@ class Context:
         return self.mask if self.mask is not None else self.tail_mask()
 
     @contextmanager
-    def where(self, test: Val) -> Iterator[None]:
-        """Restrict memory accesses to where ``test`` (scalar or lanes) holds."""
-        mask, condition = self.mask, self.condition
+    def where(self, test: Val, first: Val | None = None) -> Iterator[None]:
+        """Restrict memory accesses to where ``test`` (scalar or lanes) holds.
+
+        Args: first: for lanes, the test of the vector loop's first iteration, if it holds wherever
+            any does.
+        """
+        mask, condition, old_first = self.mask, self.condition, self.first
         if test.lanes:
             base = self.full_mask()
+            if first is None or (mask is not None and old_first is None):
+                self.first = None
+            else:
+                self.first = first if old_first is None else self.and_(old_first, first)
             self.mask = test if base is None else self.and_(base, test)
         elif not (test.literal and test.text == "true"):
             self.condition = test if condition is None else self.and_(condition, test)
         try:
             yield
         finally:
-            self.mask, self.condition = mask, condition
+            self.mask, self.condition, self.first = mask, condition, old_first
 
     def and_(self, a: Val, b: Val) -> Val:
         """Logical and that stays well defined when ``b`` is undefined where ``a`` is false."""

@@ -180,6 +180,35 @@ def condition(ctx: Context, conditions: tuple[Affine, ...]) -> tuple[Val, Val | 
     return scalar, lanes
 
 
+def first_iteration(ctx: Context, conditions: tuple[Affine, ...]) -> Val | None:
+    """Whether the conditions that differ between lanes hold in the vector loop's first iteration.
+
+    None where they may hold in a later iteration only: unless none grows with the loop's index.
+    """
+    if ctx.vector is None:
+        return None
+    index, low = ctx.vector.index, ctx.vector.low
+    total = bool_val(True)
+    for raw in conditions:
+        if not ctx.is_varying(ctx.resolve(raw)):
+            continue
+        falls = raw.coefficient(index) <= 0 and all(
+            a == index or isinstance(a, str) or index not in a.num.variables() for a, _ in raw.terms
+        )
+        first = ctx.resolve(raw.substitute({index: low}))
+        if not falls or ctx.is_varying(first):
+            return None
+        least, most = first.bounds(ctx.ranges)
+        if least is not None and least >= 0:
+            continue
+        if most is not None and most < 0:
+            return bool_val(False)
+        value, depth = scalar_with_depth(ctx, first)
+        test = emit_at(ctx, depth, f"icmp sge i64 {value.text}, 0", "i1")
+        total = test if total.literal else ctx.fb.op("and", total, test)
+    return total
+
+
 def _vector_condition(ctx: Context, a: Affine) -> Val:
     """``a ≥ 0`` in each lane; a broadcast scalar against constants when lanes form a pattern."""
     uniform, varying = split_varying(ctx, a)

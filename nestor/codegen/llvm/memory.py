@@ -61,8 +61,10 @@ def _read(ctx: Context, storage: Storage, rhs: str, lanes: int) -> Val:
 def _load_scalar(ctx: Context, at: Location, guard: Val | None, mask: Val | None) -> Val:
     pointer = at.pointer
     if mask is not None and mask.text.startswith("%"):
-        any_lane = ctx.fb.intrinsic_reduce("or", mask)
-        guard = any_lane if guard is None else ctx.and_(guard, any_lane)
+        # What is the same in all iterations of the vector loop may be read if any of them does.
+        known = ctx.first if at.is_fixed else None
+        some = known if known is not None else ctx.fb.intrinsic_reduce("or", mask)
+        guard = some if guard is None else ctx.and_(guard, some)
     pointer = _guarded(ctx, pointer, guard)
     align = TYPE_BYTES[at.storage.ty]
     return _read(ctx, at.storage, f"load {at.storage.ty}, ptr {pointer.text}, align {align}", 0)
@@ -70,7 +72,7 @@ def _load_scalar(ctx: Context, at: Location, guard: Val | None, mask: Val | None
 
 def _guarded(ctx: Context, pointer: Val, guard: Val | None) -> Val:
     """The address, or that of zeros where ``guard`` does not hold: reading needs no branch."""
-    if guard is None:
+    if guard is None or (guard.literal and guard.text == "true"):
         return pointer
     zeros = ctx.info.module.add_global(
         "zeros",

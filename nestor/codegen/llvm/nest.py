@@ -8,7 +8,7 @@ from typing import assert_never
 from nestor.codegen.llvm.builder import Val
 from nestor.codegen.llvm.computes import emit_compute, merge_tree
 from nestor.codegen.llvm.context import LANE, Context, Variable, Vector
-from nestor.codegen.llvm.indexing import condition, scalar_affine
+from nestor.codegen.llvm.indexing import condition, first_iteration, scalar_affine
 from nestor.codegen.llvm.storage import allocate, release
 from nestor.codegen.llvm.transpose import MIN_ROWS, store_rows, transposed_store
 from nestor.errors import InternalError
@@ -276,21 +276,23 @@ def _emit_vector(ctx: Context, loop: Loop, body: Callable[[], None] | None = Non
             counter,
             (affine(0),),
             (affine(chunks),),
-            lambda: _emit_lanes(ctx, loop.index, variable(counter) * native + low, native, write),
+            lambda: _emit_lanes(
+                ctx, loop.index, variable(counter) * native + low, native, write, low
+            ),
         )
-        low += chunks * native
-    for start in range(low, high, native):
-        _emit_lanes(ctx, loop.index, affine(start), min(native, high - start), write)
+    rest = low + chunks * native if chunks > MAX_CHUNKS else low
+    for start in range(rest, high, native):
+        _emit_lanes(ctx, loop.index, affine(start), min(native, high - start), write, low)
 
 
 def _emit_lanes(
-    ctx: Context, index: str, start: Affine, active: int, body: Callable[[], None]
+    ctx: Context, index: str, start: Affine, active: int, body: Callable[[], None], low: int
 ) -> None:
-    """``active`` iterations from ``start`` at once."""
+    """``active`` iterations from ``start`` at once, of a loop that starts at ``low``."""
     if active == 1:
         _with_env(ctx, index, start, body)
         return
-    ctx.vector = Vector(1 << (active - 1).bit_length(), active)
+    ctx.vector = Vector(1 << (active - 1).bit_length(), active, index, low)
     ctx.ranges[LANE] = (0, active - 1)
     value = ctx.resolve(start) + variable(LANE)
     _with_env(ctx, index, value, body)
@@ -373,7 +375,7 @@ def _emit_masked(ctx: Context, guard: Guard, lanes: Val | None) -> None:
     if lanes is None:
         emit_node(ctx, guard.body)
         return
-    with ctx.where(lanes):
+    with ctx.where(lanes, first_iteration(ctx, guard.conditions)):
         emit_node(ctx, guard.body)
     if guard.orelse is not None:
         with ctx.where(ctx.not_(lanes)):

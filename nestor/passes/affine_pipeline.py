@@ -13,9 +13,12 @@ def prepare_affine(program: Program, *, reassociate: bool) -> Program:
 
     Args: reassociate: whether rounding may change: sums in any order, constants inverted.
     """
+    from nestor.passes.polyhedral.expansion import expand_arrays
+
     if reassociate:
         program = recognize_accumulations(program)
         program = shorten_recurrences(program)
+    program = expand_arrays(program)
     return split_at_own_reads(program, _is_empty)
 
 

@@ -68,11 +68,14 @@ class Dependence:
 class DirectionVector:
     """Signs (−1, 0, 1) of a dependence's distances in the loops of one band.
 
-    ``dependence`` counts in the analysis' list. Instances are equal in all loops around the band.
+    ``dependence`` counts in the analysis' list, ``source`` and ``target`` are its statements.
+    Instances are equal in all loops around the band.
     """
 
     signs: tuple[int, ...]
     dependence: int
+    source: str = ""
+    target: str = ""
     is_reduction: bool = False
 
 
@@ -198,7 +201,10 @@ def proposal_to_json(p: Proposal) -> dict[str, Any]:
         "bands": [
             {
                 "loops": list(b.loops),
-                "vectors": [[list(v.signs), v.dependence, v.is_reduction] for v in b.vectors],
+                "vectors": [
+                    [list(v.signs), v.dependence, v.source, v.target, v.is_reduction]
+                    for v in b.vectors
+                ],
             }
             for b in p.bands
         ],
@@ -211,8 +217,14 @@ def proposal_from_json(data: dict[str, Any]) -> Proposal:
         BandFacts(
             loops=tuple(b["loops"]),
             vectors=tuple(
-                DirectionVector(signs=tuple(signs), dependence=at, is_reduction=is_reduction)
-                for signs, at, is_reduction in b["vectors"]
+                DirectionVector(
+                    signs=tuple(signs),
+                    dependence=at,
+                    source=source,
+                    target=target,
+                    is_reduction=is_reduction,
+                )
+                for signs, at, source, target, is_reduction in b["vectors"]
             ),
         )
         for b in data["bands"]

@@ -101,9 +101,7 @@ class _Walk:
             is_reduction = a.relation.is_reduction
             for signs in _sign_vectors(deltas, len(tree.loops)):
                 if any(signs):
-                    vectors.append(
-                        DirectionVector(signs=signs, dependence=a.index, is_reduction=is_reduction)
-                    )
+                    vectors.append(_vector(a, signs))
                     if next(x for x in signs if x) < 0 and not is_reduction:
                         self.is_legal = False
                     continue
@@ -116,6 +114,16 @@ class _Walk:
         child = self.visit(tree.child, below)
         assert self.bands[position] is facts
         return replace(tree, child=child, permutable=facts.is_permutable())
+
+
+def _vector(a: _Active, signs: tuple[int, ...]) -> DirectionVector:
+    return DirectionVector(
+        signs=signs,
+        dependence=a.index,
+        source=a.relation.source.statement.name,
+        target=a.relation.target.statement.name,
+        is_reduction=a.relation.is_reduction,
+    )
 
 
 def _sign_vectors(deltas: Any, count: int) -> Iterator[tuple[int, ...]]:

@@ -1,0 +1,376 @@
+"""How one nest may run: shapes that suit what its loops are good for, and the steps they mean.
+
+========== ======================================================================================
+shape      for what
+========== ======================================================================================
+contract   ``C[i, j] += A[i, k] * B[k, j]``: a register tile of rows × vectors, k innermost
+dot        ``C[i, j] += A[i, k] * B[j, k]``: only the summed loop runs along memory; lanes of it
+panel      ``y[j] += A[i, j] * x[i]``: rows are read along memory, several at a time
+stream     each element once: vectors along memory
+wavefront  every loop carries something, all may be tiled: tiles along diagonals run in parallel
+plain      as it stands
+========== ======================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from nestor.ir.schedule import (
+    Interchange,
+    Parallel,
+    Promote,
+    Skew,
+    SplitReduction,
+    Step,
+    Tile,
+    Unroll,
+    Vectorize,
+)
+from nestor.passes.affine_nests import Nest
+from nestor.passes.register_tile import choose_register_tile
+from nestor.target.cpu import CpuTarget
+
+REDUCED_TILE = 256
+"""Steps of an accumulation between two visits of its register tile: a panel then fits level 2."""
+
+WAVE_TILE = 64
+PANEL_TILE = 512
+PANEL_ROWS = 4
+TIME_TILE = 16
+MIN_REDUCED = 16
+"""Fewer steps of an accumulation do not pay for a register tile."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """One way to run a nest.
+
+    Attributes:
+        shape: see the module.
+        tiles: loop → cache tile; 0 or absent: not tiled.
+        rows: loops that are unrolled in register tiles, with the tile's size, outermost first.
+        vector: the loop that runs in lanes, and how many; None: none does.
+        is_split: the lanes sum apart and are added up at the end.
+        order: the rest, between those and the register tile, outermost first; tiled loops of
+            ``tile_order`` come again here.
+        tile_order: loops whose cache tiles (or, untiled, they themselves) stand outside of
+            ``order``, outermost first.
+        wave: tile loops ``(first, second)`` of which diagonals run in parallel.
+        parallel: the loop that runs on threads (its tiles if it is tiled); None: none does.
+        promote: tensors kept in registers while a loop runs.
+        reasons: why, for people: what was chosen and the reason.
+    """
+
+    shape: str
+    tiles: Mapping[str, int] = field(default_factory=dict)
+    rows: tuple[tuple[str, int], ...] = ()
+    vector: tuple[str, int] | None = None
+    is_split: bool = False
+    order: tuple[str, ...] = ()
+    tile_order: tuple[str, ...] = ()
+    wave: tuple[str, str] | None = None
+    parallel: str | None = None
+    promote: tuple[tuple[str, str], ...] = ()
+    reasons: tuple[tuple[str, str], ...] = ()
+
+    def register_size(self, loop: str) -> int:
+        """Size of ``loop`` in the register tile; 0 if it is not part of it."""
+        return dict((*self.rows, *([self.vector] if self.vector else []))).get(loop, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class LoopNames:
+    """What tiling makes of a loop: tile loop, loop over register tiles, loop within them."""
+
+    outer: str | None
+    middle: str
+    inner: str | None
+
+
+def names_of(choice: Choice, loop: str) -> LoopNames:
+    """The names of ``loop`` after the tiling of ``choice``."""
+    cache, register = choice.tiles.get(loop, 0), choice.register_size(loop)
+    if cache and register:
+        return LoopNames(f"{loop}.o", f"{loop}.i.o", f"{loop}.i.i")
+    if cache:
+        return LoopNames(f"{loop}.o", f"{loop}.i", None)
+    if register:
+        return LoopNames(None, f"{loop}.o", f"{loop}.i")
+    return LoopNames(None, loop, None)
+
+
+def steps_of(nest: Nest, choice: Choice) -> tuple[Step, ...]:
+    """The schedule steps that a choice means."""
+    steps: list[Step] = []
+    names = {loop: names_of(choice, loop) for loop in nest.loops}
+    current: list[str] = []
+    lanes = choice.vector[0] if choice.vector else None
+    for loop in nest.loops:
+        n = names[loop]
+        if n.outer:
+            steps.append(Tile(loop=loop, size=choice.tiles[loop]))
+        if n.inner:
+            base = f"{loop}.i" if n.outer else loop
+            size = choice.register_size(loop)
+            if loop == lanes and choice.is_split:
+                steps.append(SplitReduction(loop=base, lanes=size))
+            else:
+                steps.append(Tile(loop=base, size=size))
+        current += [x for x in (n.outer, n.middle, n.inner) if x]
+    inner = [names[loop].inner for loop, _ in choice.rows]
+    inner += [names[lanes].inner] if lanes else []
+    tiled = [names[loop].outer or names[loop].middle for loop in choice.tile_order]
+    wanted = [x for x in (*tiled, *(names[n].middle for n in choice.order), *inner) if x]
+    if wanted != current:
+        steps.append(Interchange(loops=tuple(wanted)))
+    if choice.wave:
+        first, second = (names[n].outer or names[n].middle for n in choice.wave)
+        steps.append(Skew(loop=first, by=second, factor=1))
+    if choice.parallel:
+        n = names[choice.parallel]
+        steps.append(Parallel(loop=n.outer or n.middle))
+    steps += [Unroll(loop=names[loop].inner or loop) for loop, _ in choice.rows]
+    if lanes and not choice.is_split:
+        steps.append(Vectorize(loop=names[lanes].inner or lanes))
+    steps += [Promote(tensor=t, loop=names[loop].middle) for t, loop in choice.promote]
+    return tuple(steps)
+
+
+def choices_of(nest: Nest, target: CpuTarget, *, may_thread: bool = True) -> list[Choice]:
+    """Every shape that fits ``nest``, the most promising first; ``plain`` always does."""
+    found: list[Choice] = []
+    for make in (_contract, _dot, _wavefront, _panel, _stream):
+        choice = make(nest, target)
+        if choice is not None:
+            found.append(choice)
+    found.append(_plain(nest))
+    return found if may_thread else [_one_thread(c) for c in found]
+
+
+def _one_thread(choice: Choice) -> Choice:
+    return replace(choice, parallel=None, wave=None)
+
+
+def _lanes(nest: Nest, target: CpuTarget) -> int:
+    """Elements in a vector of the widest type that the deep statements touch."""
+    widest = max(s.element_bytes for v in nest.deep for s in v.streams)
+    return max(1, target.lanes(8 * widest))
+
+
+def _order_is_free(nest: Nest, *loops: str) -> bool:
+    return set(loops) <= set(nest.tilable_suffix())
+
+
+def _rest(nest: Nest, *used: str) -> tuple[str, ...]:
+    return tuple(n for n in nest.loops if n not in used)
+
+
+def _reused(nest: Nest, loop: str) -> bool:
+    """Every deep statement accumulates into an element that ``loop`` does not move."""
+    return all(v.accumulates() and v.target.strides[loop] == 0 for v in nest.deep)
+
+
+def _contract(nest: Nest, target: CpuTarget) -> Choice | None:
+    best: tuple[int, str, str, str] | None = None
+    free = nest.tilable_suffix()
+    for vector in free:
+        if not nest.is_stride_one(vector):
+            continue
+        for reduced in free:
+            if reduced == vector or not _reused(nest, reduced):
+                continue
+            for row in free:
+                if row in (vector, reduced) or not _shares(nest, row, vector):
+                    continue
+                if nest.can_vectorize(vector, [row]):
+                    score = nest.extents[row] + nest.contiguous(vector)
+                    if best is None or score > best[0]:
+                        best = (score, row, vector, reduced)
+    if best is None or nest.extents[best[3]] < MIN_REDUCED:
+        return None
+    return _register_tiles(nest, target, *best[1:])
+
+
+def _shares(nest: Nest, row: str, vector: str) -> bool:
+    """A tile of ``row`` and ``vector`` reads vectors once for all its rows."""
+    return all(
+        v.target.strides[row] != 0
+        and any(s.strides[row] == 0 and s.strides[vector] for s in v.streams if not s.is_write)
+        for v in nest.deep
+    )
+
+
+def _register_tiles(nest: Nest, target: CpuTarget, row: str, vector: str, reduced: str) -> Choice:
+    lanes = _lanes(nest, target)
+    height, width = choose_register_tile(
+        nest.extents[row], nest.extents[vector], lanes, target.vector_registers
+    )
+    width = min(width, 3)
+    wide = width * lanes
+    rest = _rest(nest, row, vector, reduced)
+    tiles = {reduced: REDUCED_TILE} if nest.extents[reduced] > 1.5 * REDUCED_TILE else {}
+    reasons = [
+        (f"tile {height} × {wide} of {row} × {vector} in registers",
+         f"the target stands still while {reduced} runs"),
+        (f"vector {vector}", "every access runs along memory in it or stands still"),
+    ]  # fmt: skip
+    parallel = next((n for n in rest if nest.is_parallel_tile(n)), None)
+    wave = None
+    if parallel is None:
+        parallel = next((n for n in (row, vector) if nest.is_parallel_tile(n)), None)
+        if parallel == row:
+            tiles[row] = max(1, min(128, nest.extents[row] // (4 * target.cores)) // height)
+            tiles[row] *= height
+        elif parallel == vector:
+            share = max(1, min(8, nest.extents[vector] // (4 * target.cores) // wide))
+            tiles[vector] = share * wide
+        else:
+            tiles[row] = -(-WAVE_TILE // height) * height
+            tiles[vector] = -(-WAVE_TILE // wide) * wide
+            wave, parallel = (row, vector), vector
+            reasons.append((f"diagonals of {row} and {vector}", "each of them carries something"))
+    if wave is None and parallel:
+        reasons.append((f"parallel {parallel}", "no dependence crosses its iterations"))
+    outside = tuple(n for n in (row, vector, reduced) if tiles.get(n))
+    if parallel == vector and wave is None:
+        outside = tuple(n for n in (vector, row, reduced) if tiles.get(n))
+    promote = tuple(dict.fromkeys((v.target.tensor, reduced) for v in nest.deep))
+    return Choice(
+        shape="contract",
+        tiles=tiles,
+        rows=((row, height),),
+        vector=(vector, wide),
+        order=(vector, row, reduced),
+        tile_order=(*rest, *outside),
+        wave=wave,
+        parallel=parallel,
+        promote=promote,
+        reasons=tuple(reasons),
+    )
+
+
+def _dot(nest: Nest, target: CpuTarget) -> Choice | None:
+    free = nest.tilable_suffix()
+    for reduced in free:
+        indices = [v.index_of(reduced) for v in nest.deep]
+        if not all(i in v.reduced for i, v in zip(indices, nest.deep)):
+            continue
+        if nest.gathers(reduced) or not nest.contiguous(reduced):
+            continue
+        rows = [n for n in free if n != reduced and all(v.target.strides[n] for v in nest.deep)]
+        rows = rows[-2:]
+        lanes = _lanes(nest, target)
+        sizes = {0: (), 1: (8,), 2: (4, 4)}[len(rows)]
+        if not _can_split(nest, reduced, rows):
+            rows, sizes = [], ()
+            if not _can_split(nest, reduced, []):
+                continue
+        parallel = next((n for n in nest.loops if n != reduced and nest.is_parallel_tile(n)), None)
+        others = _rest(nest, reduced)
+        return Choice(
+            shape="dot",
+            rows=tuple(zip(rows, sizes, strict=True)),
+            vector=(reduced, lanes if rows else 4 * lanes),
+            is_split=True,
+            order=(*others, reduced),
+            parallel=parallel,
+            reasons=((f"sum lanes of {reduced} apart", "only it runs along memory"),),
+        )
+    return None
+
+
+def _can_split(nest: Nest, loop: str, unrolled: list[str]) -> bool:
+    """As ``can_vectorize``, but updates of one accumulator may be reordered."""
+    vectors = tuple(v for v in nest.facts.vectors if not v.is_reduction)
+    return replace(nest, facts=replace(nest.facts, vectors=vectors)).can_vectorize(loop, unrolled)
+
+
+def _wavefront(nest: Nest, target: CpuTarget) -> Choice | None:
+    free = nest.tilable_suffix()
+    prefix = tuple(n for n in nest.loops if n not in free)
+    if len(free) < 2 or any(nest.is_parallel_tile(n) for n in nest.loops):
+        return None
+    if any(_reused(nest, n) for n in free):
+        return None  # an accumulation: the other shapes know more of it
+    last = free[-1]
+    vector = None
+    if nest.is_stride_one(last) and nest.can_vectorize(last):
+        vector = (last, _lanes(nest, target))
+    sizes = {2: (TIME_TILE * 4, 1024), 3: (TIME_TILE, 32, 512), 4: (8, 16, 16, 256)}
+    tiles = dict(zip(free, sizes.get(len(free), (8,) * len(free))))
+    tiles = {n: s for n, s in tiles.items() if n in free[:2] or nest.extents[n] > 1.5 * s}
+    return Choice(
+        shape="wavefront",
+        tiles=tiles,
+        vector=vector,
+        order=free,
+        tile_order=(*prefix, *(n for n in free if n in tiles)),
+        wave=(free[0], free[1]),
+        parallel=free[1],
+        reasons=(
+            (f"tiles of {', '.join(tiles)}", "every dependence goes forward in all of them"),
+            (f"diagonals of {free[0]} and {free[1]}", "each of them carries something"),
+        ),
+    )
+
+
+def _panel(nest: Nest, target: CpuTarget) -> Choice | None:
+    free = nest.tilable_suffix()
+    for vector in reversed(free):
+        if not nest.is_stride_one(vector):
+            continue
+        reduced = next((n for n in free if n != vector and _reused(nest, n)), None)
+        if reduced is None or not nest.can_vectorize(vector, [reduced]):
+            continue
+        rest = _rest(nest, vector, reduced)
+        lanes = _lanes(nest, target)
+        tiles = {}
+        parallel = next((n for n in rest if nest.is_parallel_tile(n)), None)
+        if parallel is None and nest.is_parallel_tile(vector):
+            parallel = vector
+            if nest.extents[vector] > PANEL_TILE:
+                tiles[vector] = PANEL_TILE
+        return Choice(
+            shape="panel",
+            tiles=tiles,
+            rows=((reduced, PANEL_ROWS),),
+            vector=(vector, lanes),
+            order=(reduced, vector),
+            tile_order=(*rest, *tiles),
+            parallel=parallel if parallel != vector or tiles else None,
+            reasons=(
+                (f"vector {vector}", "memory is read along it"),
+                (f"{PANEL_ROWS} steps of {reduced} at a time", "what is summed stays in registers"),
+            ),
+        )
+    return None
+
+
+def _stream(nest: Nest, target: CpuTarget) -> Choice | None:
+    candidates = [n for n in nest.loops if nest.is_stride_one(n) and nest.can_vectorize(n)]
+    for vector in reversed(candidates):
+        order = (*_rest(nest, vector), vector)
+        if not nest.facts.can_order(order):
+            continue
+        lanes = _lanes(nest, target)
+        parallel = next((n for k, n in enumerate(order) if nest.is_parallel_at(n, order[:k])), None)
+        return Choice(
+            shape="stream",
+            vector=(vector, lanes),
+            order=order,
+            parallel=parallel,
+            reasons=((f"vector {vector}", "every access runs along memory or stands still"),),
+        )
+    return None
+
+
+def _plain(nest: Nest) -> Choice:
+    parallel = None
+    for k, loop in enumerate(nest.loops):
+        if nest.is_parallel_at(loop, nest.loops[:k]):
+            parallel = loop
+            break
+    reasons = () if parallel is None else ((f"parallel {parallel}", "it carries no dependence"),)
+    return Choice(shape="plain", order=nest.loops, parallel=parallel, reasons=reasons)

@@ -1,0 +1,351 @@
+"""The untuned schedule of an affine kernel: the cheapest proposal and shapes by an analytic cost.
+
+The cost counts cycles: arithmetic by shape, bytes by the cache that they come from, and the start
+of threads. It only has to tell good from bad: distributing from fusing, tiles from none, threads
+from one. What is chosen, and why, is kept (``explain_schedule``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from nestor.ir.program import Program
+from nestor.ir.schedule import Schedule
+from nestor.passes.affine_access import OTHER, tensor_bytes
+from nestor.passes.affine_choices import Choice
+from nestor.passes.affine_facts import AffineFacts, Dependence
+from nestor.passes.affine_nests import Nest
+from nestor.passes.affine_space import (
+    ORDER,
+    Plan,
+    Space,
+    Value,
+    choice_at,
+    make_knobs,
+    parallel_around,
+    plans_of,
+    schedule_of,
+)
+from nestor.target.cpu import CpuTarget
+
+Proposer = Callable[[Program, float], AffineFacts]
+"""Asks for dependences and orders within a limit [s]."""
+
+START_CYCLES = 15_000.0
+"""To start a team of threads and wait for it: about 5 µs."""
+
+LATENCY_CYCLES = 4.0
+CALL_CYCLES = 30.0
+"""Overhead of one run of a nest: loop bounds, masks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reason:
+    """A choice, why it was made, and the dependence behind it, if one is."""
+
+    choice: str
+    reason: str
+    dependence: Dependence | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Rated:
+    """A plan with its defaults and its cost [cycles]."""
+
+    plan: Plan
+    shapes: dict[int, str]
+    threads: dict[int, bool]
+    outer: frozenset[str]
+    cycles: float
+
+
+def choose_schedule(
+    program: Program,
+    target: CpuTarget,
+    *,
+    reassociate: bool = False,
+    sizes: Mapping[str, int] | None = None,
+    limit_seconds: float = 2.0,
+    propose: Proposer | None = None,
+) -> Schedule:
+    """A good schedule for any affine kernel, untuned.
+
+    Args:
+        reassociate: sums may be evaluated in any order. What may be reordered is stated in the
+            program itself (``Reduction(into=True)``); without it such sums are left as they are.
+        sizes: typical values of symbols; else 1000 each.
+        limit_seconds: for isl [s].
+        propose: where isl runs; None: in this process, where the limit is asked for only between
+            its operations. ``nestor.proposing.propose`` runs it in a helper process.
+    Returns: the default point of ``affine_space``. The checker has not seen it.
+    """
+    space = affine_space(
+        program,
+        target,
+        reassociate=reassociate,
+        sizes=sizes,
+        limit_seconds=limit_seconds,
+        propose=propose,
+    )
+    return schedule_of(space, space.default())
+
+
+def affine_space(
+    program: Program,
+    target: CpuTarget,
+    *,
+    reassociate: bool = False,
+    sizes: Mapping[str, int] | None = None,
+    limit_seconds: float = 2.0,
+    propose: Proposer | None = None,
+) -> Space:
+    """The knobs of ``program``'s schedule; their defaults are the heuristic's choice.
+
+    Args: as of ``choose_schedule``.
+    """
+    facts = _facts(program, limit_seconds, propose)
+    plans = plans_of(program, target, facts, sizes)
+    if not reassociate:
+        plans = {origin: _keep_order_of_sums(plan) for origin, plan in plans.items()}
+    rated = {o: _rate(program, target, plan, sizes) for o, plan in plans.items()}
+    best = min(rated, key=lambda origin: rated[origin].cycles)
+    knobs = make_knobs(
+        plans,
+        best,
+        {(o, k): shape for o, r in rated.items() for k, shape in r.shapes.items()},
+        {o: r.outer for o, r in rated.items()},
+        {(o, k): on for o, r in rated.items() for k, on in r.threads.items()},
+    )
+    return Space(program=program, target=target, plans=plans, knobs=knobs)
+
+
+def fallback_points(space: Space) -> list[dict[str, Value]]:
+    """Points to try in turn where the checker refuses the default: simpler and simpler ones."""
+    first = space.default()
+    found = [first]
+
+    def add(change: Callable[[str, Value], Value]) -> None:
+        point = {name: change(name, value) for name, value in found[-1].items()}
+        if point != found[-1]:
+            found.append(point)
+
+    add(lambda name, value: 0 if name.endswith("/promote") else value)
+    domains = {k.name: k.domain for k in space.knobs}
+
+    def simpler(name: str, value: Value) -> Value:
+        if not name.endswith("/shape") or value not in ("contract", "wavefront", "dot"):
+            return value
+        return next(s for s in ("panel", "stream", "plain") if s in domains[name])
+
+    add(simpler)
+    add(lambda name, value: "plain" if name.endswith("/shape") else value)
+    return found
+
+
+def _facts(program: Program, limit_seconds: float, propose: Proposer | None) -> AffineFacts:
+    if propose is not None:
+        return propose(program, limit_seconds)
+    from nestor.passes.polyhedral.proposals import propose_here
+
+    return propose_here(program, limit_seconds=limit_seconds)
+
+
+def _keep_order_of_sums(plan: Plan) -> Plan:
+    from dataclasses import replace
+
+    choices = tuple(tuple(c for c in own if not c.is_split) for own in plan.choices)
+    return replace(plan, choices=choices)
+
+
+# Cost
+
+
+def _rate(
+    program: Program, target: CpuTarget, plan: Plan, sizes: Mapping[str, int] | None
+) -> _Rated:
+    outer = _outermost(plan) if target.cores > 1 else frozenset()
+    shapes: dict[int, str] = {}
+    threads: dict[int, bool] = {}
+    total = 0.0
+    for k, nest in enumerate(plan.nests):
+        is_inside = bool(outer & set(nest.outer))
+        options: list[tuple[float, Choice, bool]] = []
+        for choice in plan.choices[k]:
+            cycles = _cycles(program, target, nest, choice, sizes)
+            if is_inside:
+                options.append((cycles / target.cores, choice, False))
+                continue
+            options.append((cycles, choice, False))
+            if choice.parallel and target.cores > 1:
+                starts = START_CYCLES * nest.trips
+                starts *= _waves(nest, choice) * _starts_inside(nest, choice)
+                options.append((cycles / target.cores + starts, choice, True))
+        best = min(options, key=lambda option: option[0])
+        total += best[0]
+        shapes[k], threads[k] = best[1].shape, best[2]
+    total += START_CYCLES * len(outer)
+    return _Rated(plan, shapes, threads, outer, total)
+
+
+def _outermost(plan: Plan) -> frozenset[str]:
+    """Of each nest's parallel loops around it the outermost, if it stands outermost of all."""
+    return frozenset(
+        nest.outer[0] for nest in plan.nests if nest.outer[:1] and nest.outer[0] in plan.outer
+    )
+
+
+def _waves(nest: Nest, choice: Choice) -> float:
+    """How many diagonals run one after the other."""
+    if choice.wave is None:
+        return 1.0
+    total = 0.0
+    for loop in choice.wave:
+        size = choice.tiles.get(loop) or choice.register_size(loop) or 1
+        total += nest.extents[loop] / size
+    return total
+
+
+def _starts_inside(nest: Nest, choice: Choice) -> float:
+    """Iterations of the loops around the parallel one, each of which starts the threads."""
+    if choice.wave is not None or choice.parallel is None:
+        return 1.0
+    total = 1.0
+    for loop in (*choice.tile_order, *choice.order):
+        if loop == choice.parallel:
+            break
+        size = choice.tiles.get(loop, 0)
+        total *= (
+            nest.extents[loop] / size
+            if size and loop in choice.tile_order
+            else (nest.extents[loop] if not size else 1.0)
+        )
+    return max(1.0, total)
+
+
+def _cycles(
+    program: Program,
+    target: CpuTarget,
+    nest: Nest,
+    choice: Choice,
+    sizes: Mapping[str, int] | None,
+) -> float:
+    """Estimated cycles of all runs of ``nest`` on one thread."""
+    instances = nest.instances()
+    work = 0.0
+    for v in nest.deep:
+        widest = max(s.element_bytes for s in v.streams)
+        lanes = target.lanes(8 * widest) if choice.vector else 1
+        own = v.operations / 2.0 / lanes
+        if choice.vector is None and v.accumulates() and nest.loops:
+            last = choice.order[-1] if choice.order else nest.loops[-1]
+            if v.target.strides.get(last, 0) == 0:
+                own = max(own, LATENCY_CYCLES)
+        work += own
+    moved = _bytes_moved(program, target, nest, choice, sizes)
+    runs = nest.trips
+    return instances * max(work, moved) + runs * CALL_CYCLES
+
+
+def _bytes_moved(
+    program: Program,
+    target: CpuTarget,
+    nest: Nest,
+    choice: Choice,
+    sizes: Mapping[str, int] | None,
+) -> float:
+    """Cycles that memory takes for one instance."""
+    if choice.shape == "contract":
+        return 0.0
+    inner = choice.vector[0] if choice.vector else (choice.order or nest.loops)[-1]
+    cycles = 0.0
+    seen: set[tuple[str, tuple[tuple[str, int], ...]]] = set()
+    footprint = sum(
+        {
+            s.tensor: tensor_bytes(program, s.tensor, sizes) for v in nest.views for s in v.streams
+        }.values()
+    )
+    for v in nest.deep:
+        for s in v.streams:
+            key = (s.tensor, tuple(sorted(s.strides.items())))
+            if key in seen or s.strides.get(inner, 0) == 0:
+                continue
+            seen.add(key)
+            is_far = s.strides[inner] == OTHER
+            size = float(target.line_bytes if is_far else s.element_bytes)
+            reused = (
+                choice.shape in ("dot", "wavefront") and len(choice.rows) + len(choice.tiles) > 1
+            )
+            cycles += size / _bytes_per_cycle(target, footprint) / (8.0 if reused else 1.0)
+    return cycles
+
+
+def _bytes_per_cycle(target: CpuTarget, footprint: int) -> float:
+    """What one core gets from the cache that holds ``footprint`` [bytes per cycle]."""
+    if footprint <= target.l1d_bytes:
+        return 64.0
+    if footprint <= target.l2_bytes:
+        return 24.0
+    if footprint <= target.l3_bytes:
+        return 8.0
+    return max(1.0, target.memory_gbps / target.ghz / max(1, target.cores))
+
+
+# Reasons
+
+
+def explain_schedule(
+    space: Space, point: Mapping[str, Value] | None = None, facts: AffineFacts | None = None
+) -> list[Reason]:
+    """What was chosen at ``point`` (the default one if None), and why.
+
+    Args: facts: names the dependences that forbade a parallel loop.
+    """
+    point = space.default() if point is None else point
+    origin = str(point[ORDER])
+    plan = space.plans[origin]
+    found = [Reason(choice=f"order: {origin}", reason=_ORIGINS.get(origin, "found by isl"))]
+    for k, nest in enumerate(plan.nests):
+        choice = choice_at(space, point, k)
+        names = ", ".join(v.name for v in nest.views)
+        found.append(
+            Reason(choice=f"{names}: {choice.shape}", reason=f"loops {', '.join(nest.loops)}")
+        )
+        found += [Reason(choice=f"{names}: {c}", reason=r) for c, r in choice.reasons]
+        found += _refused(nest, choice, facts)
+    for loop in sorted(parallel_around(space, point)):
+        found.append(
+            Reason(choice=f"parallel {loop}", reason="no dependence crosses its iterations")
+        )
+    return found
+
+
+_ORIGINS = {
+    "original": "as written",
+    "serialize-sccs": "statements that do not depend on each other in a cycle run apart",
+    "max-fusion": "what may run together does",
+    "incremental": "fused where that costs no parallel loop",
+    "outer-coincidence": "parallel loops stand outside",
+    "share-reads": "reads of the same elements run together",
+}
+
+
+def _refused(nest: Nest, choice: Choice, facts: AffineFacts | None) -> list[Reason]:
+    """Loops of the nest that something crosses, with one dependence each."""
+    found: list[Reason] = []
+    for loop in nest.loops:
+        carried = nest.facts.carried(loop, ())
+        if loop == choice.parallel or not carried:
+            continue
+        at = carried[0].dependence
+        known = facts is not None and 0 <= at < len(facts.dependences)
+        dependence = facts.dependences[at] if known and facts is not None else None
+        text = (
+            f"{carried[0].source} → {carried[0].target}" if dependence is None else str(dependence)
+        )
+        found.append(
+            Reason(
+                choice=f"{loop} is not parallel", reason=f"it carries {text}", dependence=dependence
+            )
+        )
+    return found

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from tests.fuzz.affine_harness import AffineCounts
 from tests.fuzz.harness import Counts
 
 COUNTS = pytest.StashKey[Counts]()
+AFFINE_COUNTS = pytest.StashKey[AffineCounts]()
 
 
 def pytest_terminal_summary(
@@ -17,3 +19,7 @@ def pytest_terminal_summary(
     if counts is not None:
         terminalreporter.section("random programs and schedules")
         terminalreporter.write_line(counts.summary())
+    affine = config.stash.get(AFFINE_COUNTS, None)
+    if affine is not None:
+        terminalreporter.section("affine programs and steps on schedule trees")
+        terminalreporter.write_line(affine.summary())

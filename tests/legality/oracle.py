@@ -210,35 +210,48 @@ class Machine:
         raise NotImplementedError(type(e).__name__)
 
 
-# Reductions: a state is its base token, or ("acc", base, elements)
+# Reductions: a state is its base token, or ("acc", base, group, elements). Elements of one group
+# combine in any order; those of groups that run one after the other do not mix.
 
 
-def _split(state: int) -> tuple[int, tuple[int, ...]]:
+def _split(state: int) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
     found = _BY_NUMBER[state]
     if isinstance(found, tuple) and found[0] == "acc":
-        return found[1], found[2]
-    return state, ()
+        return found[1], found[2], found[3]
+    return state, (), ()
 
 
-def _joined(base: int, elements: tuple[int, ...], is_ordered: bool) -> int:
+def _joined(base: int, group: tuple[int, ...], elements: tuple[int, ...], is_ordered: bool) -> int:
     if not elements:
         return base
-    return token(("acc", base, elements if is_ordered else tuple(sorted(elements))))
+    return token(("acc", base, group, elements if is_ordered else tuple(sorted(elements))))
 
 
-def combine(state: int, element: int, is_ordered: bool) -> int:
+def combine(state: int, element: int, is_ordered: bool, group: tuple[int, ...] = ()) -> int:
     """The state with one more element."""
-    base, elements = _split(state)
-    return _joined(base, (*elements, element), is_ordered)
+    base, own, elements = _split(state)
+    if elements and own != group:
+        base, elements = state, ()
+    return _joined(base, group, (*elements, element), is_ordered)
 
 
 def merged(state: int, other: int, identity: int, is_ordered: bool) -> int:
     """Two states combined; a base other than the identity counts as an element."""
-    base, elements = _split(state)
-    other_base, more = _split(other)
+    base, own, elements = _split(state)
+    other_base, group, more = _split(other)
     if other_base != identity:
         more = (*more, token(("base", other_base)))
-    return _joined(base, elements + more, is_ordered)
+    if not more:
+        return state
+    if elements and own != group:
+        base, elements = state, ()
+    return _joined(base, group, elements + more, is_ordered)
+
+
+def group_of(s: Statement, env: Mapping[str, int]) -> tuple[int, ...]:
+    """The values of the indices in whose order the reductions of ``s`` run one after the other."""
+    assert s.reduction is not None
+    return tuple(env[x] for x in s.order if isinstance(x, str) and x not in s.reduction.indices)
 
 
 def is_ordered(s: Statement) -> bool:
@@ -306,9 +319,12 @@ def _started(s: Statement, value: int, env: Mapping[str, int]) -> int:
 
 
 def _is_scattering(s: Statement) -> bool:
+    """Whether elements combine into their targets one by one."""
     if s.reduction is None or not s.reduction.into:
         return False
     reduced = set(s.reduction.indices)
+    if reduced & {x for x in s.order if isinstance(x, str)}:
+        return True
     indices = [i for w in s.writes for i in w.indices]
     return any(not isinstance(i, Affine) or i.variables() & reduced for i in indices)
 
@@ -325,7 +341,7 @@ def _run_unit(m: Machine, s: Statement, env: Env) -> None:
         element = _labelled(s, token(tuple(m.value(e, env) for e in s.elements)), env)
         for w in s.writes:
             at = m.index(w.indices, env)
-            m.write(w.tensor, at, combine(m.read(w.tensor, at), element, ordered))
+            m.write(w.tensor, at, combine(m.read(w.tensor, at), element, ordered, group_of(s, env)))
         return
     if r.into:
         state = [m.read(w.tensor, m.index(w.indices, env)) for w in s.writes]
@@ -334,7 +350,7 @@ def _run_unit(m: Machine, s: Statement, env: Env) -> None:
     for step in _steps(m, s).get(tuple(env[n] for n in output_domain(s).names), ()):
         here = {**step, **m.symbols}
         element = _labelled(s, token(tuple(m.value(e, here) for e in s.elements)), here)
-        state = [combine(c, element, ordered) for c in state]
+        state = [combine(c, element, ordered, group_of(s, here)) for c in state]
         if r.scan:
             _finish(m, s, state, here)
     if not r.scan:
@@ -458,7 +474,8 @@ class NestRun:
         tag = ("merge", id(node)) if node.phase == "merge" else None
         states = [self.m.read(name, index, tag) for name, index in targets]
         if node.phase == "update":
-            return [combine(c, values[0], is_ordered(s)) for c in states]
+            group = group_of(s, {n: a.evaluate(env) for n, a in node.instance})
+            return [combine(c, values[0], is_ordered(s), group) for c in states]
         assert s.reduction is not None
         point = {n: a.evaluate(env) for n, a in node.instance}
         identity = [_started(s, self.m.value(c, {}), point) for c in s.reduction.monoid.identity]

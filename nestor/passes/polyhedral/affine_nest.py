@@ -16,7 +16,7 @@ from typing import Any
 
 import islpy as isl
 
-from nestor.errors import LegalityUnknown, Unsupported
+from nestor.errors import Unsupported
 from nestor.ir.affine import ZERO, Affine, Interval, affine, variable
 from nestor.ir.expr import Expr, Index, Load, map_expr
 from nestor.ir.loopnest import Block, Compute, Guard, Loop, LoopKind, LoopNest, Node, Store
@@ -27,6 +27,7 @@ from nestor.passes.lane_sums import Lanes, sum_lanes
 from nestor.passes.polyhedral.isl_ast import AstConverter, LoopMeaning
 from nestor.passes.polyhedral.isl_util import Points, affine_text, context, union_of
 from nestor.passes.polyhedral.model import domain_points
+from nestor.passes.polyhedral.order_tree import FreshNames
 from nestor.passes.polyhedral.statement_times import StatementTime, TimeLoop, statement_times
 from nestor.passes.polyhedral.tree_steps import Arranged, apply_tree_steps
 
@@ -57,18 +58,18 @@ class _Scan:
         self.kernel = kernel
         self.kinds = arranged.kinds
         self.times = statement_times(kernel, arranged)
-        self.depth = max((len(t.entries) for t in self.times), default=0)
         self.ranges: dict[str, Interval] = dict(kernel.symbol_ranges())
         self.bodies: dict[str, _Body] = {}
+        names = FreshNames(arranged.names())
+        for number, time in enumerate(self.times):
+            _refuse_unknown(kernel, time.statement)
+            body = _body(kernel, time, number, names)
+            self.bodies[body.name] = body
+        self.depth = max((len(t.entries) for t in self.times), default=0)
 
     def nest(self) -> LoopNest:
         """The whole nest."""
-        maps = []
-        for number, time in enumerate(self.times):
-            _refuse_unknown(self.kernel, time.statement)
-            body = _body(self.kernel, time, number)
-            self.bodies[body.name] = body
-            maps.append(isl.UnionMap.from_map(body.schedule(self.depth)))
+        maps = [isl.UnionMap.from_map(b.schedule(self.depth)) for b in self.bodies.values()]
         tree: Node = Block(body=())
         if maps:
             tree = self._scan(union_of(maps))
@@ -132,10 +133,18 @@ class _Body:
 class _Instance(_Body):
     """A statement without a register tile: the points are its instances."""
 
-    def __init__(self, time: StatementTime, points: Points, number: int):
+    def __init__(self, time: StatementTime, points: Points, number: int, names: FreshNames):
         self.name = f"S{number}"
         self.time = time
         self.points = points
+        rows = tuple(x.row for x in time.loops)
+        if not (time.tells_instances_apart() or points.relation(rows).is_injective()):
+            # Instances that the tree leaves unordered run in loops of their own.
+            time.entries += [
+                TimeLoop(name=names.fresh(n), row=variable(n))
+                for n in time.statement.domain.names
+                if variable(n) not in rows
+            ]
 
     def schedule(self, depth: int) -> Any:
         """See ``_Body``."""
@@ -163,6 +172,7 @@ class _Tile(_Body):
         values = [(x.row.substitute(self.indices).simplify(inside), x.name) for x in time.loops]
         # A loop around whose value the tile decides: each instance runs at its own iteration.
         self.moments = [a - n for a, n in values if not inside.keys().isdisjoint(a.variables())]
+        self.rounds = False
         self.conditions = self._conditions()
 
     def schedule(self, depth: int) -> Any:
@@ -188,11 +198,10 @@ class _Tile(_Body):
             conditions += [moment.substitute(around), -moment.substitute(around)]
         if not conditions:
             return whole
-        if self.moments:
-            exact = [c.simplify(ranges) for c in conditions]
+        exact = [c.simplify(ranges) for c in conditions]
+        if self.moments or self.rounds:
             return self._tile(compute, exact, is_whole=False)
         least = tuple(dict.fromkeys(self._least(c).simplify(ranges) for c in conditions))
-        exact = [c.simplify(ranges) for c in conditions]
         return Guard(
             conditions=least, body=whole, orelse=self._tile(compute, exact, is_whole=False)
         )
@@ -217,20 +226,23 @@ class _Tile(_Body):
         return condition
 
     def _conditions(self) -> list[Affine]:
-        """The bounds of the domain that some tile does not keep as a whole."""
+        """The bounds of the domain that some tile does not keep as a whole.
+
+        Sets ``rounds`` if one rounds, so that whole tiles cannot be told from partial ones.
+        """
         domain = self.time.statement.domain
         bounds = [variable(r.name) - r.lower for r in domain.ranges]
         bounds += [r.upper - 1 - variable(r.name) for r in domain.ranges]
         found = []
         for bound in (*bounds, *domain.constraints):
             value = bound.substitute(self.indices)
-            for t in self.time.tile:
-                if t.name in (value - variable(t.name) * value.coefficient(t.name)).variables():
-                    raise LegalityUnknown(
-                        f"statement '{self.time.statement.name}': the bound {bound} ≥ 0 rounds, "
-                        "so whole register tiles cannot be told from partial ones"
-                    )
-            if self._can_fail(value):
+            inner = {t.name for t in self.time.tile}
+            rounding = any(
+                not isinstance(a, str) and not inner.isdisjoint(a.num.variables())
+                for a, _ in value.terms
+            )
+            self.rounds = self.rounds or rounding
+            if rounding or self._can_fail(value):
                 found.append(value)
         return list(dict.fromkeys(found))
 
@@ -245,13 +257,13 @@ class _Tile(_Body):
         return not bool(self.domain.intersect(isl.Set.read_from_str(context(), text)).is_empty())
 
 
-def _body(kernel: Program, time: StatementTime, number: int) -> _Body:
+def _body(kernel: Program, time: StatementTime, number: int, names: FreshNames) -> _Body:
     """What is scanned for one statement."""
     domain = time.statement.domain
     points = domain_points(kernel, domain, domain.names)
     if time.tile:
         return _Tile(kernel, time, points, number)
-    return _Instance(time, points, number)
+    return _Instance(time, points, number, names)
 
 
 def make_compute(
@@ -308,5 +320,5 @@ def _symbol_values(kernel: Program) -> Any:
         where.append(f"{name} >= {symbol.lower}")
         if symbol.upper is not None:
             where.append(f"{name} <= {symbol.upper}")
-    condition = f" : {' and '.join(where)}" if where else ""
-    return isl.Set.read_from_str(context(), f"[{', '.join(names)}] -> {{ {condition} }}")
+    condition = " and ".join(where)
+    return isl.Set.read_from_str(context(), f"[{', '.join(names)}] -> {{ : {condition} }}")

@@ -51,7 +51,14 @@ def tree_of(analysis: DependenceAnalysis, root: Any) -> Tree:
     """An isl schedule, from its domain node down, as a tree with readable loop names."""
     models = {m.tuple_name: m for m in analysis.statements.values()}
     symbols = tuple(s.name for s in analysis.program.symbols)
-    return _Reader(models, symbols).visit(root.child(0), list(models.values()))
+    # isl forgets statements without instances; whenever they run, nothing happens.
+    idle = {n for n, m in models.items() if m.instances().is_empty()}
+    reader = _Reader(models, symbols)
+    trees = [reader.idle(models[n]) for n in models if n in idle]
+    busy = [m for n, m in models.items() if n not in idle]
+    if busy:
+        trees.insert(0, reader.visit(root.child(0), busy))
+    return normalize(Sequence(children=tuple(trees)))
 
 
 class _Reader:
@@ -65,6 +72,15 @@ class _Reader:
     def visit(self, node: Any, inside: list[StatementModel]) -> Tree:
         """The tree of a node that holds the statements ``inside``."""
         return normalize(self._visit(node, inside))
+
+    def idle(self, model: StatementModel) -> Tree:
+        """A statement without instances in loops over its indices."""
+        name = model.statement.name
+        loops = tuple(
+            BandLoop(name=self.names.fresh(n), rows=((name, variable(n)),))
+            for n in model.points.names
+        )
+        return normalize(Band(loops=loops, child=Leaf(statement=name)))
 
     def _visit(self, node: Any, inside: list[StatementModel]) -> Tree:
         kind = node.get_type()

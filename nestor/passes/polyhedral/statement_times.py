@@ -61,16 +61,20 @@ class StatementTime:
         """The position of the innermost loop among the entries; −1 if there is none."""
         return max((k for k, e in enumerate(self.entries) if isinstance(e, TimeLoop)), default=-1)
 
+    def tells_instances_apart(self) -> bool:
+        """True if the loops' linear rows determine the indices; False says nothing."""
+        names = list(self.statement.domain.names)
+        equations = [_equation(names, x.row, variable(x.name)) for x in self.loops]
+        return _eliminate(names, [e for e in equations if e[0]]) is not None
+
     def indices_from_loops(self) -> dict[str, Affine]:
         """The statement's indices in terms of its loops and those of its register tile.
 
         Raises: ``UserError`` if the loops do not determine integer indices linearly.
         """
         names = list(self.statement.domain.names)
-        equations: list[tuple[list[int], Affine]] = []
-        inside = {t.outer: t for t in self.tile}
-        for t in self.tile:
-            equations.append(_equation(names, t.row, variable(t.outer) * t.size + variable(t.name)))
+        inside = {t.outer for t in self.tile}
+        equations = [_equation(names, t.row, self._value(t.name)) for t in self.tile]
         for loop in self.loops:
             if loop.name not in inside:
                 equations.append(_equation(names, loop.row, variable(loop.name)))
@@ -81,6 +85,18 @@ class StatementTime:
                 "whole multiples, so it cannot run in register tiles"
             )
         return solution
+
+    def _value(self, loop: str) -> Affine:
+        """The statement's value at ``loop``, over its loops and those of its register tile."""
+        if any(x.name == loop for x in self.loops):
+            return variable(loop)
+        tile = next((t for t in self.tile if t.name == loop), None)
+        if tile is None:
+            raise UserError(
+                f"statement '{self.statement.name}' does not run in loop '{loop}', of which a part "
+                "is a register tile"
+            )
+        return self._value(tile.outer) * tile.size + variable(loop)
 
 
 def statement_times(program: Program, arranged: Arranged) -> list[StatementTime]:
@@ -145,7 +161,20 @@ def _equation(names: List[str], row: Affine, value: Affine) -> tuple[list[int], 
 
 
 def _solve(names: List[str], equations: List[tuple[list[int], Affine]]) -> dict[str, Affine] | None:
-    """Gauss elimination over fractions; None without a unique solution in whole multiples."""
+    """The indices by the right sides; None without a unique solution in whole multiples."""
+    found = _eliminate(names, equations)
+    if found is None or any(w.denominator != 1 for weights in found for w in weights):
+        return None
+    return {
+        name: affine_sum([(e[1], int(w)) for e, w in zip(equations, weights)])
+        for name, weights in zip(names, found)
+    }
+
+
+def _eliminate(
+    names: List[str], equations: List[tuple[list[int], Affine]]
+) -> list[list[Fraction]] | None:
+    """Gauss elimination: the weights of the equations that give each name; None if not unique."""
     rows = [[Fraction(c) for c in coefficients] for coefficients, _ in equations]
     combos = [[Fraction(int(i == k)) for i in range(len(rows))] for k in range(len(rows))]
     pivots: list[int] = []
@@ -163,10 +192,4 @@ def _solve(names: List[str], equations: List[tuple[list[int], Affine]]) -> dict[
             if k != pivot and factor:
                 rows[k] = [a - factor * b for a, b in zip(rows[k], rows[pivot])]
                 combos[k] = [a - factor * b for a, b in zip(combos[k], combos[pivot])]
-    solution: dict[str, Affine] = {}
-    for name, pivot in zip(names, pivots):
-        weights = combos[pivot]
-        if any(w.denominator != 1 for w in weights):
-            return None
-        solution[name] = affine_sum([(e[1], int(w)) for e, w in zip(equations, weights)])
-    return solution
+    return [combos[pivot] for pivot in pivots]

@@ -167,7 +167,16 @@ def _tile(state: Arranged, step: Tile) -> None:
         return replace(band, loops=(*band.loops[:k], outer, inner, *band.loops[k + 1 :]))
 
     _rewrite(state, step, step.loop, change)
+    # The inside keeps the loop's values: what was a tile of the loop is one of the inside.
+    _rename_outer(state, step.loop, f"{step.loop}.i")
     state.tiles[f"{step.loop}.i"] = (f"{step.loop}.o", step.size)
+
+
+def _rename_outer(state: Arranged, old: str, new: str) -> None:
+    """Tiles whose outer loop was ``old`` now have ``new``."""
+    for inner, (outer, size) in state.tiles.items():
+        if outer == old:
+            state.tiles[inner] = (new, size)
 
 
 def _interchange(band: Band, step: Interchange) -> Band:
@@ -257,6 +266,11 @@ def _inherit(state: Arranged, old: str, new: str) -> None:
 def _fuse(state: Arranged, step: Fuse) -> None:
     _require(state, step, step.first)
     _require(state, step, step.second)
+    for loop in (step.first, step.second):
+        if loop in state.tiles:
+            raise UserError(f"{step}: '{loop}' is the inside of a tile; fuse before tiling")
+    if state.kinds.get(step.first) != state.kinds.get(step.second):
+        raise UserError(f"{step}: one of the two is parallel and the other is not")
     done = False
 
     def visit(tree: Tree) -> Tree:
@@ -281,6 +295,7 @@ def _fuse(state: Arranged, step: Fuse) -> None:
     state.tree = normalize(visit(state.tree))
     if not done:
         raise UserError(f"{step}: these loops do not follow each other in one sequence")
+    _rename_outer(state, step.second, step.first)
 
 
 def _fused(a: Band, b: Band) -> Band:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import ast
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from nestor.errors import Unsupported
 from nestor.frontends.python import values
@@ -16,12 +15,11 @@ from nestor.frontends.python.functions import known_function
 from nestor.frontends.python.inlining import bind_call
 from nestor.frontends.python.parameters import Parameter
 from nestor.frontends.python.ranges import read_range
-from nestor.frontends.python.scanning import assigned_names, assigns_first, mentions
 from nestor.frontends.python.source import Source
 from nestor.frontends.python.tree import Assign, Branch, Loop, Node
 from nestor.frontends.python.values import TypeProblem, Value
 from nestor.ir.affine import Affine, affine
-from nestor.ir.expr import Binary, Const, Expr, Load, Select, Unary, Var, const
+from nestor.ir.expr import Const, Expr, Unary, Var, const
 from nestor.ir.program import Tensor
 from nestor.ir.types import DType
 
@@ -59,8 +57,7 @@ class Body:
         self.tensors: list[Tensor] = []
         self.written: set[str] = set()
         self.calls: list[Source] = []
-        self.predicate: Expr | None = None
-        self.definite: set[str] = set()
+        self.data_guard: Expr | None = None
         self.active: list[str] = []
 
     def function(self, frame: Frame) -> list[Node]:
@@ -104,7 +101,7 @@ class Statements:
         self.body, self.frame = body, frame
         self.source = frame.source
         self.expressions = Expressions(frame)
-        self.expressions.data_guard = body.predicate
+        self.expressions.data_guard = body.data_guard
 
     def block(self, statements: Sequence[ast.stmt], *, scoped: bool = True) -> list[Node]:
         """Lower a block; names that it binds end with it."""
@@ -195,7 +192,6 @@ class Statements:
         self.body.knowledge.note_type(key, value)
         dtype, weak = self.body.knowledge.types[key]
         out.append(Assign(key, None, values.convert(value, dtype), self.source, at))
-        self.body.definite.add(key)
         return Value(Var(name=key, dtype=dtype), weak)
 
     def _annotated(self, node: ast.AnnAssign) -> list[Node]:
@@ -251,9 +247,6 @@ class Statements:
                 "assign element by element, in loops",
             )
         new = values.convert(value, ref.dtype)
-        if self.body.predicate is not None:
-            old = Load(tensor=ref.tensor, indices=ref.prefix, dtype=ref.dtype)
-            new = Select(condition=self.body.predicate, a=new, b=old)
         self.body.written.add(ref.tensor)
         return Assign(ref.tensor, ref.prefix, new, self.source, at)
 
@@ -271,16 +264,13 @@ class Statements:
                 "copy it into another name first",
             )
         is_plain = value.affine is not None or (value.weak and isinstance(value.expr, Const))
-        if is_plain and body.predicate is None and frame.propagate(name, value):
+        if is_plain and frame.propagate(name, value):
             return []
         key = frame.hold(name)
         body.knowledge.demoted.add(key)
         body.knowledge.note_type(key, value)
         dtype, _ = body.knowledge.types[key]
         new = values.convert(value, dtype)
-        if body.predicate is not None:
-            new = Select(condition=body.predicate, a=new, b=Var(name=key, dtype=dtype))
-        body.definite.add(key)
         return [Assign(key, None, new, self.source, at)]
 
     def _local_array(self, target: ast.Name, value: ast.expr) -> list[Node] | None:
@@ -292,7 +282,7 @@ class Statements:
         if maker not in (zeros, empty) and (kind is None or kind[0] != "array"):
             return None
         is_zeros = maker is zeros or (kind is not None and kind[1] == "zeros")
-        if self.body.predicate is not None or self.frame.bound(target.id) is not None:
+        if self.expressions.data_guard is not None or self.frame.bound(target.id) is not None:
             raise self.source.unsupported(
                 value, "an array made under a data-dependent `if`, or over another of that name",
                 "make local arrays first, each under its own name",
@@ -365,10 +355,8 @@ class Statements:
         self.frame.fixed[name] = "loop index"
         self.frame.indices.add(index)
         self.frame.blocks.append({name: values.integer(found.value(index))})
-        known = set(self.body.definite)
         lowers, uppers = found.bounds(index)
         body = self.block(node.body)
-        self.body.definite = known
         self.frame.blocks.pop()
         self.frame.indices.discard(index)
         del self.frame.fixed[name]
@@ -385,12 +373,8 @@ class Statements:
             return self.block(node.body)
         if condition == FALSE:
             return self.block(node.orelse)
-        known = set(self.body.definite)
         then = self.block(node.body)
-        after = self.body.definite
-        self.body.definite = set(known)
         otherwise = self.block(node.orelse)
-        self.body.definite &= after
         return [Branch(separate(condition), negate(condition), then, otherwise)]
 
     def _data_if(self, node: ast.If) -> list[Node]:
@@ -399,20 +383,16 @@ class Statements:
         split = self._split_test(node)
         if split is not None:
             return self._if(split)
-        out: list[Node] = self._define_before(node)
         key = hidden_name(self.frame.prefix, "if", node.test)
         self.body.knowledge.types[key] = (DType.bool, False)
-        out.append(Assign(key, None, self.expressions.truth(node.test), self.source, node.test))
-        test_value: Expr = Var(name=key, dtype=DType.bool)
-        outer = self.body.predicate
-        for branch, holds in (
-            (node.body, test_value),
-            (node.orelse, Unary(op="not", x=test_value)),
-        ):
-            whole = holds if outer is None else Binary(op="and", a=outer, b=holds)
-            with self._predicated(whole):
-                out += self.block(branch)
-        return out
+        test = self.expressions.truth(node.test)
+        holds = Var(name=key, dtype=DType.bool)
+        with self.expressions.data_guarded(holds):
+            then = self.block(node.body)
+        with self.expressions.data_guarded(Unary(op="not", x=holds)):
+            otherwise = self.block(node.orelse)
+        first = Assign(key, None, test, self.source, node.test)
+        return [first, Branch(FALSE, FALSE, then, otherwise, test=key)]
 
     def _split_test(self, node: ast.If) -> ast.If | None:
         """Affine parts of a condition first, as an `if` of their own: what is under it then really
@@ -434,41 +414,6 @@ class Statements:
             return ast.copy_location(ast.If(first, inner, node.orelse), node)
         return ast.copy_location(ast.If(first, node.body, inner), node)
 
-    @contextlib.contextmanager
-    def _predicated(self, condition: Expr) -> Iterator[None]:
-        before = self.body.predicate
-        self.body.predicate = self.expressions.data_guard = condition
-        try:
-            yield
-        finally:
-            self.body.predicate = self.expressions.data_guard = before
-
-    def _define_before(self, node: ast.If) -> list[Node]:
-        """Give scalars that both branches assign, or that only one knows, a value before the `if`.
-
-        Each branch then may keep "the old value". Nothing reads it: the branches that mention such
-        a scalar assign it first, and so does whatever reads it later.
-        """
-        out: list[Node] = []
-        inside = assigned_names(node.body) | assigned_names(node.orelse)
-        for name in sorted(inside):
-            key = self.frame.key(name)
-            if key in self.body.definite or isinstance(self.frame.bound(name), ArrayRef):
-                continue
-            branches = [b for b in (node.body, node.orelse) if mentions(b, name)]
-            is_local = mentions([self.source.tree], name) == mentions([node], name)
-            is_first = all(assigns_first(b, name) for b in branches)
-            if is_first and (len(branches) == 2 or is_local) and not mentions([node.test], name):
-                self.body.knowledge.demoted.add(key)
-                target = ast.copy_location(ast.Name(name, ast.Store()), node)
-                if name in self.frame.propagated:
-                    self.frame.hold(name)
-                before = self.body.predicate
-                self.body.predicate = None
-                out += self._store_scalar(target, name, values.integer(0), node)
-                self.body.predicate = before
-        return out
-
     # ------------------------------------------------------------------------------ calls
 
     def _call(self, node: ast.Call) -> list[Node]:
@@ -487,7 +432,10 @@ class Statements:
         out: list[Node] = []
         bind_call(self, node, parsed.parameters, frame, out)
         frame.indices |= self.frame.indices
-        return out + self.body.function(frame)
+        before, self.body.data_guard = self.body.data_guard, self.expressions.data_guard
+        out += self.body.function(frame)
+        self.body.data_guard = before
+        return out
 
     def pass_scalar(
         self, parameter: Parameter, value: Value, frame: Frame, at: ast.AST, out: list[Node]
@@ -504,7 +452,6 @@ class Statements:
             self.body.knowledge.note_type(key, held)
             dtype, _ = self.body.knowledge.types[key]
             out.append(Assign(key, None, values.convert(held, dtype), self.source, at))
-            self.body.definite.add(key)
         else:
             frame.bind(parameter.name, held)
 

@@ -113,7 +113,8 @@ class Expressions:
             self._guard = before
 
     @contextlib.contextmanager
-    def _data_guarded(self, condition: Expr) -> Iterator[None]:
+    def data_guarded(self, condition: Expr) -> Iterator[None]:
+        """Indices that are data matter only where ``condition`` holds."""
         before = self.data_guard
         whole = condition if before is None else Binary(op="and", a=before, b=condition)
         self.data_guard = whole
@@ -318,9 +319,9 @@ class Expressions:
         affine = self.condition(test)
         if affine is None:
             holds = self._truth(test)
-            with self._data_guarded(holds):
+            with self.data_guarded(holds):
                 a = self.value(body)
-            with self._data_guarded(Unary(op="not", x=holds)):
+            with self.data_guarded(Unary(op="not", x=holds)):
                 b = self.value(orelse)
             return values.choose(holds, a, b)
         if affine == TRUE:

@@ -12,6 +12,7 @@ from nestor.frontends.python.body import Body
 from nestor.frontends.python.expressions import ArrayRef
 from nestor.frontends.python.frame import Frame, Knowledge, Restart
 from nestor.frontends.python.parameters import Parameter, read_parameters
+from nestor.frontends.python.predication import predicate_branches
 from nestor.frontends.python.program import make_statements, store_scalars
 from nestor.frontends.python.scalars import split_lives, substitute_scalars
 from nestor.frontends.python.source import Source, read_source
@@ -52,6 +53,7 @@ def parse_kernel(function: Callable[..., Any]) -> ParsedKernel:
     taken = set(symbols) | {p.name for p in parameters}
     body, nodes, knowledge = _lower(source, parameters, symbols, taken)
     lives = split_lives(nodes, {k: t for k, (t, _) in knowledge.types.items()})
+    nodes = predicate_branches(nodes, lives)
     lives = substitute_scalars(nodes, lives)
     names = {life.name: body.fresh(life.name.split("#")[0]) for life in lives}
     temps = store_scalars(nodes, lives, names)
@@ -144,7 +146,6 @@ def _bind_parameters(
             body.knowledge.demoted.add(key)
             body.knowledge.note_type(key, value)
             dtype, _ = body.knowledge.types[key]
-            body.definite.add(key)
             first = Assign(key, None, values.convert(value, dtype), frame.source, frame.source.tree)
             out.append(first)
     return out

@@ -18,6 +18,7 @@ from nestor.frontends.python.tree import (
     Loop,
     Node,
     assigns,
+    branches,
     read_exprs,
     rewrite,
     scalars_read,
@@ -73,6 +74,8 @@ def _flow_of(node: Node, scalar: str) -> tuple[bool, bool]:
         case Loop():
             return _flow(node.body, scalar)[0], False
         case Branch():
+            if node.test == scalar:
+                return True, False
             first, second = _flow(node.then, scalar), _flow(node.otherwise, scalar)
             return first[0] or second[0], first[1] and second[1]
 
@@ -100,6 +103,8 @@ def _refuse_unassigned(nodes: list[Node], scalar: str) -> None:
 
 
 def _mentions(node: Node, scalar: str) -> bool:
+    if any(b.test == scalar for b in branches([node])):
+        return True
     return any(
         scalar in scalars_read(a) or (a.is_scalar and a.target == scalar) for a in assigns([node])
     )
@@ -124,7 +129,7 @@ def _split(
         start = end
         if len(piece) == 1 and isinstance(piece[0], Loop):
             _split(piece[0].body, scalar, (*loops, piece[0]), dtype, lives)
-        elif len(piece) == 1 and isinstance(piece[0], Branch):
+        elif len(piece) == 1 and isinstance(piece[0], Branch) and piece[0].test != scalar:
             _split(piece[0].then, scalar, loops, dtype, lives)
             _split(piece[0].otherwise, scalar, loops, dtype, lives)
         elif piece:
@@ -134,6 +139,9 @@ def _split(
 
 
 def _rename(nodes: list[Node], scalar: str, name: str) -> None:
+    for branch in branches(nodes):
+        if branch.test == scalar:
+            branch.test = name
     for assign in assigns(nodes):
         rewrite(
             assign,

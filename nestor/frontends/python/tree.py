@@ -49,13 +49,15 @@ class Loop:
 class Branch:
     """``then`` where a case of ``condition`` holds, ``otherwise`` where one of ``negation`` does.
 
-    All cases of both exclude each other.
+    All cases of both exclude each other. With ``test`` the scalar of that name decides instead:
+    such branches are gone once ``predication`` has run.
     """
 
     condition: Dnf
     negation: Dnf
     then: list[Node] = field(default_factory=list)
     otherwise: list[Node] = field(default_factory=list)
+    test: str | None = None
 
 
 Node = Union[Assign, Loop, Branch]
@@ -72,6 +74,20 @@ def assigns(nodes: list[Node]) -> Iterator[Assign]:
             case Branch():
                 yield from assigns(node.then)
                 yield from assigns(node.otherwise)
+
+
+def branches(nodes: list[Node]) -> Iterator[Branch]:
+    """Every branch below ``nodes``, outer ones first."""
+    for node in nodes:
+        match node:
+            case Loop():
+                yield from branches(node.body)
+            case Branch():
+                yield node
+                yield from branches(node.then)
+                yield from branches(node.otherwise)
+            case Assign():
+                pass
 
 
 def read_exprs(node: Assign) -> tuple[Expr, ...]:

@@ -35,6 +35,12 @@ from nestor.passes.loop_facts import LoopFacts
 
 Cell = tuple[int, ...]
 
+MAX_WRITTEN_OUT = 16
+"""Longest serial loop [iterations] that is unrolled so that what it moves over is one tile."""
+
+MAX_COPIES = 32
+"""Most copies of a statement that unrolling for a tile may make."""
+
 
 def promote(
     nest: LoopNest,
@@ -51,6 +57,8 @@ def promote(
         unroll ii: copy P[ii] = A[8*io + ii, j]; for k: … P[ii] …;
         unroll ii: writeback A[8*io + ii, j] = P[ii] }``, the writeback only where it is written.
         Elements that may lie outside of the tensor are masked; a loop that may be empty is guarded.
+        Short serial loops within (the rows of a tile at the edge) are unrolled, if only they move
+        over the tile and nothing else does.
     Legal when: no other access meets the elements meanwhile (``check_nest`` decides).
     Raises: ``UserError`` if no loop of that name has such accesses.
     """
@@ -123,9 +131,15 @@ class _Promoter:
     def _promote(self, loop: Loop, facts: LoopFacts) -> Node:
         if loop.kind != "serial":
             raise _RefusedError(f"a {loop.kind} loop keeps nothing")
-        inner_facts = facts.inside(loop)
-        accesses = list(_accesses(loop.body, self.tensor.name, _Inside(inner_facts, facts.indices)))
-        tiles = _tiles(accesses)
+        try:
+            tiles = self._find_tiles(loop, facts)
+        except _RefusedError:
+            written_out = replace(loop, body=_write_out(loop.body))
+            is_short = _copies(written_out) <= MAX_COPIES
+            if self.scope != "register" or written_out == loop or not is_short:
+                raise
+            loop = written_out
+            tiles = self._find_tiles(loop, facts, surely_apart=True)
         body: Node = loop
         for number, tile in enumerate(tiles):
             name = self.name if number == 0 else f"{self.name}.{number + 1}"
@@ -135,6 +149,29 @@ class _Promoter:
             open_pairs = tuple(dict.fromkeys(p for p in pairs if not facts.is_nonnegative(p)))
             return Guard(conditions=open_pairs, body=body)
         return body
+
+    def _find_tiles(
+        self, loop: Loop, facts: LoopFacts, *, surely_apart: bool = False
+    ) -> list[_Tile]:
+        """What to keep.
+
+        Args: surely_apart: refuse also where another access might meet a tile that is written.
+        Raises: ``_RefusedError`` if there is nothing.
+        """
+        at = _Inside(facts.inside(loop), facts.indices)
+        accesses = list(_accesses(loop.body, self.tensor.name, at))
+        tiles = _tiles(accesses)
+        is_changed = any(a.is_write for a in accesses)
+        others = [a for a in accesses if not any(a in tile.accesses for tile in tiles)]
+        for tile in tiles if is_changed else ():
+            for a in others:
+                if tile.is_apart(a):
+                    continue
+                if a.offset is None and a.base == tile.base:
+                    raise _RefusedError("a serial loop within moves over the tile too")
+                if surely_apart:
+                    raise _RefusedError("other accesses may meet its elements")
+        return tiles
 
     def _around(self, loop: Node, tile: _Tile, name: str, facts: LoopFacts) -> Alloc:
         """``loop`` between the copies and the writebacks of ``tile``."""
@@ -186,6 +223,44 @@ class _Promoter:
         return Guard(conditions=outside, body=node) if outside else node
 
 
+def _write_out(node: Node) -> Node:
+    """``node`` with short serial loops written out, under conditions where they may end early.
+
+    ``for i < min(8, N - 8*io)`` → ``unroll i < 8: if N - 8*io - i - 1 ≥ 0``.
+    """
+    match node:
+        case Loop():
+            body = _write_out(node.body)
+            ends = [u.const for u in node.upper if u.is_const]
+            is_short = bool(ends) and min(ends) <= MAX_WRITTEN_OUT and affine(0) in node.lower
+            if node.kind != "serial" or not is_short or min(ends) < 1:
+                return replace(node, body=body)
+            index = affine(node.index)
+            conditions = [u - index - 1 for u in node.upper if not u.is_const]
+            conditions += [index - low for low in node.lower if low != affine(0)]
+            if conditions:
+                body = Guard(conditions=tuple(conditions), body=body)
+            first, last = (affine(0),), (affine(min(ends)),)
+            return replace(node, lower=first, upper=last, kind="unroll", body=body)
+        case Alloc():
+            return replace(node, body=_write_out(node.body))
+        case Guard():
+            orelse = None if node.orelse is None else _write_out(node.orelse)
+            return replace(node, body=_write_out(node.body), orelse=orelse)
+        case Block():
+            return Block(body=tuple(map(_write_out, node.body)))
+        case Compute():
+            return node
+
+
+def _copies(node: Node) -> int:
+    """How many times the innermost code is written, at most."""
+    inner = max(map(_copies, node_children(node)), default=1)
+    if isinstance(node, Loop) and node.kind == "unroll":
+        return inner * node.upper[0].const
+    return inner
+
+
 # --- accesses ----------------------------------------------------------------------------------
 
 
@@ -215,6 +290,7 @@ class _Access:
     conditions: tuple[Affine, ...]
     base: tuple[Affine, ...]
     offset: tuple[Affine, ...] | None
+    facts: LoopFacts
 
     def cells(self) -> frozenset[Cell]:
         """Every value of ``offset``."""
@@ -268,6 +344,7 @@ def _analyse(tensor: str, indices: tuple[IndexExpr, ...], is_write: bool, at: _I
         conditions=at.conditions,
         base=tuple(base for base, _ in parts),
         offset=tuple(o for _, o in parts if o is not None) if known else None,
+        facts=at.facts.where(at.conditions),
     )
 
 
@@ -310,6 +387,15 @@ class _Tile:
         assert access.offset is not None
         return tuple(o - k for o, k in zip(access.offset, self.origin))
 
+    def is_apart(self, access: _Access) -> bool:
+        """Whether ``access`` surely meets no element of the tile's box."""
+        for index, base, low, extent in zip(access.indices, self.base, self.origin, self.extents):
+            start = base + low
+            edges = (start - index - 1, index - start - extent)
+            if any(access.facts.is_nonnegative(e) for e in edges):
+                return True
+        return False
+
 
 def _tiles(accesses: list[_Access]) -> list[_Tile]:
     """The tiles to keep: the written one, or all if nothing is written.
@@ -326,9 +412,6 @@ def _tiles(accesses: list[_Access]) -> list[_Tile]:
     if len(written) > 1:
         raise _RefusedError("several tiles of it are written, which may overlap")
     is_changed = any(a.is_write for a in accesses)
-    for a in accesses:
-        if a.offset is None and is_changed and a.base in (written or groups):
-            raise _RefusedError("a serial loop within moves over the tile too")
     if is_changed and not written:
         raise _RefusedError("what it writes moves with the loop")
     return [_tile(base, groups[base]) for base in written or groups]

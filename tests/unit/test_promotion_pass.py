@@ -147,8 +147,16 @@ def test_a_loop_that_may_be_empty_is_guarded() -> None:
         (around(point("B[i, 0]", "B[i, k]")), "every access of it moves with the loop"),
         (around(point("A[i, 1]", "A[1, i]") + point("A[1, i]", "0.0:f32", "T")), "several tiles"),
         (
-            around("for u in 0 .. 4 { " + point("A[i, u]", "A[i, u] + A[i, 0]") + " }"),
+            around("for u in 0 .. 34 { " + point("A[i, u]", "A[i, u] + A[i, 0]") + " }"),
+            "what it writes moves with the loop",
+        ),
+        (
+            around("for u in 0 .. 4 { " + point("A[i, u]", "A[i, u] + A[i, k]") + " }"),
             "a serial loop within moves over the tile",
+        ),
+        (
+            around("for u in 0 .. 4 { " + point("A[i + 1, u]", "A[i + 1, u] + A[k, 2]") + " }"),
+            "other accesses may meet its elements",
         ),
         (around(point("A[i, 1]", "0.0:f32"), "unroll k in 0 .. 5"), "a unroll loop keeps nothing"),
         (around(point("A[i, 1]", "0.0:f32")).replace("for k", "for m").replace("k=k", "k=m"),
@@ -158,6 +166,21 @@ def test_a_loop_that_may_be_empty_is_guarded() -> None:
 def test_refusals_say_why(text: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
         promoted(text)
+
+
+def test_rows_at_the_edge_are_unrolled() -> None:
+    body = (
+        "for u in 0 .. min(4, N - 4*i) { vector v in 0 .. 8 { "
+        + point("A[4*i + u, v + 8]", "A[4*i + u, v + 8] - A[4*i + u, k] * B[k, v]")
+        + " } }"
+    )
+    nest = promoted(around(body, "for k in 0 .. 8", symbols="(N: 1..40)"))
+    assert buffers(nest) == [("A.k", (4, 8))]
+    rows = [x for x in nodes(nest.body) if isinstance(x, Loop) and x.index == "u"]
+    assert [x.kind for x in rows] == ["unroll"] * 3
+    # A loop of other rows, which may be in the tile, stays as it is.
+    with pytest.raises(UserError, match="moves over the tile"):
+        promoted(around(body, "for k in 0 .. 9", symbols="(N: 1..40)"))
 
 
 def test_what_is_kept_already_is_not_kept_again() -> None:

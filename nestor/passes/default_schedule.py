@@ -70,7 +70,7 @@ class _Rules:
             for s in self.statements:
                 self._schedule_alone(s, sequential=[p for p in s.order if isinstance(p, str)])
             return tuple(self.out)
-        anchor = next((s for s in self.statements if contraction_of(s, self.tensors)), None)
+        anchor = next((s for s in self.statements if self._contraction(s)), None)
         shared_all = all(
             len(self.fused.shared[s.name]) == len(free_indices(s)) for s in self.statements
         )
@@ -87,10 +87,16 @@ class _Rules:
             self._schedule_rows()
         return tuple(self.out)
 
+    def _contraction(self, s: Statement) -> Contraction | None:
+        """The contraction that ``s`` is, if its loops may stand in any order: no range of one
+        depends on another, as in a triangle."""
+        sequential = {p for p in s.order if isinstance(p, str)}
+        return None if bounding_indices(s) - sequential else contraction_of(s, self.tensors)
+
     # One statement, and a contraction with pointwise epilogues
 
     def _schedule_alone(self, statement: Statement, sequential: list[str]) -> None:
-        contraction = contraction_of(statement, self.tensors)
+        contraction = self._contraction(statement)
         if contraction is not None:
             # The time loop of a recurrence is neither a row nor a column of its product.
             contraction = without_sequential(contraction, sequential)
@@ -101,7 +107,7 @@ class _Rules:
             self._plain_loops(statement, sequential, shared=[])
 
     def _schedule_epilogue(self, anchor: Statement) -> None:
-        contraction = contraction_of(anchor, self.tensors)
+        contraction = self._contraction(anchor)
         assert contraction is not None
         free = free_indices(anchor)
         parallel, tile = self._contraction_loops(anchor, contraction, free, [])
@@ -265,7 +271,7 @@ class _Rules:
     def _row_tile(self, positions: list[int]) -> tuple[int | None, int]:
         """The shared index that the contractions of the group reuse, and its tile."""
         for s in self.statements:
-            c = contraction_of(s, self.tensors)
+            c = self._contraction(s)
             if c is None:
                 continue
             for row in c.rows:
@@ -331,7 +337,7 @@ class _Rules:
     def _inner_loops(
         self, s: Statement, outer: list[str], halves: list[str], tile_at: int | None
     ) -> None:
-        c = contraction_of(s, self.tensors)
+        c = self._contraction(s)
         shared = set(self.fused.shared[s.name])
         if c is not None and c.vector not in shared and tile_at is not None:
             self._row_contraction(s, c, outer, halves)

@@ -28,6 +28,7 @@ ULPS = {DType.f32: 4, DType.f64: 8}
 """Allowed error of an elementary function; the stated ones are smaller, with tests of their own."""
 
 UNIT = {DType.f64: 2.0**-53, DType.f32: 2.0**-24, DType.f16: 2.0**-11, DType.bf16: 2.0**-8}
+LEAST = {DType.f32: 2.0**-149, DType.f64: 2.0**-1074}
 LARGEST = {DType.f32: float(np.finfo(np.float32).max), DType.f64: float(np.finfo(np.float64).max)}
 
 

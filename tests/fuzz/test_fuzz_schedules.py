@@ -22,6 +22,15 @@ from tests.fuzz.shrink import Found, shrink
 CHUNK = 25
 """Cases of one test: enough to be quick to collect, few enough to see where a run stands."""
 
+ONCE_WRONG = {
+    477: "a refusal whose witness took hours to enumerate",
+    1_000_633: "the default schedule of a product over a triangle",
+    1_000_785: "a refusal of what only some contents of an index input show to be wrong",
+    1_000_842: "a literal of u8 above 127, cast to float",
+    1_000_897: "a sum of denormal products",
+}
+"""Cases of several seeds, and what they found in the product or in this harness."""
+
 LEAST_CELLS = 0.5
 """Share of compared values that must be known exactly; the rest lies within derived bounds."""
 
@@ -55,6 +64,14 @@ def case_numbers(config: pytest.Config) -> range:
     """The cases that the options ask for."""
     first = config.getoption("--fuzz-first")
     return range(first, first + config.getoption("--fuzz-cases"))
+
+
+@pytest.mark.parametrize("seed", ONCE_WRONG)
+def test_cases_that_once_failed(seed: int) -> None:
+    """Judged apart from the others, so that their counts stay those of the default cases."""
+    counts = Counts()
+    run_case(seed, counts)
+    assert not counts.schedules["legal"]
 
 
 def run_case(seed: int, counts: Counts) -> None:
@@ -98,7 +115,8 @@ def test_the_counts(request: pytest.FixtureRequest, counts) -> None:
     for case, candidate, text in counts.legal:
         print(f"case {case.seed}: refused though legal: {candidate.schedule}\n{text}")
     assert s["accepted"] >= 0.3 * s["tried"]
-    assert s["witnessed"] == s["refused"], f"{s['too large']} witnesses are too large to run"
+    assert s["witnessed"] + s["too large"] == s["refused"]
+    assert s["too large"] <= 0.01 * s["refused"]
     assert s["legal"] <= max(1, 0.01 * s["refused"])
     assert s["unknown"] <= 0.02 * s["tried"]
     assert cells["exact"] >= LEAST_CELLS * cells["all"]

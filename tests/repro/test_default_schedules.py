@@ -35,6 +35,14 @@ PROGRAMS = {
     s0 <- t[i] * x[i, j]
     y[i] = s0
 }""",
+    "a product over a triangle keeps its outer loop outside": """program p {
+  input x: f64[7, 7]
+  output y: f64[2]
+  statement S over { 0 <= i < 2, i <= j < 7 }
+    reduce sum(f64) over j
+    s0 <- x[i, j] * x[i, j]
+    y[i] = s0
+}""",
     "a scan combines in the order of its own indices": """program p {
   input x: f32[4, 5]
   output y: f32[5, 4]

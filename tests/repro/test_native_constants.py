@@ -1,4 +1,4 @@
-"""``max(nan, x)`` is NaN in native code too, where the NaN is a literal."""
+"""Literals in native code: ``max(nan, x)`` is NaN, and a large u8 is not negative."""
 
 from __future__ import annotations
 
@@ -28,3 +28,18 @@ def test_extremes_of_a_nan_literal(op: str, dtype: str) -> None:
     assert native.run(arrays) == 0
     assert np.isnan(arrays["y"]).all()
     assert np.isnan(arrays["z"]).all()
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f64", "i32", "i64"])
+def test_large_unsigned_literals(dtype: str) -> None:
+    text = f"""program p {{
+  input x: {dtype}[3]
+  output y: {dtype}[3]
+  statement S over {{ 0 <= i < 3 }}
+    y[i] = x[i] + {dtype}(255:u8)
+}}"""
+    native = NativeNest(apply_schedule(parse_program(text), ()), host_target())
+    kind = {"f32": np.float32, "f64": np.float64, "i32": np.int32, "i64": np.int64}[dtype]
+    arrays = {"x": np.arange(3, dtype=kind), "y": np.zeros(3, kind)}
+    assert native.run(arrays) == 0
+    assert arrays["y"].tolist() == [255, 256, 257]

@@ -237,7 +237,9 @@ class Ops:
         signed = source.is_signed and source is not DType.bool
         if target.is_float:
             if x.literal and source is not DType.bool:
-                return constant(float(int(x.text)), target)
+                # Literals are written signed, whatever their type.
+                value = int(x.text) if signed else int(x.text) & ((1 << source.bits) - 1)
+                return constant(float(value), target)
             return fb.convert("sitofp" if signed else "uitofp", x, ty)
         if source.bits == target.bits:
             return x

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from nestor.frontends.python.scalars import Life
-from nestor.frontends.python.tree import Assign, Branch, Loop, Node, scalars_read
+from nestor.frontends.python.tree import Assign, Branch, Loop, Node, scalars_read, surely_runs
 from nestor.ir.expr import Binary, Expr, Load, Select, Unary, Var, const
 from nestor.ir.types import DType
 
@@ -55,7 +55,10 @@ class _Predication:
                         assigned.add(node.target)
                     out.append(node)
                 case Loop():
-                    node.body = self.block(node.body, sides, tests, set(assigned))
+                    inside = set(assigned)
+                    node.body = self.block(node.body, sides, tests, inside)
+                    if surely_runs(node):
+                        assigned |= inside
                     out.append(node)
                 case Branch(test=None):
                     first, second = set(assigned), set(assigned)

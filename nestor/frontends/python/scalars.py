@@ -22,6 +22,7 @@ from nestor.frontends.python.tree import (
     read_exprs,
     rewrite,
     scalars_read,
+    surely_runs,
     tensors_read,
 )
 from nestor.ir.expr import Binary, Call, Expr, Select, Unary, Var, distinct_nodes
@@ -72,7 +73,8 @@ def _flow_of(node: Node, scalar: str) -> tuple[bool, bool]:
         case Assign():
             return scalar in scalars_read(node), node.is_scalar and node.target == scalar
         case Loop():
-            return _flow(node.body, scalar)[0], False
+            exposed, assigned = _flow(node.body, scalar)
+            return exposed, assigned and surely_runs(node)
         case Branch():
             if node.test == scalar:
                 return True, False
@@ -175,6 +177,8 @@ def _substitute(nodes: list[Node], definition: Assign) -> bool:
     if users and not _is_unchanged(definition, block[at + 1 : users[-1] + 1]):
         return False
     uses = [a for k in users for a in assigns([block[k]]) if name in scalars_read(a)]
+    if len(uses) != sum(name in scalars_read(a) for a in assigns(nodes)):
+        return False  # used outside the block, after a loop that surely runs
     is_local = all(isinstance(block[k], Assign) for k in users)
     if not _is_worth_it(definition.value, uses, name, is_local):
         return False

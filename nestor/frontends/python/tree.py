@@ -63,6 +63,12 @@ class Branch:
 Node = Union[Assign, Loop, Branch]
 
 
+def surely_runs(loop: Loop) -> bool:
+    """Whether a loop has an iteration whatever the sizes are."""
+    spans = (upper - lower for upper in loop.uppers for lower in loop.lowers)
+    return all(span.is_const and span.const > 0 for span in spans)
+
+
 def assigns(nodes: list[Node]) -> Iterator[Assign]:
     """Every assignment below ``nodes``, in order."""
     for node in nodes:

@@ -65,8 +65,12 @@ class Nest:
         """``loop`` may run in lanes innermost, with tiles of ``unrolled`` right outside of it.
 
         Each statement then runs its whole register tile before the next one does: a dependence
-        between two of them that only these loops carry must go to a later statement.
+        between two of them that only these loops carry must go to a later statement. A statement
+        that stands still in one of the loops cannot be part of a tile.
         """
+        unrolled = tuple(unrolled)
+        if not self._move_in((loop, *unrolled)):
+            return False
         place = {v.name: k for k, v in enumerate(self.views)}
         at = self.loops.index(loop)
         tile = {at, *(self.loops.index(n) for n in unrolled)}
@@ -79,6 +83,15 @@ class Nest:
             elif place.get(v.source, 0) > place.get(v.target, 0):
                 return False
         return True
+
+    def _move_in(self, loops: tuple[str, ...]) -> bool:
+        """Every statement is at another index in each iteration of each of ``loops``."""
+        return all(
+            row.variables() & set(v.statement.domain.names)
+            for v in self.views
+            for name, row in v.rows
+            if name in loops
+        )
 
     def is_parallel_tile(self, loop: str) -> bool:
         """Iterations and tiles of ``loop`` are independent, whatever tiles are around."""

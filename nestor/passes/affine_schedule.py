@@ -36,6 +36,9 @@ START_CYCLES = 15_000.0
 """To start a team of threads and wait for it: about 5 µs."""
 
 LATENCY_CYCLES = 4.0
+GUARD_FACTOR = 1.2
+"""A statement of fewer loops in the middle of a product costs conditions, and time to prove."""
+
 CALL_CYCLES = 30.0
 """Overhead of one run of a nest: loop bounds, masks."""
 
@@ -242,6 +245,8 @@ def _cycles(
             if v.target.strides.get(last, 0) == 0:
                 own = max(own, LATENCY_CYCLES)
         work += own
+    if len(nest.deep) < len(nest.views) and choice.shape in ("contract", "dot"):
+        work *= GUARD_FACTOR
     moved = _bytes_moved(program, target, nest, choice, sizes)
     runs = nest.trips
     return instances * max(work, moved) + runs * CALL_CYCLES

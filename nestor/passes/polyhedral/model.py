@@ -208,8 +208,10 @@ def build_model(kernel: Program, nest: LoopNest) -> Model:
             raise LegalityUnknown(f"kernel '{kernel.name}' calls the extern '{s.name}'")
         statements[s.name] = _statement_info(kernel, s, position)
     promoted = frozenset(p for site in walker.sites for p in _written_back(site))
-    model = Model(kernel, nest, tensors, places, statements, walker.sites, promoted)
-    for site in walker.sites:
+    # What never runs is harmless; questions about pairs of sites are many.
+    sites = [s for s in walker.sites if not s.points.domain().is_empty()]
+    model = Model(kernel, nest, tensors, places, statements, sites, promoted)
+    for site in sites:
         info = statements.get(site.compute.statement)
         if info is not None:
             info.sites.append(site)

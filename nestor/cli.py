@@ -1,4 +1,4 @@
-"""The ``nestor`` command: ``compile``, ``run``, ``bench``, ``doctor``.
+"""The ``nestor`` command: ``compile``, ``run``, ``bench``, ``explain``, ``doctor``.
 
 Built on ``argparse``, because ``nestor run`` and ``nestor doctor`` must work where only Python and
 NumPy are installed. Tables go to standard output, progress and errors to standard error. Exit
@@ -52,6 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_compile(commands)
     _add_run(commands)
     _add_bench(commands)
+    _add_explain(commands)
     _add_doctor(commands)
     return parser
 
@@ -134,6 +135,44 @@ def _add_bench(commands: _Commands[_Parser]) -> None:
     parser.add_argument("--threads", help="threads of each peer (default: one a core)")
     parser.add_argument("--rounds", type=int, default=15, help="turns of each peer (default: 15)")
     parser.set_defaults(handler="nestor.cli_commands:bench_command")
+
+
+def _add_explain(commands: _Commands[_Parser]) -> None:
+    parser = _add(
+        commands,
+        "explain",
+        "explain a loop kernel: its dependences, its schedule and why, the loops before and after",
+        "nestor explain kernels.py:jacobi --sizes N=2000 --try \"Interchange(loops=('t', 'i'))\"",
+    )
+    parser.add_argument(
+        "kernel",
+        metavar="KERNEL",
+        help="FILE.py:function or package.module:function, with @nestor.kernel above it",
+    )
+    parser.add_argument("--sizes", metavar="N=1000,M=800", help="choose the schedule for these")
+    parser.add_argument(
+        "--reassociate", action="store_true", help="let sums be evaluated in any order"
+    )
+    parser.add_argument(
+        "--schedule", metavar="FILE.json", help="a schedule of your own in place of the chosen one"
+    )
+    parser.add_argument("--as-written", action="store_true", help="start from the nest as written")
+    parser.add_argument(
+        "--try",
+        action="append",
+        default=[],
+        dest="attempts",
+        metavar="STEP",
+        help="prove this step on top of the schedule, or show why not; may be repeated",
+    )
+    parser.add_argument("--target", help="CPU to choose for (default: native, this machine's)")
+    parser.add_argument(
+        "--lines", type=int, default=100, help="lines of the nest after; 0: all (default: 100)"
+    )
+    parser.add_argument("--picture", metavar="FILE.svg", help="draw the iterations of a statement")
+    parser.add_argument("--statement", metavar="NAME", help="which statement to draw")
+    parser.add_argument("--picture-sizes", metavar="N=8", help="sizes in the picture")
+    parser.set_defaults(handler="nestor.cli_explain:explain_command")
 
 
 def _add_doctor(commands: _Commands[_Parser]) -> None:

@@ -46,13 +46,22 @@ def load_model(spec: str) -> NamedModel:
     """
     if spec.endswith(".pt2"):
         return _load_exported(spec)
-    place, colon, function = spec.rpartition(":")
-    if not colon or not place or not function:
-        raise UserError(f"{spec!r} is not a model: give {_FORMS}")
-    maker = _find_function(spec, place, function)
+    maker = load_object(spec, "a model", _FORMS)
     with _users_code(spec):
         made = maker()
-    return _check_made(spec, function, made)
+    return _check_made(spec, spec.rpartition(":")[2], made)
+
+
+def load_object(spec: str, what: str, forms: str) -> Any:
+    """What ``PLACE:function`` names: something callable in a file or a module.
+
+    Args: what, forms: for the message, e.g. ``a model`` and the forms that name one.
+    Raises: UserError: not of that form, or there is no such file, module or function.
+    """
+    place, colon, function = spec.rpartition(":")
+    if not colon or not place or not function:
+        raise UserError(f"{spec!r} is not {what}: give {forms}")
+    return _find_function(spec, place, function)
 
 
 def load_example(spec: str, files: Sequence[str] = ()) -> tuple[Any, tuple[Any, ...]]:

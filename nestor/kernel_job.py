@@ -20,6 +20,7 @@ class KernelJob:
 
     ``contract``: whether ``a*b + c`` may be rounded once. Without it, results are bit for bit those
     of the reference interpreter, for a kernel that keeps its order of operations.
+    ``fallbacks``: schedules to try in turn where the one before is refused.
     """
 
     kernel: Kernel
@@ -27,6 +28,7 @@ class KernelJob:
     target: CpuTarget
     function_name: str
     contract: bool = True
+    fallbacks: tuple[Schedule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,19 +48,23 @@ class KernelObject:
 
 
 def run_kernel_job(job: KernelJob) -> KernelObject:
-    """Apply, prove, and generate. A refused schedule falls back to the kernel as written.
+    """Apply, prove, and generate. Where a schedule is refused, the next fallback is tried, and
+    last the kernel as written.
 
     Raises: ``IllegalSchedule`` or ``LegalityUnknown`` only if even the nest as written is refused.
     """
     from nestor.errors import IllegalSchedule, LegalityUnknown, UserError
 
-    try:
-        return _compile(job, None)
-    except (IllegalSchedule, LegalityUnknown, UserError) as error:
-        if not job.schedule:
-            raise
-        plain = replace(job, schedule=plain_schedule(job.kernel))
-        return _compile(plain, f"{type(error).__name__}: {error}")
+    plain = plain_schedule(job.kernel)
+    refused: list[str] = []
+    for schedule in (job.schedule, *job.fallbacks):
+        if schedule == plain:
+            break
+        try:
+            return _compile(replace(job, schedule=schedule), "\n".join(refused) or None)
+        except (IllegalSchedule, LegalityUnknown, UserError) as error:
+            refused.append(f"{type(error).__name__}: {error}")
+    return _compile(replace(job, schedule=plain), "\n".join(refused) or None)
 
 
 def plain_schedule(kernel: Kernel) -> Schedule:

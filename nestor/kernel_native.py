@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import importlib
-import importlib.util
 import threading
 from collections import deque
 from dataclasses import dataclass, replace
@@ -25,8 +23,6 @@ from nestor.runtime.tensors import NUMPY
 from nestor.runtime.threads import Services, thread_count
 from nestor.target.cpu import CpuTarget, parse_target
 
-_HEURISTIC = "nestor.passes.affine_schedule"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NativeOptions:
@@ -37,13 +33,19 @@ class NativeOptions:
     threads: int | None
 
 
-def choose(program: Program, target: CpuTarget, *, reassociate: bool) -> Schedule:
-    """The schedule of a kernel without tuning; empty: as written."""
-    if importlib.util.find_spec(_HEURISTIC) is None:
-        return ()
-    module = importlib.import_module(_HEURISTIC)
-    schedule: Schedule = module.choose_schedule(program, target, reassociate=reassociate)
-    return schedule
+def choose(program: Program, target: CpuTarget, *, reassociate: bool) -> tuple[Schedule, ...]:
+    """Schedules of a kernel without tuning: the best, and what to try where it is refused."""
+    from nestor.passes.affine_schedule import affine_space, fallback_points
+    from nestor.passes.affine_space import schedule_of
+    from nestor.proposing import propose
+
+    space = affine_space(
+        program,
+        target,
+        reassociate=reassociate,
+        propose=lambda asked, limit: propose(asked, limit_seconds=limit),
+    )
+    return tuple(schedule_of(space, point) for point in fallback_points(space))
 
 
 class NativeKernel:
@@ -60,10 +62,11 @@ class NativeKernel:
         from nestor.passes.affine_pipeline import prepare_affine
 
         self.program = _without_origins(prepare_affine(program, reassociate=options.reassociate))
-        schedule = choose(self.program, self.target, reassociate=options.reassociate)
+        chosen = choose(self.program, self.target, reassociate=options.reassociate)
         job = KernelJob(
             kernel=self.program,
-            schedule=schedule,
+            schedule=chosen[0],
+            fallbacks=chosen[1:],
             target=self.target,
             function_name="kernel",
             contract=options.contract,
@@ -192,7 +195,7 @@ class Variants:
         self.program, self.options = program, options
         self._native: dict[tuple[int, int], NativeKernel] = {}
         self._accepted: dict[tuple[int, ...], tuple[int, int]] = {}
-        self._conditions: _Conditions | None = None
+        self._conditions: Conditions | None = None
         self._lock = threading.Lock()
 
     @property
@@ -220,10 +223,10 @@ class Variants:
         self._conditions_of()
         return self._compiled((0, 1))
 
-    def _conditions_of(self) -> _Conditions:
+    def _conditions_of(self) -> Conditions:
         if self._conditions is None:
             with self._lock:
-                self._conditions = self._conditions or _Conditions(self.program)
+                self._conditions = self._conditions or Conditions(self.program)
         return self._conditions
 
     def _compiled(self, key: tuple[int, int]) -> NativeKernel:
@@ -238,7 +241,7 @@ class Variants:
             return self._native[key]
 
 
-class _Conditions:
+class Conditions:
     """The size conditions of a Program, and the errors for sizes that do not meet them."""
 
     def __init__(self, program: Program) -> None:

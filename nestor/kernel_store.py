@@ -30,6 +30,7 @@ def job_key(job: KernelJob) -> str:
         "target": job.target.isa_fingerprint(),
         "function": job.function_name,
         "contract": job.contract,
+        "fallbacks": [schedule_to_json(s) for s in job.fallbacks],
         "codegen": CODEGEN_VERSION,
         "checker": CHECKER_VERSION,
     }

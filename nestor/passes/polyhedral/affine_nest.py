@@ -169,9 +169,13 @@ class _Tile(_Body):
         loops = tuple(x.row for x in time.loops)
         self.domain = points.relation(loops).range().coalesce()
         inside: dict[str, Interval] = {t.name: (0, t.size - 1) for t in time.tile}
-        values = [(x.row.substitute(self.indices).simplify(inside), x.name) for x in time.loops]
-        # A loop around whose value the tile decides: each instance runs at its own iteration.
-        self.moments = [a - n for a, n in values if not inside.keys().isdisjoint(a.variables())]
+        values = [
+            *((x.row, variable(x.name)) for x in time.loops),
+            *((t.row, time.value_at(t.name)) for t in time.tile),
+        ]
+        gaps = [row.substitute(self.indices).simplify(inside) - value for row, value in values]
+        # A loop whose value the tile decides: each instance runs at its own iteration.
+        self.moments = [g for g in gaps if not inside.keys().isdisjoint(g.variables())]
         self.rounds = False
         self.conditions = self._conditions()
 

@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import Union
 
 from nestor.errors import UserError
-from nestor.ir.affine import Affine, affine_sum, variable
+from nestor.ir.affine import Affine, affine, affine_sum, variable
 from nestor.ir.loopnest import LoopKind
 from nestor.ir.program import Program, Statement
 from nestor.ir.schedule_tree import Band, Leaf, Sequence, Tree
@@ -74,10 +74,13 @@ class StatementTime:
         """
         names = list(self.statement.domain.names)
         inside = {t.outer for t in self.tile}
-        equations = [_equation(names, t.row, self._value(t.name)) for t in self.tile]
+        equations = [_equation(names, t.row, self.value_at(t.name)) for t in self.tile]
         for loop in self.loops:
             if loop.name not in inside:
                 equations.append(_equation(names, loop.row, variable(loop.name)))
+        conditions = self.statement.domain.constraints
+        equalities = [c for c in conditions if -c in conditions]
+        equations += [_equation(names, c, affine(0)) for c in equalities]
         solution = _solve(names, [e for e in equations if e[0]])
         if solution is None:
             raise UserError(
@@ -86,7 +89,7 @@ class StatementTime:
             )
         return solution
 
-    def _value(self, loop: str) -> Affine:
+    def value_at(self, loop: str) -> Affine:
         """The statement's value at ``loop``, over its loops and those of its register tile."""
         if any(x.name == loop for x in self.loops):
             return variable(loop)
@@ -96,7 +99,7 @@ class StatementTime:
                 f"statement '{self.statement.name}' does not run in loop '{loop}', of which a part "
                 "is a register tile"
             )
-        return self._value(tile.outer) * tile.size + variable(loop)
+        return self.value_at(tile.outer) * tile.size + variable(loop)
 
 
 def statement_times(program: Program, arranged: Arranged) -> list[StatementTime]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from benchmarks.harness import RESULTS, machine
 from benchmarks.polybench import runner, tables
 from benchmarks.polybench.case import SIZES
 from benchmarks.polybench.floor import Machine, measure_machine
-from benchmarks.polybench.native import FAST, compiler_version, find_compiler
+from benchmarks.polybench.native import C_PEERS, compiler_version, find_compiler
 from benchmarks.polybench.peers import PEERS, warm_up
 from benchmarks.polybench.registry import CASES
 from nestor.cli import run_guarded
@@ -33,11 +34,18 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--size", default="LARGE", choices=SIZES)
     parser.add_argument("--dtype", default="float64", choices=("float64", "float32"))
     parser.add_argument(
-        "--peers", default="clang,gcc,nestor", help="of clang, gcc, nestor; ratios: to the first"
+        "--peers",
+        default="clang,gcc,nestor",
+        help="of clang, gcc, polly, nestor; ratios: to the first",
     )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
         "--rounds", type=int, default=9, help="turns of each peer, at most; slow kernels get fewer"
+    )
+    parser.add_argument(
+        "--may-alias",
+        action="store_true",
+        help="keep from the C compilers that arrays do not overlap, as PolyBench does by default",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="default: benchmarks/results/")
     parser.add_argument("--md", type=Path, metavar="FILE", help="default: benchmarks/results/")
@@ -55,7 +63,7 @@ def _about(names: Sequence[str], peak: Machine) -> dict[str, Any]:
     about = machine()
     for name in names:
         if name != "nestor":
-            about[name] = f"{compiler_version(find_compiler(name))} {' '.join(FAST)}"
+            about[name] = f"{compiler_version(find_compiler(name))} {' '.join(C_PEERS[name].flags)}"
     about["peak"] = f"{peak.flops / 1e9:.0f} Gflop/s"
     about["copy"] = f"{peak.bandwidth / 1e9:.1f} GB/s"
     return about
@@ -67,6 +75,8 @@ def run(given: argparse.Namespace) -> int:
     names = _choose(given.peers.split(","), PEERS, "peer")
     if given.rounds < 1 or given.threads < 1:
         raise UserError("--rounds and --threads are at least 1")
+    # Polly's parallel loops ask OpenMP for its default.
+    os.environ["OMP_NUM_THREADS"] = str(given.threads)
     compilers = {n: find_compiler(n) for n in names if n != "nestor"}
     label = "polybench" if len(kernels) == len(CASES) else "polybench-part"
     if (given.size, given.dtype) != ("LARGE", "float64"):
@@ -77,6 +87,7 @@ def run(given: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="nestor-polybench-") as folder:
         peak = measure_machine(command, Path(folder), threads=given.threads, dtype=given.dtype)
     about = _about(names, peak)
+    about["arrays"] = "may overlap" if given.may_alias else "restrict"
     if "nestor" in names:
         warm_up(given.threads)
     results: list[runner.Measured] = []
@@ -91,6 +102,7 @@ def run(given: argparse.Namespace) -> int:
                     peak,
                     threads=given.threads,
                     rounds=given.rounds,
+                    restrict=not given.may_alias,
                     tell=lambda what, done, i=i: tell(what, (i + done) / len(kernels)),
                 )
             )

@@ -24,20 +24,38 @@ FAST = ("-O3", "-march=native", "-ffast-math")
 EXACT = ("-O1", "-ffp-contract=off")
 """Flags under which the program computes what the interpreter does, bit by bit."""
 
-COMPILERS = {
-    "clang": ("clang-22", "clang-21", "clang-20", "clang-19", "clang"),
-    "gcc": ("gcc",),
+POLLY = ("-mllvm", "-polly", "-mllvm", "-polly-parallel")
+"""LLVM's own polyhedral optimiser, with parallel loops."""
+
+_CLANG = ("clang-22", "clang-21", "clang-20", "clang-19", "clang")
+
+
+@dataclass(frozen=True, slots=True)
+class CPeer:
+    """A C compiler with its flags: the first of ``commands`` that is installed."""
+
+    commands: tuple[str, ...]
+    flags: tuple[str, ...] = FAST
+    libraries: tuple[str, ...] = ("-lm",)
+
+
+C_PEERS = {
+    "clang": CPeer(_CLANG),
+    "gcc": CPeer(("gcc",)),
+    "polly": CPeer(_CLANG, (*FAST, *POLLY), ("-lm", "-lgomp")),
 }
-"""Commands to try for a peer, the first that exists."""
+COMPILE_LIMIT = 300
+"""A compiler that takes longer has failed [s]."""
 
 
 def find_compiler(peer: str) -> str:
     """The command of a C compiler. Raises: ``UserError`` if none is installed."""
-    for command in COMPILERS[peer]:
+    commands = C_PEERS[peer].commands
+    for command in commands:
         if shutil.which(command):
             return command
     raise UserError(
-        f"no {peer} here (looked for {', '.join(COMPILERS[peer])}); "
+        f"no {commands[0]} here (looked for {', '.join(commands)}); "
         f"install it, or leave {peer} out of --peers"
     )
 
@@ -107,18 +125,29 @@ def compile_c(
     *,
     command: str,
     flags: Sequence[str] = FAST,
+    libraries: Sequence[str] = ("-lm",),
+    restrict: bool = True,
 ) -> CKernel:
     """Print, compile and load ``program`` with its sizes fixed, as PolyBench fixes them.
 
-    Args: folder: where the source and the shared object go; command: the compiler.
+    Args: folder: where the source and the shared object go; command: the compiler;
+        restrict: whether it knows that arrays do not overlap.
     Raises: ``UserError`` with the compiler's words if it refuses.
     """
-    stem = "".join(c if c.isalnum() else "_" for c in f"{program.name}_{Path(command).name}")
+    # A path that was loaded before would give the library of before.
+    stem = f"{program.name}_{len(list(folder.glob('*.c')))}"
     source, target = folder / f"{stem}.c", folder / f"{stem}.so"
-    source.write_text(print_c(program, "kernel", symbols=symbols), encoding="utf-8")
+    text = print_c(program, "kernel", symbols=symbols, restrict=restrict)
+    source.write_text(text, encoding="utf-8")
     line = [command, "-std=gnu99", "-shared", "-fPIC", *flags, str(source), "-o", str(target)]
     start = time.perf_counter()
-    done = subprocess.run([*line, "-lm"], capture_output=True, text=True, check=False)
+    line += libraries
+    try:
+        done = subprocess.run(
+            line, capture_output=True, text=True, check=False, timeout=COMPILE_LIMIT
+        )
+    except subprocess.TimeoutExpired:
+        raise UserError(f"{command} took more than {COMPILE_LIMIT} s for {source.name}") from None
     seconds = time.perf_counter() - start
     if done.returncode:
         raise UserError(f"{command} refused {source.name}:\n{done.stderr.strip()}")

@@ -15,9 +15,9 @@ import numpy as np
 
 from benchmarks.polybench import registry
 from benchmarks.polybench.case import Case
-from benchmarks.polybench.native import compile_c, find_compiler
+from benchmarks.polybench.native import C_PEERS, compile_c, find_compiler
 
-PEERS = ("clang", "gcc", "nestor")
+PEERS = (*C_PEERS, "nestor")
 CACHE_VARIABLE = "NESTOR_CACHE_DIR"
 ALIGNMENT = 4096
 """PolyBench's arrays start on a page [bytes]."""
@@ -56,16 +56,26 @@ def prepare(
     *,
     threads: int,
     folder: Path,
+    restrict: bool = True,
 ) -> Ready:
     """Compile ``case`` by ``peer``, to run on ``arguments``.
 
+    Args: restrict: whether C compilers are told that arrays do not overlap (PolyBench does not).
     Raises: ``NestorError`` if the peer is not there or cannot compile it.
     """
     if peer == "nestor":
         with fresh_cache(folder / "cache"):
             return _nestor(case, dtype, arguments, threads)
     program = registry.kernel(case.name, dtype).program
-    compiled = compile_c(program, case.symbols(size), folder, command=find_compiler(peer))
+    compiled = compile_c(
+        program,
+        case.symbols(size),
+        folder,
+        command=find_compiler(peer),
+        flags=C_PEERS[peer].flags,
+        libraries=C_PEERS[peer].libraries,
+        restrict=restrict,
+    )
     bound = compiled.bind({**case.symbols(size), **arguments})
     function = compiled.address
     return Ready(call=lambda: function(*bound), compile_seconds=compiled.compile_seconds)

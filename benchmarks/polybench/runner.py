@@ -161,12 +161,14 @@ def measure(
     threads: int,
     rounds: int,
     tell: Tell,
+    restrict: bool = True,
 ) -> Measured:
     """Compile ``case`` by every peer, check the answers, take turns.
 
     A peer that cannot compile or run it gets a ``failure``; its answer is judged by the caller.
     Args: names: of peers; the first is what the others are held against. rounds: turns of each, at
         most; fewer for slow kernels (``rounds_for``). tell: told what is done and how much of all.
+        restrict: whether C compilers are told that arrays do not overlap.
     """
     bench = Bench(case, size, dtype)
     found = [PeerTimes(name=name) for name in names]
@@ -184,6 +186,7 @@ def measure(
                     bench.arguments,
                     threads=threads,
                     folder=Path(folder),
+                    restrict=restrict,
                 )
                 peer.compile_seconds = ready[peer.name].compile_seconds
                 # The first call warms caches up and, of slow kernels, counts.

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import geometric_mean, to_markdown
+from benchmarks.polybench.native import C_PEERS
 from benchmarks.polybench.runner import PUBLISHED, Measured, PeerTimes, spread
 from nestor.tables import Table, format_seconds
 
 ALLOWED = {"float64": 1e-10, "float32": 1e-4}
 """Relative difference from the first peer that rounding explains in a well-conditioned kernel."""
 
-COMPILERS = ("clang", "gcc")
 MOST = 1e-6
 """C compilers that are this far apart in float64 do not compile the same program."""
 
@@ -25,9 +25,9 @@ def allowed_error(result: Measured, peer: PeerTimes) -> float:
     All sum in an order of their own. Where two C compilers with the same flags are further apart
     than ``ALLOWED``, the kernel is that sensitive (durbin is), and four times as much is allowed.
     """
-    if peer.name in COMPILERS:
+    if peer.name in C_PEERS:
         return MOST if result.dtype == "float64" else 1.0
-    apart = max((p.error for p in result.peers if p.name in COMPILERS), default=0.0)
+    apart = max((p.error for p in result.peers if p.name in C_PEERS), default=0.0)
     return max(ALLOWED[result.dtype], 4 * apart)
 
 

@@ -148,6 +148,7 @@ def test_command_writes_a_table_and_data(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(main, "measure_machine", lambda *a, **k: MACHINE)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # the command sets it; this puts it back
     data = tmp_path / "out.json"
     line = ["trisolv", "durbin", "--size", "MINI", "--peers", "gcc", "--rounds", "2"]
     given = main._arguments([*line, "--json", str(data), "--md", str(tmp_path / "out.md")])
@@ -156,7 +157,7 @@ def test_command_writes_a_table_and_data(
     assert "| durbin |" in (tmp_path / "out.md").read_text(encoding="utf-8")
     content = json.loads(data.read_text(encoding="utf-8"))
     assert [r["kernel"] for r in content["results"]] == ["trisolv", "durbin"]
-    assert all(len(r["peers"][0]["seconds"]) == 2 for r in content["results"])
+    assert all(min(r["peers"][0]["seconds"]) > 0 for r in content["results"])
 
 
 def test_unknown_names_are_refused() -> None:

@@ -19,7 +19,11 @@ _PLAIN = (DType.f64, DType.f32, DType.i64, DType.i32)
 
 
 def print_c(
-    program: Program, function_name: str, *, symbols: Mapping[str, int] | None = None
+    program: Program,
+    function_name: str,
+    *,
+    symbols: Mapping[str, int] | None = None,
+    restrict: bool = True,
 ) -> str:
     """``program`` in its own order as C99 text with one function, ``void function_name(…)``.
 
@@ -32,15 +36,20 @@ def print_c(
     Integers wrap in the IR: compile with ``-fwrapv`` where they may overflow. A subscript that is
     data is not checked.
 
-    Args: symbols: sizes to fix; all of them, or None for parameters.
+    Args:
+        symbols: sizes to fix; all of them, or None for parameters.
+        restrict: tell the compiler what the IR promises, that arrays do not overlap.
     Raises: ``Unsupported`` for reductions, calls of operators, layouts, aliases, f16 and bf16.
     """
-    return _Function(program, function_name, symbols).text()
+    return _Function(program, function_name, symbols, restrict).text()
 
 
 class _Function:
-    def __init__(self, program: Program, name: str, symbols: Mapping[str, int] | None) -> None:
+    def __init__(
+        self, program: Program, name: str, symbols: Mapping[str, int] | None, restrict: bool
+    ) -> None:
         self.program, self.function, self.symbols = program, name, symbols
+        self.star = "*restrict " if restrict else "*"
         for t in program.tensors:
             if t.layout is not None or t.alias_of is not None:
                 raise Unsupported(f"tensor {t.name}: layouts and aliases have no C")
@@ -84,11 +93,11 @@ class _Function:
         kind, name = c_type(t.dtype), self.names[t.name]
         if not t.shape:
             by_value = t.name in self.by_value
-            return f"{const}{kind} {name}" if by_value else f"{const}{kind} *restrict {name}"
+            return f"{const}{kind} {name}" if by_value else f"{const}{kind} {self.star}{name}"
         rows = self._rows(t)
         if rows:
-            return f"{const}{kind} (*restrict {name}){rows}"
-        return f"{const}{kind} *restrict {name}"
+            return f"{const}{kind} ({self.star}{name}){rows}"
+        return f"{const}{kind} {self.star}{name}"
 
     def _rows(self, t: Tensor, first: int = 1) -> str:
         return "".join(f"[{self._extent(t, d)}]" for d in range(first, len(t.shape)))
@@ -117,7 +126,7 @@ class _Function:
                 yield f"    static {kind} {name}{self._rows(t, 0)} __attribute__((aligned(64)));"
             else:
                 rows = self._rows(t)
-                pointer = f"(*restrict {name}){rows}" if rows else f"*restrict {name}"
+                pointer = f"({self.star}{name}){rows}" if rows else f"{self.star}{name}"
                 size = f"sizeof({kind}{rows})"
                 yield f"    {kind} {pointer} = malloc({size} * (size_t)({self._extent(t, 0)}));"
 

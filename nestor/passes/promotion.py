@@ -9,14 +9,13 @@ Variables, PLDI 1990.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Literal
 
 from nestor.errors import UserError
-from nestor.ir.affine import Affine, affine, affine_sum
-from nestor.ir.expr import Expr, IndexExpr, Load, loads, map_expr
+from nestor.ir.affine import Affine, affine
+from nestor.ir.expr import Expr, IndexExpr, Load, map_expr
 from nestor.ir.loopnest import (
     Alloc,
     Block,
@@ -32,8 +31,15 @@ from nestor.ir.loopnest import (
 )
 from nestor.ir.program import Program, Tensor
 from nestor.passes.loop_facts import LoopFacts
-
-Cell = tuple[int, ...]
+from nestor.passes.promotion_tiles import (
+    Access,
+    Inside,
+    RefusedError,
+    Tile,
+    accesses_of,
+    distinct,
+    find_tiles,
+)
 
 MAX_WRITTEN_OUT = 16
 """Longest serial loop [iterations] that is unrolled so that what it moves over is one tile."""
@@ -57,8 +63,9 @@ def promote(
         unroll ii: copy P[ii] = A[8*io + ii, j]; for k: … P[ii] …;
         unroll ii: writeback A[8*io + ii, j] = P[ii] }``, the writeback only where it is written.
         Elements that may lie outside of the tensor are masked; a loop that may be empty is guarded.
-        Short serial loops within (the rows of a tile at the edge) are unrolled, if only they move
-        over the tile and nothing else does.
+        In registers, short serial loops within (the rows of a tile at the edge) are unrolled, if
+        they alone move over the tile and nothing else meets it. In scope *local*, a tile extends
+        over serial loops within that run over a constant number of values.
     Legal when: no other access meets the elements meanwhile (``check_nest`` decides).
     Raises: ``UserError`` if no loop of that name has such accesses.
     """
@@ -85,10 +92,6 @@ def _buffer_names(node: Node) -> Iterator[str]:
         yield from _buffer_names(child)
 
 
-class _RefusedError(Exception):
-    """This loop cannot be treated; the text says why."""
-
-
 class _Promoter:
     """One walk over the nest."""
 
@@ -109,7 +112,7 @@ class _Promoter:
                 if node.index == self.loop:
                     try:
                         node_or_alloc = self._promote(node, facts)
-                    except _RefusedError as reason:
+                    except RefusedError as reason:
                         self.reasons.append(str(reason))
                         return node
                     self.done += 1
@@ -130,10 +133,10 @@ class _Promoter:
 
     def _promote(self, loop: Loop, facts: LoopFacts) -> Node:
         if loop.kind != "serial":
-            raise _RefusedError(f"a {loop.kind} loop keeps nothing")
+            raise RefusedError(f"a {loop.kind} loop keeps nothing")
         try:
             tiles = self._find_tiles(loop, facts)
-        except _RefusedError:
+        except RefusedError:
             written_out = replace(loop, body=_write_out(loop.body))
             is_short = _copies(written_out) <= MAX_COPIES
             if self.scope != "register" or written_out == loop or not is_short:
@@ -152,15 +155,15 @@ class _Promoter:
 
     def _find_tiles(
         self, loop: Loop, facts: LoopFacts, *, surely_apart: bool = False
-    ) -> list[_Tile]:
+    ) -> list[Tile]:
         """What to keep.
 
         Args: surely_apart: refuse also where another access might meet a tile that is written.
-        Raises: ``_RefusedError`` if there is nothing.
+        Raises: ``RefusedError`` if there is nothing.
         """
-        at = _Inside(facts.inside(loop), facts.indices)
-        accesses = list(_accesses(loop.body, self.tensor.name, at))
-        tiles = _tiles(accesses)
+        at = Inside(facts.inside(loop), facts.indices, self.scope == "local")
+        accesses = list(accesses_of(loop.body, self.tensor.name, at))
+        tiles = find_tiles(accesses)
         is_changed = any(a.is_write for a in accesses)
         others = [a for a in accesses if not any(a in tile.accesses for tile in tiles)]
         for tile in tiles if is_changed else ():
@@ -168,12 +171,12 @@ class _Promoter:
                 if tile.is_apart(a):
                     continue
                 if a.offset is None and a.base == tile.base:
-                    raise _RefusedError("a serial loop within moves over the tile too")
+                    raise RefusedError("a serial loop within moves over the tile too")
                 if surely_apart:
-                    raise _RefusedError("other accesses may meet its elements")
+                    raise RefusedError("other accesses may meet its elements")
         return tiles
 
-    def _around(self, loop: Node, tile: _Tile, name: str, facts: LoopFacts) -> Alloc:
+    def _around(self, loop: Node, tile: Tile, name: str, facts: LoopFacts) -> Alloc:
         """``loop`` between the copies and the writebacks of ``tile``."""
         assert isinstance(loop, (Loop, Alloc))
         buffer = Buffer(
@@ -183,19 +186,20 @@ class _Promoter:
             scope=self.scope,
             holds=self.tensor.name,
         )
-        touched = _distinct(tile, list(tile.accesses))
-        written = _distinct(tile, [a for a in tile.accesses if a.is_write])
+        touched = distinct(list(tile.accesses))
+        written = distinct([a for a in tile.accesses if a.is_write])
         nodes = [self._transfer("copy", a, tile, name, facts) for a in touched]
         nodes.append(_redirect(loop, self.tensor.name, tile, name))
         nodes += [self._transfer("writeback", a, tile, name, facts) for a in written]
         return Alloc(buffers=(buffer,), body=Block(body=tuple(nodes)))
 
     def _transfer(
-        self, phase: Phase, access: _Access, tile: _Tile, name: str, facts: LoopFacts
+        self, phase: Phase, access: Access, tile: Tile, name: str, facts: LoopFacts
     ) -> Node:
         """The loops of one access around a copy or a writeback of what it touches."""
-        loops = access.loops
-        known = facts.indices | {x.index for x in loops} | facts.symbols.keys()
+        around = facts.indices | facts.symbols.keys()
+        loops = [_within(x, around) for x in access.loops]
+        known = around | {x.index for x in loops}
         conditions = [c for c in access.conditions if c.variables() <= known]
         within = facts.where(conditions)
         for x in loops:
@@ -221,6 +225,12 @@ class _Promoter:
         for x in reversed(loops):
             node = replace(x, body=node)
         return Guard(conditions=outside, body=node) if outside else node
+
+
+def _within(loop: Loop, known: frozenset[str]) -> Loop:
+    """``loop`` with the bounds that mean something outside of the promoted loop."""
+    lower = tuple(b for b in loop.lower if b.variables() <= known)
+    return replace(loop, lower=lower, upper=tuple(b for b in loop.upper if b.variables() <= known))
 
 
 def _write_out(node: Node) -> Node:
@@ -261,203 +271,24 @@ def _copies(node: Node) -> int:
     return inner
 
 
-# --- accesses ----------------------------------------------------------------------------------
+Bounds = tuple[tuple[str, tuple[Affine, ...], tuple[Affine, ...]], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Inside:
-    """Where we are in the loop's body. ``outer``: the indices around the promoted loop."""
-
-    facts: LoopFacts
-    outer: frozenset[str]
-    loops: tuple[Loop, ...] = ()
-    conditions: tuple[Affine, ...] = ()
-
-    @property
-    def fixed(self) -> dict[str, Loop]:
-        """Loops around, within the promoted one, that are written out."""
-        return {x.index: x for x in self.loops if x.kind in ("unroll", "vector")}
+def _bounds(loops: Iterable[Loop]) -> Bounds:
+    """What tells apart loops that a tile extends over."""
+    return tuple((x.index, x.lower, x.upper) for x in loops)
 
 
-@dataclass(frozen=True, slots=True)
-class _Access:
-    """One access. ``base``: the part of each index that is the same throughout the promoted loop;
-    ``offset``: the rest, over ``loops`` that are written out. None: it moves with a serial loop."""
-
-    indices: tuple[Affine, ...]
-    is_write: bool
-    loops: tuple[Loop, ...]
-    conditions: tuple[Affine, ...]
-    base: tuple[Affine, ...]
-    offset: tuple[Affine, ...] | None
-    facts: LoopFacts
-
-    def cells(self) -> frozenset[Cell]:
-        """Every value of ``offset``."""
-        assert self.offset is not None
-        spans = [range(x.upper[0].const) for x in self.loops]
-        names = [x.index for x in self.loops]
-        points = (dict(zip(names, point)) for point in itertools.product(*spans))
-        return frozenset(tuple(o.evaluate(p) for o in self.offset) for p in points)
-
-
-def _accesses(node: Node, tensor: str, at: _Inside) -> Iterator[_Access]:
-    """Every access of ``tensor`` below ``node``. Raises: ``_RefusedError`` for a gathered one."""
-    match node:
-        case Loop():
-            inside = replace(at, facts=at.facts.inside(node), loops=(*at.loops, node))
-            yield from _accesses(node.body, tensor, inside)
-        case Guard():
-            where = replace(at, conditions=(*at.conditions, *node.conditions))
-            yield from _accesses(node.body, tensor, where)
-            if node.orelse is not None:
-                yield from _accesses(node.orelse, tensor, at)
-        case Alloc() | Block():
-            for child in node_children(node):
-                yield from _accesses(child, tensor, at)
-        case Compute():
-            if node.phase in ("copy", "writeback") and node.statement == tensor:
-                raise _RefusedError("a loop within keeps it already")
-            for store in node.stores:
-                if store.target == tensor:
-                    yield _analyse(tensor, store.indices, True, at)
-            for value in node.values:
-                for x in loads(value):
-                    if x.tensor == tensor:
-                        access = _analyse(tensor, x.indices, False, at)
-                        yield replace(access, offset=None) if x.predicate else access
-
-
-def _analyse(tensor: str, indices: tuple[IndexExpr, ...], is_write: bool, at: _Inside) -> _Access:
-    affines = tuple(i for i in indices if isinstance(i, Affine))
-    if len(affines) != len(indices):
-        raise _RefusedError(f"an index of '{tensor}' depends on data")
-    parts = [_split(i, at) for i in affines]
-    fixed = at.fixed
-    used = {v for i in affines for v in i.variables()}
-    loops = tuple(x for x in at.loops if x.index in fixed and x.index in used)
-    known = all(offset is not None for _, offset in parts)
-    return _Access(
-        indices=affines,
-        is_write=is_write,
-        loops=loops,
-        conditions=at.conditions,
-        base=tuple(base for base, _ in parts),
-        offset=tuple(o for _, o in parts if o is not None) if known else None,
-        facts=at.facts.where(at.conditions),
-    )
-
-
-def _split(index: Affine, at: _Inside) -> tuple[Affine, Affine | None]:
-    """``index = base + offset``: what is around the promoted loop, and what is written out in it.
-
-    The offset is None if a serial loop takes part, or a division mixes the two.
-    """
-    fixed = at.fixed.keys()
-    serial = at.facts.indices - at.outer - fixed
-    base: list[tuple[Affine, int]] = []
-    offset: list[tuple[Affine, int]] = []
-    moves = False
-    for atom, c in index.terms:
-        names = {atom} if isinstance(atom, str) else atom.num.variables()
-        part = Affine(((atom, 1),))
-        if names & serial or (names & fixed and names - fixed):
-            moves = True
-        elif names & fixed:
-            offset.append((part, c))
-        else:
-            base.append((part, c))
-    return affine_sum(base), None if moves else affine_sum(offset, index.const)
-
-
-# --- tiles -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Tile:
-    """Accesses of one base. ``origin`` and ``extents``: the box of their offsets."""
-
-    base: tuple[Affine, ...]
-    accesses: tuple[_Access, ...]
-    origin: Cell
-    extents: Cell
-
-    def cell(self, access: _Access) -> tuple[Affine, ...]:
-        """Where the buffer keeps what ``access`` touches."""
-        assert access.offset is not None
-        return tuple(o - k for o, k in zip(access.offset, self.origin))
-
-    def is_apart(self, access: _Access) -> bool:
-        """Whether ``access`` surely meets no element of the tile's box."""
-        for index, base, low, extent in zip(access.indices, self.base, self.origin, self.extents):
-            start = base + low
-            edges = (start - index - 1, index - start - extent)
-            if any(access.facts.is_nonnegative(e) for e in edges):
-                return True
-        return False
-
-
-def _tiles(accesses: list[_Access]) -> list[_Tile]:
-    """The tiles to keep: the written one, or all if nothing is written.
-
-    Raises: ``_RefusedError`` if there is none, or they cannot be told apart.
-    """
-    groups: dict[tuple[Affine, ...], list[_Access]] = {}
-    for a in accesses:
-        if a.offset is not None:
-            groups.setdefault(a.base, []).append(a)
-    if not groups:
-        raise _RefusedError("every access of it moves with the loop, or there is none")
-    written = [base for base, members in groups.items() if any(a.is_write for a in members)]
-    if len(written) > 1:
-        raise _RefusedError("several tiles of it are written, which may overlap")
-    is_changed = any(a.is_write for a in accesses)
-    if is_changed and not written:
-        raise _RefusedError("what it writes moves with the loop")
-    return [_tile(base, groups[base]) for base in written or groups]
-
-
-def _tile(base: tuple[Affine, ...], accesses: list[_Access]) -> _Tile:
-    cells = frozenset[Cell]().union(*(a.cells() for a in accesses))
-    if not cells:
-        raise _RefusedError("a loop within has no iterations")
-    low = tuple(min(c) for c in zip(*cells))
-    high = tuple(max(c) for c in zip(*cells))
-    extents = tuple(h - k + 1 for h, k in zip(high, low))
-    return _Tile(base, tuple(accesses), low, extents)
-
-
-def _distinct(tile: _Tile, accesses: list[_Access]) -> list[_Access]:
-    """Accesses that together touch what all do: none inside another under the same conditions."""
-    kept: list[_Access] = []
-    for a in sorted(accesses, key=lambda a: -len(a.cells())):
-        own = a.cells()
-        names = {x.index for x in a.loops}
-        covered = any(
-            own <= b.cells()
-            and (not b.conditions or (b.conditions == a.conditions and b.offset == a.offset))
-            and (not b.conditions or {x.index for x in b.loops} == names)
-            for b in kept
-        )
-        if not covered:
-            kept.append(a)
-    return kept
-
-
-def _spans(loops: tuple[Loop, ...]) -> tuple[tuple[str, Affine], ...]:
-    """What tells apart loops that are written out."""
-    return tuple((x.index, x.upper[0]) for x in loops)
-
-
-def _redirect(node: Loop | Alloc, tensor: str, tile: _Tile, name: str) -> Node:
+def _redirect(node: Loop | Alloc, tensor: str, tile: Tile, name: str) -> Node:
     """``node`` with the tile's accesses sent to the buffer."""
-    cells = {(a.indices, _spans(a.loops)): tile.cell(a) for a in tile.accesses}
+    cells = {(a.indices, _bounds(a.loops)): tile.cell(a) for a in tile.accesses}
+    names = {x.index for a in tile.accesses for x in a.loops}
 
     def place(indices: tuple[IndexExpr, ...], loops: tuple[Loop, ...]) -> tuple[Affine, ...] | None:
         affines = tuple(i for i in indices if isinstance(i, Affine))
         used = {v for i in affines for v in i.variables()}
-        own = tuple(x for x in loops if x.kind in ("unroll", "vector") and x.index in used)
-        return cells.get((affines, _spans(own))) if len(affines) == len(indices) else None
+        own = _bounds(x for x in loops if x.index in used and x.index in names)
+        return cells.get((affines, own)) if len(affines) == len(indices) else None
 
     def rewrite(x: Expr, loops: tuple[Loop, ...]) -> Expr:
         def one(e: Expr) -> Expr:

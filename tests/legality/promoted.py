@@ -170,6 +170,51 @@ nest wave {
 """
 
 
+SQUARE_TENSORS = """\
+  inout C: f32[N, N]
+  input A: f32[N, 5]
+"""
+SQUARE = f"""\
+program square(N: 1..7) {{
+{SQUARE_TENSORS}
+  seq i {{ seq j {{ seq k {{
+    statement S over {{ 0 <= i < N, 0 <= j < i + 1, 0 <= k < 5 }}
+      C[i, j] = C[i, j] + A[i, k] * A[j, k]
+  }} }} }}
+}}
+"""
+SQUARE_NEST = f"""\
+nest square(N: 1..7) {{
+{SQUARE_TENSORS}
+  for ko in 0 .. 2 {{
+    parallel jo in 0 .. (N + 1)//2 {{
+      for io in jo .. (N + 1)//2 {{
+        for k in 3*ko .. min(5, 3*ko + 3) {{
+          for ii in 0 .. min(2, N - 2*io) {{
+            vector jj in 0 .. 2 {{
+              if 2*io + ii - 2*jo - jj >= 0 {{
+                point S(i=2*io + ii, j=2*jo + jj, k=k) {{
+                  C[2*io + ii, 2*jo + jj] = C[2*io + ii, 2*jo + jj]
+                    + A[2*io + ii, k] * A[2*jo + jj, k]
+                }}
+              }}
+            }}
+          }}
+        }}
+      }}
+    }}
+  }}
+}}
+"""
+
+
+def square() -> Case:
+    """A tile of the product in registers, and a block of the operand turned, in a local buffer."""
+    kernel = parse_program(SQUARE)
+    nest = promote(parse_nest(SQUARE_NEST), kernel, "C", "k")
+    return kernel, promote(nest, kernel, "A", "io", "local")
+
+
 def lu() -> Case:
     """Tiles of the trailing matrix, which other parts of the matrix update."""
     kernel = parse_program(LU)
@@ -207,4 +252,4 @@ def wave() -> Case:
     return kernel, promote(parse_nest(WAVE_NEST), kernel, "A", "t", "local")
 
 
-PROMOTED = {f.__name__: f for f in (lu, gemm, sums, solve, wave)}
+PROMOTED = {f.__name__: f for f in (lu, gemm, sums, solve, wave, square)}

@@ -12,6 +12,7 @@ from nestor.ir.affine import Affine, affine, floor_div, modulo
 from nestor.ir.loopnest import Alloc, Block, Compute, Guard, Loop, LoopNest, Node, node_children
 from nestor.ir.nest_verifier import verify_nest
 from nestor.ir.parser import parse_nest
+from nestor.ir.printer import print_nest
 from nestor.ir.program import Program
 from nestor.passes.loop_facts import LoopFacts
 from nestor.passes.promotion import promote
@@ -181,6 +182,25 @@ def test_rows_at_the_edge_are_unrolled() -> None:
     # A loop of other rows, which may be in the tile, stays as it is.
     with pytest.raises(UserError, match="moves over the tile"):
         promoted(around(body, "for k in 0 .. 9", symbols="(N: 1..40)"))
+
+
+def test_local_tiles_extend_over_serial_loops() -> None:
+    body = (
+        "for m in max(0, 4*i) .. min(N, 4*i + 4) { vector v in 0 .. 8 { "
+        + point("B[m, k]", "B[m, k] + A[v, m + 1]")
+        + " } }"
+    )
+    text = around(body, symbols="(N: 1..39)")
+    nest = promoted(text, scope="local")
+    assert buffers(nest) == [("A.k", (8, 4))]
+    update = next(x for x in nodes(nest.body) if isinstance(x, Compute) and x.phase == "point")
+    assert "A.k[v, -4*i + m]" in print_nest(nest)
+    assert update.stores[0].target == "B"
+    (copy,) = [x for x in nodes(nest.body) if isinstance(x, Loop) and x.index == "m"][:1]
+    assert copy.upper == (affine("N"), 4 * affine("i") + 4)
+    # In registers it does not: a serial loop moves over it.
+    with pytest.raises(UserError, match="moves with the loop"):
+        promoted(text)
 
 
 def test_what_is_kept_already_is_not_kept_again() -> None:

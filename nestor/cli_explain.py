@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nestor.cli_models import load_object
+from nestor.cli_progress import status
 from nestor.config import Config
 from nestor.errors import IRError, OutputError, UserError
 
@@ -33,16 +34,20 @@ def explain_command(given: argparse.Namespace, config: Config) -> int:
     schedule: Schedule | None = () if given.as_written else None
     if given.schedule:
         schedule = read_schedule(given.schedule)
+    if given.lines < 0:
+        raise UserError(f"--lines {given.lines} is not at least 0")
     _check_picture(given)
     kernel = load_kernel(given.kernel)
-    explanation = explain_kernel(
-        kernel,
-        parse_target(config.target),
-        sizes=sizes,
-        reassociate=True if given.reassociate else None,
-        schedule=schedule,
-        attempts=attempts,
-    )
+    target = parse_target(config.target)
+    with status(f"explaining {kernel.name}"):
+        explanation = explain_kernel(
+            kernel,
+            target,
+            sizes=sizes,
+            reassociate=True if given.reassociate else None,
+            schedule=schedule,
+            attempts=attempts,
+        )
     if given.picture:
         _write_picture(given, explanation, picture_sizes)
     if given.json:

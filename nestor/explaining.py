@@ -168,8 +168,8 @@ def explain_kernel(
         clock.lap("choose")
         order, reasons = trial.start_in(space, facts)
     else:
-        order, reasons = "given", ()
-        trial.start(arranged(program, schedule))
+        reasons = ()
+        order = "given" if trial.start(arranged(program, schedule)) else "original"
     for step in attempts:
         trial.attempt(step)
     clock.lap("prove")

@@ -67,10 +67,12 @@ class Trial:
         assert self._proved is not None, "start() comes first, and leaves a nest or raises"
         return self._proved
 
-    def start(self, schedule: Schedule) -> None:
-        """Take ``schedule``, or the nest as written where that is refused."""
-        if not self._prove(schedule, "the schedule given"):
-            self._prove(arranged(self.program, ()), AS_WRITTEN, must_hold=True)
+    def start(self, schedule: Schedule) -> bool:
+        """Take ``schedule``, or the nest as written where that is refused; whether it was not."""
+        if self._prove(schedule, "the schedule given"):
+            return True
+        self._prove(arranged(self.program, ()), AS_WRITTEN, must_hold=True)
+        return False
 
     def start_in(self, space: Space, facts: AffineFacts) -> tuple[str, tuple[Reason, ...]]:
         """Take the first point of ``space`` that the checker accepts; its order, and why."""

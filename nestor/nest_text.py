@@ -181,8 +181,8 @@ def condition(value: Affine) -> str:
     right = left - value
     if right.const == 1 and right.terms:
         return f"{_affine(left)} > {_affine(right - 1)}"
-    if left.const == 1 and left.terms:
-        return f"{_affine(right)} <= {_affine(left)}"
+    if not left.terms:
+        return f"{_affine(right)} <= {left.const}"
     return f"{_affine(left)} >= {_affine(right)}"
 
 

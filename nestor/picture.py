@@ -17,7 +17,7 @@ from nestor.ir.schedule import Schedule, SplitReduction, Step, Tile
 from nestor.ir.schedule_tree import Band, BandLoop, Leaf, Tree, tree_bands
 from nestor.ir.schedule_tree import Sequence as TreeSequence
 from nestor.picture_edges import Edge, find_edges
-from nestor.picture_instances import Instances, enumerate_instances, index_order
+from nestor.picture_instances import WINDOW, Instances, enumerate_instances, index_order
 
 MAX_POINTS = {2: 260, 3: 150}
 """More points than this are not told apart, by depth."""
@@ -109,6 +109,8 @@ def picture_of(
     drawn, shrunk = _shrink(schedule)
     arranged = apply_tree_steps(program, drawn)
     chosen = _choose_statements(program, arranged.tree, statement)
+    hidden = [s.name for s in chosen[MAX_STATEMENTS:]]
+    chosen = chosen[:MAX_STATEMENTS]
     instances = _fitting_instances(program, chosen, dict(sizes or {}))
     paths = _paths(arranged.tree, ())
     outers = _tile_loops(arranged.tiles)
@@ -126,6 +128,7 @@ def picture_of(
     smaller = [text for loop, text in shrunk.items() if f"{loop}.o" in around]
     notes = [f"tiles are drawn smaller: {', '.join(smaller)}"] if smaller else []
     notes += [f"{left_out} longer distances have no arrow"] if left_out else []
+    notes += [f"not drawn: {', '.join(hidden)}"] if hidden else []
     notes += [instances.note] if instances.note else []
     return Picture(
         kernel=program.name,
@@ -188,7 +191,7 @@ def _choose_statements(program: Program, tree: Tree, wanted: str | None) -> list
     depth = max(len(s.domain.names) for s in fitting)
     first, *others = [s for s in fitting if len(s.domain.names) == depth]
     shared = [s for s in others if _share_a_loop(tree, first, s)]
-    return [first, *shared][:MAX_STATEMENTS]
+    return [first, *shared]
 
 
 def _share_a_loop(tree: Tree, a: Statement, b: Statement) -> bool:
@@ -209,7 +212,7 @@ def _fitting_instances(
             raise UserError(f"kernel '{program.name}' has no size '{name}'; {have}")
     most = MAX_POINTS[len(chosen[0].domain.names)]
     best: Instances | None = None
-    for value in range(2, 25):
+    for value in range(2, WINDOW + 1):
         trial = {
             s.name: sizes.get(s.name, min(max(value, s.lower), s.upper or value))
             for s in program.symbols

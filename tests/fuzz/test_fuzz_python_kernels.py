@@ -18,7 +18,7 @@ from nestor.errors import InputError, UserError
 from tests.fuzz.generate_python_kernels import Writer
 from tests.helpers.python_kernels import assert_same, copies, run_plain
 
-NATIVE_EVERY = 8
+NATIVE_EVERY = 20
 """One in so many kernels is compiled too: interpreting is what checks the parser."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import stat
 from pathlib import Path
 
@@ -104,7 +105,7 @@ def test_figures_of_an_output() -> None:
     assert "min" not in describe_array(0, np.zeros((0, 3)))
 
 
-@pytest.mark.parametrize("command", ["compile", "run", "bench", "doctor"])
+@pytest.mark.parametrize("command", ["compile", "run", "bench", "explain", "doctor"])
 def test_every_command_has_help_with_an_example(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -119,9 +120,9 @@ def test_every_command_has_help_with_an_example(
 def test_the_example_of_each_command_parses() -> None:
     parser = cli.build_parser()
     actions = next(a for a in parser._actions if a.dest == "command").choices
-    assert set(actions) == {"compile", "run", "bench", "doctor"}
+    assert set(actions) == {"compile", "run", "bench", "explain", "doctor"}
     for sub in actions.values():
-        words = sub.epilog.splitlines()[-1].split()
+        words = shlex.split(sub.epilog.splitlines()[-1])
         assert words[0] == "nestor"
         assert ":" in parser.parse_args(words[1:]).handler
 

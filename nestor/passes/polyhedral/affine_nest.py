@@ -57,6 +57,7 @@ class _Scan:
     def __init__(self, kernel: Program, arranged: Arranged):
         self.kernel = kernel
         self.kinds = arranged.kinds
+        self.promotions = arranged.promotions
         self.times = statement_times(kernel, arranged)
         self.ranges: dict[str, Interval] = dict(kernel.symbol_ranges())
         self.bodies: dict[str, _Body] = {}
@@ -100,8 +101,10 @@ class _Scan:
         return split_index_sets(converter.convert(build.node_from_schedule_map(schedule)))
 
     def _options(self) -> Any:
-        """Statements with register tiles meet no others in the innermost loop around the tiles."""
-        dims = sorted({b.time.innermost for b in self.bodies.values() if b.time.tile} - {-1})
+        """Where something is promoted, register tiles meet no others in their innermost loop."""
+        times = [b.time for b in self.bodies.values() if b.time.tile and b.time.innermost >= 0]
+        around = {p.loop for p in self.promotions}
+        dims = sorted({t.innermost for t in times if t.loops[-1].name in around})
         names = ", ".join(f"c{d}" for d in range(self.depth))
         choices = "; ".join(f"[{names}] -> separate[{d}]" for d in dims)
         return isl.UnionMap.read_from_str(context(), f"{{ {choices} }}")

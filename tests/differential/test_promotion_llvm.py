@@ -50,7 +50,9 @@ nest lu{symbols} {{
     return promote(nest, as_kernel(nest), "A", "k")
 
 
-def same_bits(nest: LoopNest, arrays: dict[str, np.ndarray], n: int, level: str) -> None:
+def same_bits(
+    nest: LoopNest, arrays: dict[str, np.ndarray], n: int, level: str, threads: int = 1
+) -> None:
     """Without contraction native code gives the interpreter's bits; with it, close values."""
     symbols = {s.name: n for s in nest.symbols}
     wanted = {k: v.copy() for k, v in arrays.items()}
@@ -58,7 +60,9 @@ def same_bits(nest: LoopNest, arrays: dict[str, np.ndarray], n: int, level: str)
     for contract in (False, True):
         got = {k: v.copy() for k, v in arrays.items()}
         target = parse_target(level)
-        assert NativeNest(nest, target, fp_contract=contract).run(got, symbols) == 0
+        assert (
+            NativeNest(nest, target, fp_contract=contract).run(got, symbols, threads=threads) == 0
+        )
         for name, value in wanted.items():
             if contract:
                 np.testing.assert_allclose(got[name], value, rtol=1e-4, atol=1e-5)
@@ -87,7 +91,8 @@ def test_promoted_kernels(name: str, level: str) -> None:
             t.name: rng.uniform(0.5, 1, [int(d.evaluate(env)) for d in t.shape]).astype("f4")
             for t in kernel.tensors
         }
-        same_bits(nest, arrays, n, level)
+        for threads in (1, 2):
+            same_bits(nest, arrays, n, level, threads)
 
 
 def inner_loops(assembly: str) -> list[list[str]]:

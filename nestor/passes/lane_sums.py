@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from nestor.errors import UserError
 from nestor.ir.affine import ONE, ZERO, Affine, affine, variable
 from nestor.ir.expr import Load
 from nestor.ir.loopnest import Alloc, Block, Buffer, Compute, Guard, Loop, Node, Scope, Store
@@ -27,7 +28,10 @@ class Lanes:
 
 
 def sum_lanes(node: Node, lanes: Lanes) -> Node:
-    """``node`` with partial states for the updates of ``lanes.statement``."""
+    """``node`` with partial states for the updates of ``lanes.statement``.
+
+    Raises: ``UserError`` if the lanes do not belong to one result.
+    """
     match node:
         case Compute():
             return node
@@ -89,6 +93,11 @@ def _around(loop: Loop, tile: list[Loop], update: Compute, lanes: Lanes) -> Node
     cell = (*(variable(t.index) for t in tile), variable(lanes.lane))
     parts = tuple(Store(target=b.name, indices=cell) for b in buffers)
     instance = tuple(x for x in update.instance if x[0] not in reduction.indices)
+    if any(lanes.lane in value.variables() for _, value in instance):
+        raise UserError(
+            f"SplitReduction: the lanes of '{lanes.lane}' belong to different results of "
+            f"'{lanes.statement.name}'; split a loop over one reduced index"
+        )
     init = Compute(
         statement=update.statement,
         phase="init",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from nestor.errors import IllegalSchedule
@@ -104,7 +105,10 @@ class _Confirmation:
         a, b = self.position("a"), self.position("b")
         if self.facts["kind"] == "order":
             assert a >= b
-            assert self._order("a") < self._order("b")
+            left, right = self._order("a"), self._order("b")
+            both = min(len(left), len(right))
+            assert left[:both] <= right[:both]
+            assert left[:both] != right[:both] or not self._is_whole("a") or not self._is_whole("b")
             left_cells, right_cells = self._elements("a"), self._elements("b")
             assert left_cells & right_cells or self.has_data_index()
             return
@@ -142,10 +146,17 @@ class _Confirmation:
             indices += [i for e in (*s.elements, *final) for x in loads(e) for i in x.indices]
         return any(not isinstance(i, Affine) for i in indices)
 
+    def _is_whole(self, who: str) -> bool:
+        """Whether the witness is one instance; a merge stands for several."""
+        return {x for x in self._statement(who).order if isinstance(x, str)} <= self.facts[who][
+            "instance"
+        ].keys()
+
     def _order(self, who: str) -> tuple[int, ...]:
         s = self._statement(who)
         instance = self.facts[who]["instance"]
-        key = tuple(x if isinstance(x, int) else instance[x] for x in s.order)
+        known = itertools.takewhile(lambda x: isinstance(x, int) or x in instance, s.order)
+        key = tuple(x if isinstance(x, int) else instance[x] for x in known)
         if s.scatter == "last":
             key += tuple(instance[n] for n in s.domain.names)
         return key

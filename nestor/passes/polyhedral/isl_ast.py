@@ -6,6 +6,7 @@ TOPLAS 2015; the meaning of the operators is in isl's manual.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,13 +16,15 @@ from typing import Any
 import islpy as isl
 
 from nestor.errors import LegalityUnknown
-from nestor.ir.affine import ZERO, Affine, affine, floor_div, modulo, variable
+from nestor.ir.affine import Affine, affine, floor_div, modulo, variable
 from nestor.ir.loopnest import Block, Guard, Loop, LoopKind, Node
 
 # islpy's stubs do not name all members of these enumerations.
 _OP: Any = isl.ast_expr_op_type
 _EXPR: Any = isl.ast_expr_type
 _NODE: Any = isl.ast_node_type
+
+_SELECT = (_OP.cond, _OP.select)
 
 LeafMaker = Callable[[str, tuple[Affine, ...]], Node | None]
 """Given a domain's name and the values of its coordinates, the node to run."""
@@ -33,6 +36,10 @@ class LoopMeaning:
 
     name: str
     kind: LoopKind
+
+
+class _UndecidedError(Exception):
+    """A value ``condition ? a : b`` was met; the argument is its expression."""
 
 
 class AstConverter:
@@ -57,6 +64,31 @@ class AstConverter:
         return self._visit(node, dict(self._symbols)) or Block(body=())
 
     def _visit(self, node: Any, values: dict[str, Affine]) -> Node | None:
+        """Convert ``node``; ``values`` of iterators, symbols, and choices that were decided."""
+        try:
+            return self._plain(node, values)
+        except _UndecidedError as undecided:
+            return self._split(undecided.args[0], values, lambda known: self._visit(node, known))
+
+    def _split(
+        self,
+        choice: Any,
+        values: dict[str, Affine],
+        make: Callable[[dict[str, Affine]], Node | None],
+    ) -> Node | None:
+        """``if condition: make with a; else: make with b``, for a choice ``condition ? a : b``."""
+        parts: list[Node | None] = []
+        for k in (1, 2):
+            try:
+                value = _affine(choice.get_op_arg(k), values)
+            except _UndecidedError as inner:
+                again = functools.partial(self._split, choice, make=make)
+                parts.append(self._split(inner.args[0], values, again))
+            else:
+                parts.append(make({**values, choice.to_C_str(): value}))
+        return _guard(_alternatives(choice.get_op_arg(0), values), *parts)
+
+    def _plain(self, node: Any, values: dict[str, Affine]) -> Node | None:
         kind = node.get_type()
         if kind == _NODE.for_:
             return self._loop(node, values)
@@ -89,10 +121,13 @@ class AstConverter:
             raise LegalityUnknown("isl made a loop whose condition is no upper bound")
         value = variable(meaning.name)
         if step != 1:
-            if len(lower) > 1:
-                raise LegalityUnknown(f"isl made loop '{meaning.name}' with steps of {step}")
-            upper = tuple(floor_div(u - lower[0] + (step - 1), step) for u in upper)
-            value, lower = value * step + lower[0], (ZERO,)
+            # isl makes every lower bound one of the loop's values, so any can be the origin.
+            origin = lower[0]
+            value = value * step + origin
+            lower, upper = (
+                tuple(dict.fromkeys(floor_div(b - origin + (step - 1), step) for b in bounds))
+                for bounds in (lower, upper)
+            )
         body = self._visit(node.for_get_body(), {**values, iterator: value})
         if body is None:
             return None
@@ -206,6 +241,11 @@ def _affine(expr: Any, values: Mapping[str, Affine]) -> Affine:
     if kind == _EXPR.id:
         return values[expr.get_id().get_name()]
     op = expr.get_op_type()
+    if op in _SELECT:
+        decided = values.get(expr.to_C_str())
+        if decided is None:
+            raise _UndecidedError(expr)
+        return decided
     arguments = [_affine(expr.get_op_arg(k), values) for k in range(expr.get_op_n_arg())]
     if op == _OP.add:
         return arguments[0] + arguments[1]

@@ -65,7 +65,7 @@ def _check_pair(model: Model, session: Session, a: Access, b: Access) -> None:
     shared, _ = shared_loops(a.site, b.site)
     depth = a.place.depth
     levels = [k for k in range(depth, shared) if a.site.loops[k].kind in CONCURRENT]
-    if a is b and a.site.compute.phase == "merge":
+    if _is_one_merge(a, b):
         levels = [k for k in levels if not _combines_lanes(a, k)]
     if not levels or _is_settled(model, session, a, b):
         return
@@ -80,6 +80,12 @@ def _check_pair(model: Model, session: Session, a: Access, b: Access) -> None:
                 if a is b:
                     break  # the other direction is its mirror image
         rel = rel.equate(IN, level, OUT, level)
+
+
+def _is_one_merge(a: Access, b: Access) -> bool:
+    """True for the target of a merge with itself; in a promoted buffer it is read and written."""
+    is_merge = a.site is b.site and a.site.compute.phase == "merge"
+    return is_merge and a.place == b.place and a.cell == b.cell
 
 
 def _combines_lanes(a: Access, level: int) -> bool:

@@ -60,6 +60,8 @@ class Choice:
         wave: tile loops ``(first, second)`` of which diagonals run in parallel.
         parallel: the loop that runs on threads (its tiles if it is tiled); None: none does.
         promote: tensors kept in registers while a loop runs.
+        is_apart: the innermost loop is run for one statement after the other; ``rows_apart``
+            names the loops that this makes.
         reasons: why, for people: what was chosen and the reason.
     """
 
@@ -73,6 +75,7 @@ class Choice:
     wave: tuple[str, str] | None = None
     parallel: str | None = None
     promote: tuple[tuple[str, str], ...] = ()
+    is_apart: bool = False
     reasons: tuple[tuple[str, str], ...] = ()
 
     def register_size(self, loop: str) -> int:
@@ -101,8 +104,15 @@ def names_of(choice: Choice, loop: str) -> LoopNames:
     return LoopNames(None, loop, None)
 
 
+def rows_apart(nest: Nest, statement: str) -> str:
+    """The innermost loop of a statement where the nest's statements run apart in it."""
+    return f"{nest.loops[-1]}.{statement}"
+
+
 def steps_of(nest: Nest, choice: Choice) -> tuple[Step, ...]:
     """The schedule steps that a choice means."""
+    if choice.is_apart:
+        return _steps_apart(nest, choice)
     steps: list[Step] = []
     names = {loop: names_of(choice, loop) for loop in nest.loops}
     current: list[str] = []
@@ -135,6 +145,26 @@ def steps_of(nest: Nest, choice: Choice) -> tuple[Step, ...]:
     if lanes and not choice.is_split:
         steps.append(Vectorize(loop=names[lanes].inner or lanes))
     steps += [Promote(tensor=t, loop=names[loop].middle) for t, loop in choice.promote]
+    return tuple(steps)
+
+
+def _steps_apart(nest: Nest, choice: Choice) -> tuple[Step, ...]:
+    """As ``steps_of`` for the loops around, and the same vectors for each statement's own loop."""
+    last = nest.loops[-1]
+    around = replace(nest, loops=nest.loops[:-1])
+    order = tuple(n for n in choice.order if n != last)
+    tile_order = tuple(n for n in choice.tile_order if n != last)
+    outside = replace(
+        choice, is_apart=False, vector=None, order=order, tile_order=tile_order, tiles={
+            n: size for n, size in choice.tiles.items() if n != last
+        }
+    )  # fmt: skip
+    steps = list(steps_of(around, outside))
+    for view in nest.views:
+        loop = rows_apart(nest, view.name)
+        if choice.vector:
+            steps.append(Tile(loop=loop, size=choice.vector[1]))
+            steps.append(Vectorize(loop=f"{loop}.i"))
     return tuple(steps)
 
 
@@ -298,9 +328,12 @@ def _wavefront(nest: Nest, target: CpuTarget) -> Choice | None:
     vector = None
     if nest.is_stride_one(last) and nest.can_vectorize(last):
         vector = (last, _lanes(nest, target))
+    is_apart = vector is not None and len(nest.views) > 1 and len(free) > 2
     sizes = {2: (TIME_TILE * 4, 1024), 3: (TIME_TILE, 32, 512), 4: (8, 16, 16, 256)}
     tiles = dict(zip(free, sizes.get(len(free), (8,) * len(free))))
     tiles = {n: s for n, s in tiles.items() if n in free[:2] or nest.extents[n] > 1.5 * s}
+    if is_apart:
+        tiles.pop(last, None)
     return Choice(
         shape="wavefront",
         tiles=tiles,
@@ -309,6 +342,7 @@ def _wavefront(nest: Nest, target: CpuTarget) -> Choice | None:
         tile_order=(*prefix, *(n for n in free if n in tiles)),
         wave=(free[0], free[1]),
         parallel=free[1],
+        is_apart=is_apart,
         reasons=(
             (f"tiles of {', '.join(tiles)}", "every dependence goes forward in all of them"),
             (f"diagonals of {free[0]} and {free[1]}", "each of them carries something"),

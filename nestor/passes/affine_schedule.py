@@ -32,12 +32,15 @@ from nestor.target.cpu import CpuTarget
 Proposer = Callable[[Program, float], AffineFacts]
 """Asks for dependences and orders within a limit [s]."""
 
-START_CYCLES = 15_000.0
-"""To start a team of threads and wait for it: about 5 µs."""
+START_CYCLES = 25_000.0
+"""To start a team of threads and wait for it: 5 µs where nothing else runs, more elsewhere."""
 
 LATENCY_CYCLES = 4.0
 GUARD_FACTOR = 1.2
 """A statement of fewer loops in the middle of a product costs conditions, and time to prove."""
+
+WAVE_FACTOR = 2.5
+"""Skewed tiles have short rows with ragged ends: measured on stencils that fit the cache."""
 
 CALL_CYCLES = 30.0
 """Overhead of one run of a nest: loop bounds, masks."""
@@ -245,6 +248,8 @@ def _cycles(
             if v.target.strides.get(last, 0) == 0:
                 own = max(own, LATENCY_CYCLES)
         work += own
+    if choice.shape == "wavefront":
+        work *= WAVE_FACTOR
     if len(nest.deep) < len(nest.views) and choice.shape in ("contract", "dot"):
         work *= GUARD_FACTOR
     moved = _bytes_moved(program, target, nest, choice, sizes)

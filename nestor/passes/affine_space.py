@@ -13,9 +13,9 @@ from typing import Union
 from nestor.errors import UserError
 from nestor.ir.program import Program
 from nestor.ir.schedule import Arrange, Parallel, Schedule, Step
-from nestor.ir.schedule_tree import Band, Leaf, Sequence, Tree
+from nestor.ir.schedule_tree import Band, BandLoop, Leaf, Sequence, Tree, tree_statements
 from nestor.passes.affine_access import statement_views
-from nestor.passes.affine_choices import Choice, choices_of, steps_of
+from nestor.passes.affine_choices import Choice, choices_of, rows_apart, steps_of
 from nestor.passes.affine_facts import AffineFacts, Proposal
 from nestor.passes.affine_nests import Nest, find_nests
 from nestor.target.cpu import CpuTarget
@@ -208,15 +208,39 @@ def schedule_of(space: Space, point: Point) -> Schedule:
     space.check_point(point)
     origin = str(point[ORDER])
     plan = space.plans[origin]
-    steps: list[Step] = [Arrange(tree=plan.proposal.tree)]
+    tree = plan.proposal.tree
+    steps: list[Step] = []
     around = parallel_around(space, point)
     for k, nest in enumerate(plan.nests):
         choice = choice_at(space, point, k)
         if around & set(nest.outer):
             choice = replace(choice, parallel=None, wave=None)
         steps += steps_of(nest, choice)
+        if choice.is_apart:
+            tree = _split_rows(tree, nest)
     steps += [Parallel(loop=loop) for loop in plan.outer if loop in around]
-    return tuple(steps)
+    return (Arrange(tree=tree), *steps)
+
+
+def _split_rows(tree: Tree, nest: Nest) -> Tree:
+    """The innermost loop of ``nest`` for each of its statements by itself."""
+    match tree:
+        case Leaf():
+            return tree
+        case Sequence():
+            return Sequence(children=tuple(_split_rows(c, nest) for c in tree.children))
+        case Band():
+            if tuple(loop.name for loop in tree.loops) != nest.loops:
+                return replace(tree, child=_split_rows(tree.child, nest))
+            last = tree.loops[-1]
+            rows = tuple(
+                Band(
+                    loops=(BandLoop(name=rows_apart(nest, s), rows=((s, last.row(s)),)),),
+                    child=Leaf(statement=s),
+                )
+                for s in tree_statements(tree.child)
+            )
+            return replace(tree, loops=tree.loops[:-1], child=Sequence(children=rows))
 
 
 def parallel_around(space: Space, point: Point) -> frozenset[str]:

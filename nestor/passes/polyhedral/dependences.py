@@ -54,8 +54,9 @@ def check_dependences(model: Model, session: Session) -> None:
         if in_buffers and written_once(model, session, root):
             if not any(w.is_state for w in writes):
                 continue  # ``buffers`` finds the one write of each element before its reads
-        for write in writes:
-            for other in _distinct(accesses):
+        others = [a for a in _distinct(accesses) if not a.is_write]
+        for k, write in enumerate(writes):
+            for other in (*writes[: k + 1], *others):  # each pair of writes once
                 _check_pair(model, session, write, other)
 
 
@@ -97,9 +98,10 @@ def _check_pair(model: Model, session: Session, write: Access, other: Access) ->
     forward, backward = program_order(a_info, b_info)
     if write is other:
         backward = False
+    shared, static = shared_loops(write.site, other.site)
     rel = None
     for is_forward, wanted in ((True, forward), (False, backward)):
-        if not wanted:
+        if not wanted or (shared == 0 and static == (-1 if is_forward else 1)):
             continue
         if rel is None:
             session.pairs += 1

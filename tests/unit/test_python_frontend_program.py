@@ -198,3 +198,31 @@ def test_accumulations_become_reductions_where_nothing_else_is_in_the_way() -> N
 
     verify_program(program)
     assert recognize_accumulations(program) is program
+
+
+@nestor.kernel
+def solve(L: nestor.f64["N", "N"], b: nestor.f64["N"], x: nestor.f64["N"], z: nestor.f64[1]):
+    for i in range(N):
+        w = b[i]
+        for j in range(i):
+            w -= L[i, j] * x[j]
+        x[i] = w / L[i, i]
+    for i in range(N):
+        w = b[i]
+        for j in range(i + 1):
+            w -= L[i, j] * x[j]
+        x[i] = w
+    for i in range(N):
+        w = b[i]
+        for j in range(N):
+            w += L[i, j]
+        z[0] = w
+        b[i] = 0.0
+
+
+def test_a_scalar_that_ends_in_an_element_lives_there() -> None:
+    # Not where that element is read meanwhile (the second loop, at j = i), and not where it is the
+    # same for all iterations of a loop whose temporaries are apart.
+    assert [t.name for t in solve.program.by_role("temp")] == ["w", "w_2"]
+    assert "x[i] = x[i] - L[i, j] * x[j]" in print_program(solve.program)
+    assert "x[i] = x[i] / L[i, i]" in print_program(solve.program)

@@ -14,6 +14,7 @@ from nestor.frontends.python.frame import Frame, Knowledge, Restart
 from nestor.frontends.python.parameters import Parameter, read_parameters
 from nestor.frontends.python.predication import predicate_branches
 from nestor.frontends.python.program import make_statements, store_scalars
+from nestor.frontends.python.residence import settle_scalars
 from nestor.frontends.python.scalars import split_lives, substitute_scalars
 from nestor.frontends.python.source import Source, read_source
 from nestor.frontends.python.tree import Assign, Node
@@ -55,6 +56,8 @@ def parse_kernel(function: Callable[..., Any]) -> ParsedKernel:
     lives = split_lives(nodes, {k: t for k, (t, _) in knowledge.types.items()})
     nodes = predicate_branches(nodes, lives)
     lives = substitute_scalars(nodes, lives)
+    arrays = {p.name: p.dtype for p in parameters} | {t.name: t.dtype for t in body.tensors}
+    lives = settle_scalars(nodes, lives, arrays)
     names = {life.name: body.fresh(life.name.split("#")[0]) for life in lives}
     temps = store_scalars(nodes, lives, names)
     tensors = [_tensor(p, body.written) for p in parameters if p.kind != "integer"]

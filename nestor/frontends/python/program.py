@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nestor.frontends.python.conditions import Conjunction, reduce_conjunction
-from nestor.frontends.python.scalars import Life
+from nestor.frontends.python.scalars import Life, is_written_by
 from nestor.frontends.python.tree import Assign, Branch, Loop, Node, assigns, rewrite
 from nestor.ir.affine import Affine, Interval, affine
 from nestor.ir.expr import Expr, IndexExpr, Load, Var, map_expr
@@ -38,7 +38,7 @@ def store_scalars(nodes: list[Node], lives: list[Life], names: Mapping[str, str]
     """
     cells: dict[str, _Cell] = {}
     for life in lives:
-        loops = [loop for loop in life.loops if _is_written_by(loop)]
+        loops = [loop for loop in life.loops if is_written_by(loop)]
         dims = [(i, e) for loop in loops if (e := _extent(life.loops, loop)) for i in (loop.index,)]
         shape = tuple(extent for _, (_, extent) in dims)
         tensor = Tensor(name=names[life.name], shape=shape, dtype=life.dtype, role="temp")
@@ -57,16 +57,6 @@ def store_scalars(nodes: list[Node], lives: list[Life], names: Mapping[str, str]
             cell = cells[node.target]
             node.target, node.indices = cell.tensor.name, cell.indices
     return [c.tensor for c in cells.values()]
-
-
-def _is_written_by(loop: Loop) -> bool:
-    """Whether some array element written in the loop depends on its index."""
-    return any(
-        isinstance(i, Affine) and loop.index in i.variables()
-        for a in assigns(loop.body)
-        if a.indices is not None
-        for i in a.indices
-    )
 
 
 def _extent(around: tuple[Loop, ...], loop: Loop) -> tuple[int, Affine] | None:
@@ -221,10 +211,11 @@ def _is_inside(index: IndexExpr, size: Affine, ranges: Mapping[str, tuple[Affine
         return False
     low = extreme(index, ranges, largest=False)
     room = extreme(size - 1 - index, ranges, largest=False)
-    return low is not None and room is not None and _is_never_negative(low, room)
+    return low is not None and room is not None and is_never_negative(low, room)
 
 
-def _is_never_negative(*affines: Affine) -> bool:
+def is_never_negative(*affines: Affine) -> bool:
+    """Whether affines of symbols are at least 0, as symbols are."""
     for value in affines:
         ranges: dict[str, Interval] = dict.fromkeys(value.variables(), (0, None))
         low = value.bounds(ranges)[0]

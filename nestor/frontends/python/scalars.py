@@ -25,6 +25,7 @@ from nestor.frontends.python.tree import (
     surely_runs,
     tensors_read,
 )
+from nestor.ir.affine import Affine
 from nestor.ir.expr import Binary, Call, Expr, Select, Unary, Var, distinct_nodes
 from nestor.ir.types import DType
 
@@ -104,7 +105,8 @@ def _refuse_unassigned(nodes: list[Node], scalar: str) -> None:
                 _refuse_unassigned(node.otherwise, scalar)
 
 
-def _mentions(node: Node, scalar: str) -> bool:
+def mentions_scalar(node: Node, scalar: str) -> bool:
+    """Whether ``scalar`` is read or assigned in ``node``."""
     if any(b.test == scalar for b in branches([node])):
         return True
     return any(
@@ -127,7 +129,7 @@ def _split(
     for end in range(1, len(nodes) + 1):
         if end < len(nodes) and is_live_before[end]:
             continue
-        piece = [n for n in nodes[start:end] if _mentions(n, scalar)]
+        piece = [n for n in nodes[start:end] if mentions_scalar(n, scalar)]
         start = end
         if len(piece) == 1 and isinstance(piece[0], Loop):
             _split(piece[0].body, scalar, (*loops, piece[0]), dtype, lives)
@@ -155,6 +157,16 @@ def _rename(nodes: list[Node], scalar: str, name: str) -> None:
             assign.target = name
 
 
+def is_written_by(loop: Loop) -> bool:
+    """Whether some array element written in the loop depends on its index."""
+    return any(
+        isinstance(i, Affine) and loop.index in i.variables()
+        for a in assigns(loop.body)
+        if a.indices is not None
+        for i in a.indices
+    )
+
+
 # ---------------------------------------------------------------------------------- substitution
 
 
@@ -173,7 +185,7 @@ def _substitute(nodes: list[Node], definition: Assign) -> bool:
     block = next(b for b in _blocks(nodes) if any(n is definition for n in b))
     at = next(k for k, n in enumerate(block) if n is definition)
     name = definition.target
-    users = [k for k in range(at + 1, len(block)) if _mentions(block[k], name)]
+    users = [k for k in range(at + 1, len(block)) if mentions_scalar(block[k], name)]
     if users and not _is_unchanged(definition, block[at + 1 : users[-1] + 1]):
         return False
     uses = [a for k in users for a in assigns([block[k]]) if name in scalars_read(a)]

@@ -28,6 +28,7 @@ from nestor.passes.polyhedral.isl_ast import AstConverter, LoopMeaning
 from nestor.passes.polyhedral.isl_util import Points, affine_text, context, union_of
 from nestor.passes.polyhedral.model import domain_points
 from nestor.passes.polyhedral.order_tree import FreshNames
+from nestor.passes.polyhedral.pruning import drop_idle
 from nestor.passes.polyhedral.statement_times import StatementTime, TimeLoop, statement_times
 from nestor.passes.polyhedral.tree_steps import Arranged, apply_tree_steps
 
@@ -43,7 +44,7 @@ def build_affine_nest(kernel: Program, schedule: Schedule) -> LoopNest:
 
     arranged = apply_tree_steps(kernel, schedule)
     scan = _Scan(kernel, arranged)
-    nest = scan.nest()
+    nest = drop_idle(kernel, scan.nest())
     for lanes in scan.lanes():
         nest = replace(nest, body=sum_lanes(nest.body, lanes))
     for step in arranged.promotions:

@@ -231,6 +231,14 @@ def is_inside(site: Site, place: Place) -> bool:
     return place in site.buffers.values()
 
 
+def nest_sites(kernel: Program, nest: LoopNest) -> list[Site]:
+    """Every ``Compute`` of the nest with its iterations, in the order of the text.
+
+    Raises: ``IRError`` if the nest is malformed.
+    """
+    return _Walker(kernel, nest).sites
+
+
 def shared_loops(a: Site, b: Site) -> tuple[int, int]:
     """How many loops two sites share, and the static order inside: −1 if ``a`` comes first."""
     shared = 0

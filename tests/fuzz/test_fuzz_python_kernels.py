@@ -15,6 +15,8 @@ import pytest
 
 import nestor
 from nestor.errors import InputError, UserError
+from nestor.ir import run_program, verify_program
+from nestor.passes.accumulations import recognize_accumulations
 from tests.fuzz.generate_python_kernels import Writer
 from tests.helpers.python_kernels import assert_same, copies, run_plain
 
@@ -89,3 +91,32 @@ def test_random_kernels(
             ) from error
     assert only is not None or outcomes["equal"] >= 0.25 * len(seeds), outcomes
     print(dict(outcomes))
+
+
+def test_accumulations_of_random_kernels(
+    fuzz_seed: int, fuzz_cases: int, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Sums as reductions give nearly what the loops give, however they are evaluated."""
+    only = request.config.getoption("--fuzz-only")
+    rewritten = 0
+    for number in range(fuzz_cases) if only is None else [only]:
+        seed = fuzz_seed * 1_000_000 + number
+        try:
+            kernel, text = make_kernel(seed, tmp_path)
+        except UserError:
+            continue
+        program = recognize_accumulations(kernel.program)
+        if program is kernel.program:
+            continue
+        rewritten += 1
+        verify_program(program)
+        bound = kernel.bind(*arguments(seed))
+        inputs = {n: a.given for n, a in bound.arrays.items()} | bound.scalars
+        want = run_program(kernel.program, inputs, bound.symbols, exact=True)
+        for exact in (True, False):
+            got = run_program(program, inputs, bound.symbols, exact=exact)
+            for name in want:
+                np.testing.assert_allclose(
+                    got[name], want[name], rtol=1e-6, atol=1e-9, err_msg=f"seed {seed}\n{text}"
+                )
+    assert only is not None or rewritten >= fuzz_cases // 50

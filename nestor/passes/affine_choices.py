@@ -39,6 +39,9 @@ WAVE_TILE = 64
 PANEL_TILE = 512
 PANEL_ROWS = 4
 TIME_TILE = 16
+MAX_WIDTH = 3
+"""Vectors in a row of a register tile: wide tiles have ragged edges in the vector loop."""
+
 MIN_REDUCED = 16
 """Fewer steps of an accumulation do not pay for a register tile."""
 
@@ -235,9 +238,11 @@ def _shares(nest: Nest, row: str, vector: str) -> bool:
 def _register_tiles(nest: Nest, target: CpuTarget, row: str, vector: str, reduced: str) -> Choice:
     lanes = _lanes(nest, target)
     height, width = choose_register_tile(
-        nest.extents[row], nest.extents[vector], lanes, target.vector_registers
+        _settled(nest.extents[row]), _settled(nest.extents[vector]), lanes, target.vector_registers
     )
-    width = min(width, 3)
+    if width > MAX_WIDTH:
+        width = MAX_WIDTH
+        height = min(8, nest.extents[row], (target.vector_registers - 1 - width) // width)
     wide = width * lanes
     rest = _rest(nest, row, vector, reduced)
     tiles = {reduced: REDUCED_TILE} if nest.extents[reduced] > 1.5 * REDUCED_TILE else {}
@@ -260,6 +265,8 @@ def _register_tiles(nest: Nest, target: CpuTarget, row: str, vector: str, reduce
             tiles[row] = -(-WAVE_TILE // height) * height
             tiles[vector] = -(-WAVE_TILE // wide) * wide
             wave, parallel = (row, vector), vector
+            # Tiles are many already, and what stands between them is costly to scan and to prove.
+            tiles.pop(reduced, None)
             reasons.append((f"diagonals of {row} and {vector}", "each of them carries something"))
     if wave is None and parallel:
         reasons.append((f"parallel {parallel}", "no dependence crosses its iterations"))
@@ -279,6 +286,11 @@ def _register_tiles(nest: Nest, target: CpuTarget, row: str, vector: str, reduce
         promote=promote,
         reasons=tuple(reasons),
     )
+
+
+def _settled(extent: int) -> int:
+    """An extent for choosing a register tile: of long loops, which are estimates, no tail."""
+    return extent if extent <= 4 * WAVE_TILE else 1680
 
 
 def _dot(nest: Nest, target: CpuTarget) -> Choice | None:

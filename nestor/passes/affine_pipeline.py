@@ -5,6 +5,7 @@ from __future__ import annotations
 from nestor.ir.program import Domain, Program
 from nestor.passes.accumulations import recognize_accumulations
 from nestor.passes.reassociation import shorten_recurrences
+from nestor.passes.self_copies import drop_self_copies
 from nestor.passes.separate_sums import separate_sums
 from nestor.passes.split_statements import split_at_own_reads
 
@@ -20,7 +21,7 @@ def prepare_affine(program: Program, *, reassociate: bool) -> Program:
         program = separate_sums(program)
         program = recognize_accumulations(program)
         program = shorten_recurrences(program)
-    program = expand_arrays(program)
+    program = drop_self_copies(expand_arrays(program))
     return split_at_own_reads(program, _is_empty)
 
 

@@ -248,7 +248,7 @@ def _cycles(
             if v.target.strides.get(last, 0) == 0:
                 own = max(own, LATENCY_CYCLES)
         work += own
-    if choice.shape == "wavefront":
+    if choice.shape == "wavefront" and choice.vector:
         work *= WAVE_FACTOR
     if len(nest.deep) < len(nest.views) and choice.shape in ("contract", "dot"):
         work *= GUARD_FACTOR

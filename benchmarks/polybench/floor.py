@@ -7,7 +7,6 @@ bandwidth. Benchmarks whose arrays stay in a cache may beat the second.
 from __future__ import annotations
 
 import ctypes
-import subprocess
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.polybench.case import Case
-from benchmarks.polybench.native import FAST
+from benchmarks.polybench.native import FAST, build_library
 
 # Sixteen chains hide the latency of two units of four cycles; more would not fit with AVX2.
 SOURCE = """
@@ -70,8 +69,7 @@ def measure_machine(command: str, folder: Path, *, threads: int, dtype: str) -> 
     width = 64 if "avx512f" in Path("/proc/cpuinfo").read_text(encoding="utf-8") else 32
     source, target = folder / "peak.c", folder / "peak.so"
     source.write_text(SOURCE % (c, width, c, c, c, c), encoding="utf-8")
-    line = [command, "-shared", "-fPIC", *FAST, str(source), "-o", str(target)]
-    subprocess.run(line, check=True, capture_output=True)
+    build_library(source, target, command=command, flags=FAST)
     library = ctypes.CDLL(str(target))
     lanes = width // (8 if dtype == "float64" else 4)
     with ThreadPoolExecutor(threads) as pool:

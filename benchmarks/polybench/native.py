@@ -139,18 +139,9 @@ def compile_c(
     source, target = folder / f"{stem}.c", folder / f"{stem}.so"
     text = print_c(program, "kernel", symbols=symbols, restrict=restrict)
     source.write_text(text, encoding="utf-8")
-    line = [command, "-std=gnu99", "-shared", "-fPIC", *flags, str(source), "-o", str(target)]
     start = time.perf_counter()
-    line += libraries
-    try:
-        done = subprocess.run(
-            line, capture_output=True, text=True, check=False, timeout=COMPILE_LIMIT
-        )
-    except subprocess.TimeoutExpired:
-        raise UserError(f"{command} took more than {COMPILE_LIMIT} s for {source.name}") from None
+    build_library(source, target, command=command, flags=flags, libraries=libraries)
     seconds = time.perf_counter() - start
-    if done.returncode:
-        raise UserError(f"{command} refused {source.name}:\n{done.stderr.strip()}")
     library = ctypes.CDLL(str(target))
     function = library.kernel
     function.restype = None
@@ -161,3 +152,33 @@ def compile_c(
         symbols=dict(symbols),
         compile_seconds=seconds,
     )
+
+
+def build_library(
+    source: Path,
+    target: Path,
+    *,
+    command: str,
+    flags: Sequence[str],
+    libraries: Sequence[str] = ("-lm",),
+) -> None:
+    """Compile ``source`` to a shared object.
+
+    Linking is a step of its own, without ``flags``: at ``-ffast-math`` compilers link start-up code
+    that lets the whole process that loads the object flush denormal numbers to zero.
+    Raises: ``UserError`` with the compiler's words if it refuses, or takes too long.
+    """
+    unit = target.with_suffix(".o")
+    steps = (
+        [command, "-std=gnu99", "-fPIC", *flags, "-c", str(source), "-o", str(unit)],
+        [command, "-shared", str(unit), "-o", str(target), *libraries],
+    )
+    for line in steps:
+        try:
+            done = subprocess.run(
+                line, capture_output=True, text=True, check=False, timeout=COMPILE_LIMIT
+            )
+        except subprocess.TimeoutExpired:
+            raise UserError(f"{command} took over {COMPILE_LIMIT} s for {source.name}") from None
+        if done.returncode:
+            raise UserError(f"{command} refused {source.name}:\n{done.stderr.strip()}")

@@ -63,10 +63,10 @@ def _row(result: Measured, base: str, others: Sequence[str], last: str) -> tuple
         if peer is None or not peer.ratios:
             cells.append("failed")
         elif len(peer.ratios) < 3:
-            cells.append(f"{spread(peer).median:.2f}×")
+            cells.append(f"{_ratio(spread(peer).median)}×")
         else:
             s = spread(peer)
-            cells.append(f"{s.median:.2f}× ({s.low:.2f}–{s.high:.2f})")
+            cells.append(f"{_ratio(s.median)}× ({_ratio(s.low)}–{_ratio(s.high)})")
     best = result.published()
     cells.append(f"{best[1]:.2f}× {best[0]}" if best else "–")
     judged = result.peer(last)
@@ -81,11 +81,16 @@ def _row(result: Measured, base: str, others: Sequence[str], last: str) -> tuple
     return tuple(cells)
 
 
+def _ratio(value: float) -> str:
+    """Two decimals, more where they would be zeros."""
+    return f"{value:.2f}" if value >= 0.095 else f"{value:.2g}"
+
+
 def _means(results: Sequence[Measured], others: Sequence[str]) -> tuple[str, ...]:
     cells = ["geometric mean", ""]
     for name in others:
         ratios = [spread(p).median for r in results if (p := r.peer(name)) and p.ratios]
-        cells.append(f"{geometric_mean(ratios):.2f}× of {len(ratios)}" if ratios else "–")
+        cells.append(f"{_ratio(geometric_mean(ratios))}× of {len(ratios)}" if ratios else "–")
     best = [b[1] for r in results if (b := r.published())]
     cells.append(f"{geometric_mean(best):.2f}× of {len(best)}" if best else "–")
     return (*cells, "", "", "", "")

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from benchmarks.polybench import __main__ as main
-from benchmarks.polybench import peers, runner, tables
+from benchmarks.polybench import peers, registry, runner, tables
 from benchmarks.polybench.floor import Machine
+from benchmarks.polybench.native import compile_c
 from benchmarks.polybench.registry import CASES
 from nestor.errors import UserError
 
@@ -141,6 +142,14 @@ def test_floor_is_the_slower_of_work_and_traffic() -> None:
     assert MACHINE.floor_seconds(gemm, "LARGE", "float64") == gemm.work("LARGE") / 1e11
     traffic = mvt.floor_bytes("LARGE", "float32") / 1e10
     assert MACHINE.floor_seconds(mvt, "LARGE", "float32") == traffic
+
+
+@pytest.mark.skipif(not shutil.which("gcc"), reason="no gcc")
+def test_c_programs_leave_denormal_numbers_alone(tmp_path: Path) -> None:
+    case = CASES["trisolv"]
+    program = registry.kernel("trisolv").program
+    compile_c(program, case.symbols("MINI"), tmp_path, command="gcc")(case.make_inputs("MINI"))
+    assert np.float64(1e-310) * np.float64(0.5) > 0
 
 
 @pytest.mark.skipif(not shutil.which("gcc"), reason="no gcc")

@@ -25,12 +25,21 @@ from nestor.ir.schedule import Schedule
 from nestor.passes.index_set_splitting import split_index_sets
 from nestor.passes.lane_sums import Lanes, sum_lanes
 from nestor.passes.polyhedral.isl_ast import AstConverter, LoopMeaning
-from nestor.passes.polyhedral.isl_util import Points, affine_text, context, union_of
+from nestor.passes.polyhedral.isl_util import (
+    Points,
+    affine_text,
+    context,
+    operations_limited,
+    union_of,
+)
 from nestor.passes.polyhedral.model import domain_points
 from nestor.passes.polyhedral.order_tree import FreshNames
 from nestor.passes.polyhedral.pruning import drop_idle
 from nestor.passes.polyhedral.statement_times import StatementTime, TimeLoop, statement_times
 from nestor.passes.polyhedral.tree_steps import Arranged, apply_tree_steps
+
+SCAN_OPERATIONS = 2_000_000
+"""isl's budget for one scan."""
 
 
 def build_affine_nest(kernel: Program, schedule: Schedule) -> LoopNest:
@@ -43,8 +52,9 @@ def build_affine_nest(kernel: Program, schedule: Schedule) -> LoopNest:
     from nestor.passes.promotion import promote
 
     arranged = apply_tree_steps(kernel, schedule)
-    scan = _Scan(kernel, arranged)
-    nest = drop_idle(kernel, scan.nest())
+    with operations_limited(SCAN_OPERATIONS, f"scanning kernel '{kernel.name}'"):
+        scan = _Scan(kernel, arranged)
+        nest = drop_idle(kernel, scan.nest())
     for lanes in scan.lanes():
         nest = replace(nest, body=sum_lanes(nest.body, lanes))
     for step in arranged.promotions:

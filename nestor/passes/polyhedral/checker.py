@@ -20,7 +20,7 @@ from nestor.passes.polyhedral.bounds import check_bounds
 from nestor.passes.polyhedral.buffers import check_buffers
 from nestor.passes.polyhedral.coverage import check_coverage
 from nestor.passes.polyhedral.dependences import check_dependences
-from nestor.passes.polyhedral.isl_util import Session, context
+from nestor.passes.polyhedral.isl_util import Session, context, is_spent
 from nestor.passes.polyhedral.model import Model, build_model
 from nestor.passes.polyhedral.promotions import check_promotions
 from nestor.passes.polyhedral.races import check_races
@@ -93,7 +93,7 @@ def check_nest(
             question(model, session)
             seconds[name] = time.perf_counter() - start
     except isl.Error as error:
-        if _is_spent(str(error)):
+        if "maximal number of operations" in str(error) or is_spent():
             raise LegalityUnknown(
                 f"kernel '{kernel.name}': the legality check needs more than {max_operations} "
                 "isl operations"
@@ -105,15 +105,3 @@ def check_nest(
     return CheckReport(
         seconds=seconds, pairs=session.pairs, queries=session.queries, computes=len(model.sites)
     )
-
-
-def _is_spent(message: str) -> bool:
-    """True if isl failed for lack of operations. It does not always say so: text that it stops
-    reading midway is called a syntax error. Once spent, though, it refuses everything."""
-    if "maximal number of operations" in message:
-        return True
-    try:
-        isl.Set.read_from_str(context(), "{ [i] : 0 <= i <= 1 and (i mod 2) = 0 }").is_empty()
-    except isl.Error:
-        return True
-    return False

@@ -7,6 +7,7 @@ than building constraint by constraint through the Python bindings.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -229,6 +230,35 @@ class Session:
         if time.monotonic() > self.deadline:
             raise LegalityUnknown(f"the legality check took longer than {self.seconds:g} s")
         return bool(a.is_subset(b))
+
+
+@contextlib.contextmanager
+def operations_limited(limit: int, what: str) -> Iterator[None]:
+    """Within, isl may use ``limit`` operations. Raises: ``LegalityUnknown`` past them."""
+    ctx = context()
+    ctx.reset_operations()
+    ctx.set_max_operations(limit)
+    try:
+        yield
+    except isl.Error:
+        if is_spent():
+            raise LegalityUnknown(f"{what} needs more than {limit} isl operations") from None
+        raise
+    finally:
+        ctx.set_max_operations(0)
+        ctx.reset_operations()
+
+
+def is_spent() -> bool:
+    """Whether isl's operations are used up: it then refuses everything.
+
+    Its errors do not always say so: text that it stops reading midway is called a syntax error.
+    """
+    try:
+        isl.Set.read_from_str(context(), "{ [i] : 0 <= i <= 1 and (i mod 2) = 0 }").is_empty()
+    except isl.Error:
+        return True
+    return False
 
 
 def coordinates(x: Any) -> tuple[list[int], list[int]] | None:

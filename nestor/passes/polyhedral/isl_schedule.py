@@ -33,7 +33,7 @@ def compute_tree(analysis: DependenceAnalysis, options: Mapping[str, int]) -> Tr
     """
     for name in OPTIONS:
         getattr(context(), f"set_schedule_{name}")(options.get(name, 0))
-    constraints = isl.ScheduleConstraints.on_domain(analysis.domain())
+    constraints = isl.ScheduleConstraints.on_domain(_instances(analysis))
     constraints = constraints.set_validity(analysis.validity())
     constraints = constraints.set_coincidence(analysis.coincidence())
     proximity = analysis.proximity()
@@ -47,15 +47,26 @@ def compute_tree(analysis: DependenceAnalysis, options: Mapping[str, int]) -> Tr
         raise LegalityUnknown(f"isl found no schedule: {error}") from None
 
 
+def _instances(analysis: DependenceAnalysis) -> Any:
+    """All instances, of those statements that have some."""
+    domain = analysis.domain()
+    for model in analysis.statements.values():
+        instances = model.instances()
+        if instances.is_empty():
+            domain = domain.subtract(isl.UnionSet.from_set(isl.Set.universe(instances.get_space())))
+    return domain
+
+
 def tree_of(analysis: DependenceAnalysis, root: Any) -> Tree:
     """An isl schedule, from its domain node down, as a tree with readable loop names."""
     models = {m.tuple_name: m for m in analysis.statements.values()}
     symbols = tuple(s.name for s in analysis.program.symbols)
-    # isl forgets statements without instances; whenever they run, nothing happens.
-    idle = {n for n, m in models.items() if m.instances().is_empty()}
+    # isl was not asked about statements without instances; when they run, nothing happens.
+    asked: set[str] = set()
+    root.domain_get_domain().foreach_set(lambda s: asked.add(s.get_tuple_name()))
     reader = _Reader(models, symbols)
-    trees = [reader.idle(models[n]) for n in models if n in idle]
-    busy = [m for n, m in models.items() if n not in idle]
+    trees = [reader.idle(m) for n, m in models.items() if n not in asked]
+    busy = [m for n, m in models.items() if n in asked]
     if busy:
         trees.insert(0, reader.visit(root.child(0), busy))
     return normalize(Sequence(children=tuple(trees)))

@@ -28,7 +28,7 @@ START_SECONDS = 20.0
 RESTART_SECONDS = 1.0
 """With less time left, a helper that was ended is not started again."""
 
-STRATEGY_SHARE = 0.5
+STRATEGY_SHARE = 0.6
 """Of the time that is left, how much one strategy may use."""
 
 IDLE_SECONDS = 60.0

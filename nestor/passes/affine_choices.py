@@ -7,6 +7,7 @@ contract   ``C[i, j] += A[i, k] * B[k, j]``: a register tile of rows × vectors,
 dot        ``C[i, j] += A[i, k] * B[j, k]``: only the summed loop runs along memory; lanes of it
 panel      ``y[j] += A[i, j] * x[i]``: rows are read along memory, several at a time
 stream     each element once: vectors along memory
+jam        the inner loop is a recurrence, an outer one is not: several of them side by side
 wavefront  every loop carries something, all may be tiled: tiles along diagonals run in parallel
 plain      as it stands
 ========== ======================================================================================
@@ -39,6 +40,7 @@ WAVE_TILE = 64
 PANEL_TILE = 512
 PANEL_ROWS = 4
 TIME_TILE = 16
+JAM_ROWS = 8
 MAX_WIDTH = 3
 """Vectors in a row of a register tile: wide tiles have ragged edges in the vector loop."""
 
@@ -174,7 +176,7 @@ def _steps_apart(nest: Nest, choice: Choice) -> tuple[Step, ...]:
 def choices_of(nest: Nest, target: CpuTarget, *, may_thread: bool = True) -> list[Choice]:
     """Every shape that fits ``nest``, the most promising first; ``plain`` always does."""
     found: list[Choice] = []
-    for make in (_contract, _dot, _wavefront, _panel, _stream):
+    for make in (_contract, _dot, _wavefront, _panel, _stream, _jam):
         choice = make(nest, target)
         if choice is not None:
             found.append(choice)
@@ -410,6 +412,26 @@ def _stream(nest: Nest, target: CpuTarget) -> Choice | None:
             reasons=((f"vector {vector}", "every access runs along memory or stands still"),),
         )
     return None
+
+
+def _jam(nest: Nest, target: CpuTarget) -> Choice | None:
+    free = nest.tilable_suffix()
+    last = nest.loops[-1]
+    if len(free) < 2 or not nest.facts.carried(last, nest.loops[:-1]):
+        return None
+    row = next((n for n in free[:-1] if nest.is_parallel_tile(n) and nest.moves_in(n)), None)
+    if row is None:
+        return None
+    rest = _rest(nest, row, last)
+    parallel = next((n for n in (*rest, row) if nest.is_parallel_tile(n)), None)
+    return Choice(
+        shape="jam",
+        rows=((row, JAM_ROWS),),
+        order=(row, last),
+        tile_order=rest,
+        parallel=parallel,
+        reasons=((f"{JAM_ROWS} of {row} side by side", f"each waits for its own {last} before"),),
+    )
 
 
 def _plain(nest: Nest) -> Choice:

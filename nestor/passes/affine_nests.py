@@ -6,6 +6,7 @@ Its facts (``affine_facts``) say what is legal, its strides (``affine_access``) 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -25,7 +26,7 @@ class Nest:
         facts: dependences among ``loops``.
         views: its statements, in the order in which they run.
         extents: estimated length of each of ``loops``.
-        trips: estimated runs of the whole nest, that is iterations of ``outer``.
+        lengths: estimated length of each of ``outer``.
     """
 
     loops: tuple[str, ...]
@@ -33,7 +34,12 @@ class Nest:
     facts: BandFacts
     views: tuple[StatementView, ...]
     extents: Mapping[str, int] = field(default_factory=dict)
-    trips: int = 1
+    lengths: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def trips(self) -> int:
+        """Estimated runs of the whole nest, that is iterations of ``outer``."""
+        return math.prod(self.lengths.values())
 
     @property
     def deep(self) -> tuple[StatementView, ...]:
@@ -84,8 +90,21 @@ class Nest:
                 return False
         return True
 
+    def moves_in(self, loop: str) -> bool:
+        """Every statement is at another index in each iteration of ``loop``."""
+        return self._move_in((loop,))
+
     def _move_in(self, loops: tuple[str, ...]) -> bool:
-        """Every statement is at another index in each iteration of each of ``loops``."""
+        """Every statement is at another index in each iteration of each of ``loops``.
+
+        Its loops must tell its indices by whole multiples, or no register tile of it is known.
+        """
+        if not all(
+            by_loop and all(step.denominator == 1 for step in by_loop.values())
+            for v in self.views
+            for by_loop in v.moves.values()
+        ):
+            return False
         return all(
             row.variables() & set(v.statement.domain.names)
             for v in self.views
@@ -149,7 +168,7 @@ def find_nests(
                     visit(node.child, (*outer, *loops))
                     return
                 own = tuple(views[s] for s in tree_statements(node))
-                extents, trips = _extents(program, own, loops, outer, sizes)
+                extents, lengths = _extents(program, own, loops, outer, sizes)
                 found.append(
                     Nest(
                         loops=loops,
@@ -157,7 +176,7 @@ def find_nests(
                         facts=facts[loops],
                         views=own,
                         extents=extents,
-                        trips=trips,
+                        lengths=lengths,
                     )
                 )
 
@@ -182,8 +201,8 @@ def _extents(
     loops: tuple[str, ...],
     outer: tuple[str, ...],
     sizes: Mapping[str, int] | None,
-) -> tuple[dict[str, int], int]:
-    """Lengths of ``loops``, and of all of ``outer`` together, for the deepest statement."""
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Lengths of ``loops`` and of ``outer`` for the deepest statement."""
     deepest = max(views, key=lambda v: v.depth)
     by_index = typical_extents(program, deepest.statement, sizes)
     rows = dict(deepest.rows)
@@ -191,7 +210,5 @@ def _extents(
     def length(loop: str) -> int:
         return max([1, *(by_index[n] for n in rows[loop].variables() if n in by_index)])
 
-    trips = 1
-    for loop in outer:
-        trips *= length(loop) if loop in rows else 1
-    return {loop: length(loop) for loop in loops}, trips
+    around = {loop: length(loop) if loop in rows else 1 for loop in outer}
+    return {loop: length(loop) for loop in loops}, around

@@ -7,6 +7,7 @@ from one. What is chosen, and why, is kept (``explain_schedule``).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -35,7 +36,9 @@ Proposer = Callable[[Program, float], AffineFacts]
 START_CYCLES = 25_000.0
 """To start a team of threads and wait for it: 5 µs where nothing else runs, more elsewhere."""
 
-LATENCY_CYCLES = 4.0
+RECURRENCE_CYCLES = 12.0
+"""From one iteration to the next where it needs the result of the one before."""
+
 GUARD_FACTOR = 1.2
 """A statement of fewer loops in the middle of a product costs conditions, and time to prove."""
 
@@ -170,12 +173,12 @@ def _keep_order_of_sums(plan: Plan) -> Plan:
 def _rate(
     program: Program, target: CpuTarget, plan: Plan, sizes: Mapping[str, int] | None
 ) -> _Rated:
-    outer = _outermost(plan) if target.cores > 1 else frozenset()
+    outer = _outermost(plan) if target.cores > 1 else {}
     shapes: dict[int, str] = {}
     threads: dict[int, bool] = {}
     total = 0.0
     for k, nest in enumerate(plan.nests):
-        is_inside = bool(outer & set(nest.outer))
+        is_inside = not outer.keys().isdisjoint(nest.outer)
         options: list[tuple[float, Choice, bool]] = []
         for choice in plan.choices[k]:
             cycles = _cycles(program, target, nest, choice, sizes)
@@ -190,15 +193,24 @@ def _rate(
         best = min(options, key=lambda option: option[0])
         total += best[0]
         shapes[k], threads[k] = best[1].shape, best[2]
-    total += START_CYCLES * len(outer)
-    return _Rated(plan, shapes, threads, outer, total)
+    total += START_CYCLES * sum(outer.values())
+    return _Rated(plan, shapes, threads, frozenset(outer), total)
 
 
-def _outermost(plan: Plan) -> frozenset[str]:
-    """Of each nest's parallel loops around it the outermost, if it stands outermost of all."""
-    return frozenset(
-        nest.outer[0] for nest in plan.nests if nest.outer[:1] and nest.outer[0] in plan.outer
-    )
+def _outermost(plan: Plan) -> dict[str, float]:
+    """Each nest's outermost parallel loop around it, and how often its threads are started.
+
+    A loop that does too little in each start is left out.
+    """
+    found: dict[str, float] = {}
+    work: dict[str, float] = {}
+    for nest in plan.nests:
+        at = next((k for k, n in enumerate(nest.outer) if n in plan.outer), None)
+        if at is not None:
+            loop = nest.outer[at]
+            found[loop] = float(math.prod(nest.lengths[n] for n in nest.outer[:at]))
+            work[loop] = work.get(loop, 0.0) + nest.instances()
+    return {n: starts for n, starts in found.items() if work[n] > 2 * START_CYCLES * starts}
 
 
 def _waves(nest: Nest, choice: Choice) -> float:
@@ -243,11 +255,13 @@ def _cycles(
         widest = max(s.element_bytes for s in v.streams)
         lanes = target.lanes(8 * widest) if choice.vector else 1
         own = v.operations / 2.0 / lanes
-        if choice.vector is None and v.accumulates() and nest.loops:
-            last = choice.order[-1] if choice.order else nest.loops[-1]
-            if v.target.strides.get(last, 0) == 0:
-                own = max(own, LATENCY_CYCLES)
         work += own
+    if choice.vector is None:
+        last = (choice.order or nest.loops)[-1]
+        outside = [n for n in nest.loops if n != last]
+        flows = {(v.source, v.target) for v in nest.facts.carried(last, outside)}
+        side_by_side = max(1, math.prod(size for _, size in choice.rows))
+        work = max(work, len(flows) * RECURRENCE_CYCLES / side_by_side)
     if choice.shape == "wavefront" and choice.vector:
         work *= WAVE_FACTOR
     if len(nest.deep) < len(nest.views) and choice.shape in ("contract", "dot"):
@@ -286,7 +300,8 @@ def _bytes_moved(
             reused = (
                 choice.shape in ("dot", "wavefront") and len(choice.rows) + len(choice.tiles) > 1
             )
-            cycles += size / _bytes_per_cycle(target, footprint) / (8.0 if reused else 1.0)
+            near = 8.0 if reused and not is_far else 1.0
+            cycles += size / _bytes_per_cycle(target, footprint) / near
     return cycles
 
 
@@ -332,6 +347,7 @@ def explain_schedule(
 
 _ORIGINS = {
     "original": "as written",
+    "distributed": "loops as written, around as few statements as can be",
     "serialize-sccs": "statements that do not depend on each other in a cycle run apart",
     "max-fusion": "what may run together does",
     "incremental": "fused where that costs no parallel loop",

@@ -26,11 +26,15 @@ from nestor.passes.affine_facts import (
     proposal_to_json,
 )
 from nestor.passes.polyhedral.dependence_analysis import DependenceAnalysis, analyse_dependences
+from nestor.passes.polyhedral.distribution import distribute_tree
 from nestor.passes.polyhedral.isl_schedule import compute_tree
 from nestor.passes.polyhedral.order_tree import program_tree
 from nestor.passes.polyhedral.tree_facts import TreeFacts, tree_facts
 
+DISTRIBUTED = "distributed"
+
 STRATEGIES: dict[str, dict[str, int]] = {
+    DISTRIBUTED: {},
     "serialize-sccs": {"serialize_sccs": 1, "maximize_band_depth": 1, "maximize_coincidence": 1},
     "max-fusion": {"whole_component": 1, "maximize_band_depth": 1},
     "incremental": {"maximize_band_depth": 1, "maximize_coincidence": 1},
@@ -39,6 +43,7 @@ STRATEGIES: dict[str, dict[str, int]] = {
 }
 """Options of isl's scheduler, most useful first.
 
+``distributed`` needs none: the loops as written around as few statements as can be.
 ``serialize-sccs`` distributes all that may be; ``max-fusion`` keeps together all that may be;
 ``incremental`` fuses where that costs neither band depth nor parallelism; ``outer-coincidence``
 wants a parallel outermost loop, without which it starts a new band; ``share-reads`` also brings
@@ -63,7 +68,10 @@ def propose_strategy(
 ) -> Proposal:
     """What isl finds with one of ``STRATEGIES``. Raises: ``LegalityUnknown`` if that is nothing."""
     clock = time.monotonic()
-    tree = compute_tree(analysis, STRATEGIES[strategy])
+    if strategy == DISTRIBUTED:
+        tree = distribute_tree(analysis, program_tree(analysis.program))
+    else:
+        tree = compute_tree(analysis, STRATEGIES[strategy])
     facts = tree_facts(analysis, tree, deadline=deadline)
     return _proposal(strategy, facts, clock)
 

@@ -208,6 +208,8 @@ def _shuffle(nest: LoopNest, rng: Random) -> Node | None:
     def f(x: Node) -> Node | None:
         assert isinstance(x, Block)
         order = list(x.body)
+        if not order:
+            return None
         a, b = rng.randrange(len(order)), rng.randrange(len(order))
         order[a], order[b] = order[b], order[a]
         return Block(body=tuple(order))
@@ -218,6 +220,8 @@ def _shuffle(nest: LoopNest, rng: Random) -> Node | None:
 def _drop_or_repeat(nest: LoopNest, rng: Random) -> Node | None:
     def f(x: Node) -> Node | None:
         assert isinstance(x, Block)
+        if not x.body:
+            return None
         at = rng.randrange(len(x.body))
         middle = () if rng.random() < 0.5 else (x.body[at],) * 2
         return Block(body=x.body[:at] + middle + x.body[at + 1 :])

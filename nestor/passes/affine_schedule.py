@@ -42,6 +42,9 @@ RECURRENCE_CYCLES = 12.0
 GUARD_FACTOR = 1.2
 """A statement of fewer loops in the middle of a product costs conditions, and time to prove."""
 
+RAGGED_FACTOR = 1.5
+"""Statements that share a vector loop and start or end apart ask at every vector who runs."""
+
 WAVE_FACTOR = 2.5
 """Skewed tiles have short rows with ragged ends: measured on stencils that fit the cache."""
 
@@ -226,9 +229,15 @@ def _waves(nest: Nest, choice: Choice) -> float:
 
 def _starts_inside(nest: Nest, choice: Choice) -> float:
     """Iterations of the loops around the parallel one, each of which starts the threads."""
-    if choice.wave is not None or choice.parallel is None:
+    if choice.parallel is None:
         return 1.0
     total = 1.0
+    if choice.wave is not None:
+        for loop in choice.tile_order:
+            if loop in choice.wave:
+                break
+            total *= nest.extents[loop] / (choice.tiles.get(loop) or 1)
+        return max(1.0, total)
     for loop in (*choice.tile_order, *choice.order):
         if loop == choice.parallel:
             break
@@ -267,6 +276,8 @@ def _cycles(
     if len(nest.deep) < len(nest.views) and choice.shape in ("contract", "dot"):
         work *= GUARD_FACTOR
     moved = _bytes_moved(program, target, nest, choice, sizes)
+    if len(nest.deep) > 1 and choice.shape == "stream":
+        moved, work = moved * RAGGED_FACTOR, work * RAGGED_FACTOR
     runs = nest.trips
     return instances * max(work, moved) + runs * CALL_CYCLES
 

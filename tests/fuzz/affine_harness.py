@@ -12,7 +12,7 @@ from nestor.errors import IllegalSchedule, LegalityUnknown, UserError
 from nestor.ir import numeric, parse_nest, print_nest, run_nest, run_program, verify_nest
 from nestor.ir.loopnest import LoopNest
 from nestor.ir.program import Program, Statement
-from nestor.ir.schedule import schedule_from_json, schedule_to_json
+from nestor.ir.schedule import Promote, schedule_from_json, schedule_to_json
 from nestor.passes.nest import apply_schedule
 from nestor.passes.polyhedral import check_nest
 from nestor.target.cpu import CpuTarget, host_target
@@ -89,6 +89,10 @@ def check_affine_case(
         check_nest(kernel, nest)
     except IllegalSchedule as refusal:
         _note_time(case, started, counts)
+        if refusal.question not in refusable(candidate):
+            raise Failure(
+                "builder", f"a tree runs every instance once, but: {refusal}"
+            ) from refusal
         counts.verdicts["refused"] += 1
         counts.verdicts[f"refused {refusal.question}"] += 1
         _check_refusal(case, nest, refusal, counts)
@@ -114,6 +118,16 @@ def check_affine_case(
         raise Failure("text", "the schedule's JSON reads back as another schedule")
     _check_by_enumeration(case, nest)
     run_everywhere(case, nest, counts, native=native)
+
+
+def refusable(candidate: Candidate) -> tuple[str, ...]:
+    """What a schedule may do wrong: the order of instances, and what is kept in promoted buffers.
+
+    Any other refusal shows a mistake in building the nest.
+    """
+    if any(isinstance(step, Promote) for step in candidate.schedule):
+        return "dependence", "buffer"
+    return ("dependence",)
 
 
 def _note_time(case: Case, started: float, counts: AffineCounts) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 
 from nestor.errors import LegalityUnknown, Unsupported, UserError
-from nestor.ir.affine import affine, variable
+from nestor.ir.affine import Affine, affine, variable
 from nestor.ir.program import Program, Statement
 from nestor.ir.schedule import (
     Arrange,
@@ -97,7 +97,7 @@ def random_tree_schedule(program: Program, seed: str) -> tuple[Schedule, int, st
     finish = {"plain": 1.0, "likely": 0.7}.get(kind, 0.5)
     if rng.random() < finish:
         register_tiles(plan)
-    for chance, more in ((0.25, parallel), (0.25, promotion)):
+    for chance, more in ((0.25, parallel), (0.35, promotion)):
         if rng.random() < chance:
             more(plan)
     if plan.state.promotions and rng.random() < 0.9 and not does_apply(program, plan.steps):
@@ -336,22 +336,29 @@ def parallel(plan: Plan) -> None:
 
 
 def promotion(plan: Plan) -> None:
-    """Around a serial loop, mostly of a tensor that is written there."""
+    """Around a serial loop, mostly of a tensor that is written at one place throughout."""
+    rng = plan.rng
     loops = [x for band in plan.bands() for x in band if x.name not in plan.state.kinds]
     if not loops:
         return
-    loop = plan.rng.choice(loops)
-    inside = {s for s, _ in loop.rows}
-    written = [
-        w.tensor
-        for s in plan.program.statements
-        if isinstance(s, Statement) and s.name in inside
-        for w in s.writes
-    ]
-    every = [t.name for t in plan.program.tensors]
-    tensor = plan.rng.choice(written if plan.rng.random() < 0.7 else every)
-    scope = plan.rng.choice(["register", "register", "local"])
-    plan.try_step(Promote(tensor=tensor, loop=loop.name, scope=scope))  # type: ignore[arg-type]
+    pairs = [(x.name, t) for x in loops for t in kept_throughout(plan.program, x)]
+    if pairs and rng.random() < 0.85:
+        loop, tensor = rng.choice(pairs)
+    else:
+        loop, tensor = rng.choice(loops).name, rng.choice(plan.program.tensors).name
+    scope = rng.choice(["register", "register", "local"])
+    plan.try_step(Promote(tensor=tensor, loop=loop, scope=scope))
+
+
+def kept_throughout(program: Program, loop: BandLoop) -> Iterator[str]:
+    """Tensors of which a statement in ``loop`` writes the same element in all iterations."""
+    rows = dict(loop.rows)
+    for s in program.statements:
+        if isinstance(s, Statement) and s.name in rows:
+            for w in s.writes:
+                used = {v for i in w.indices if isinstance(i, Affine) for v in i.variables()}
+                if used.isdisjoint(rows[s.name].variables()):
+                    yield w.tensor
 
 
 def register_tiles(plan: Plan) -> None:

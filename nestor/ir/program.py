@@ -137,6 +137,17 @@ Order = tuple[Union[int, str], ...]
 """The 2d+1 form: position, index, position, …; starts and ends with a position."""
 
 
+def shared_loops(a: Order, b: Order) -> int:
+    """How many loops two statements run in together: their positions agree before each.
+
+    What the statements call the loops' indices does not matter.
+    """
+    count = 0
+    while 2 * count + 1 < min(len(a), len(b)) and a[2 * count] == b[2 * count]:
+        count += 1
+    return count
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statement:
     """``writes = elements`` (pointwise) or ``writes = final(reduce elements)`` over ``domain``.

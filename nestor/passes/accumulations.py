@@ -7,9 +7,11 @@ from dataclasses import replace
 
 from nestor.ir.affine import Affine, Interval
 from nestor.ir.expr import Binary, Expr, Load, Unary, Var, distinct_nodes
+from nestor.ir.loopnest import Block, Loop
 from nestor.ir.monoid import builtin_monoid
-from nestor.ir.program import AnyStatement, Program, Reduction, Statement
+from nestor.ir.program import AnyStatement, Program, Reduction, Statement, shared_loops
 from nestor.ir.type_rules import extreme
+from nestor.passes.loop_facts import LoopFacts
 
 _MONOIDS = {"add": "sum", "mul": "prod", "min": "min", "max": "max"}
 
@@ -21,14 +23,17 @@ def recognize_accumulations(program: Program) -> Program:
     """Make each innermost accumulation a reduction into its target.
 
     Rewrite: ``for i: for k: x[i] = x[i] op e`` (in that order) →
-        ``seq i { x[i] op= reduce(op) k of e }``; ``op`` is ``+ - * min max``, ``x - e`` adds ``-e``.
+        ``seq i { x[i] op= reduce(op) k of e }``; ``op`` is one of ``+ - * min max``, and
+        ``x - e`` adds ``-e``.
     Legal when: reassociation is allowed (the caller's promise: ``reassociate=True``); the target
-        mentions none of the innermost indices, no other statement runs inside their loops, and
-        ``e`` reads no element of ``x`` that is the target of the same outer iteration.
+        mentions none of the innermost indices, no other statement runs inside their loops,
+        ``e`` reads no element of ``x`` that is the target of the same outer iteration, and the
+        target exists also where the innermost loops have no iteration.
     """
     symbols = program.symbol_ranges()
+    shapes = {t.name: t.shape for t in program.tensors}
     statements = tuple(
-        _recognize(s, program.statements, symbols) if isinstance(s, Statement) else s
+        _recognize(s, program.statements, symbols, shapes) if isinstance(s, Statement) else s
         for s in program.statements
     )
     if all(a is b for a, b in zip(statements, program.statements)):
@@ -40,6 +45,7 @@ def _recognize(
     statement: Statement,
     others: tuple[AnyStatement, ...],
     symbols: Mapping[str, Interval],
+    shapes: Mapping[str, tuple[Affine, ...]],
 ) -> Statement:
     if statement.reduction is not None or statement.scatter is not None:
         return statement
@@ -60,6 +66,8 @@ def _recognize(
     op, element = found
     monoid = builtin_monoid(_MONOIDS[op], target.dtype)
     if monoid is None or not _is_independent(statement, element, target, symbols):
+        return statement
+    if not _exists(statement, target, shapes[target.tensor], reduced, symbols):
         return statement
     return replace(
         statement,
@@ -82,9 +90,9 @@ def _outer_depth(statement: Statement, others: tuple[AnyStatement, ...]) -> int:
     )
     depth = len(loops)
     while depth > 0 and loops[depth - 1] not in used:
-        inside = statement.order[: 2 * depth - 1]
-        shared = any(o is not statement and o.order[: 2 * depth - 1] == inside for o in others)
-        if shared:
+        if any(
+            o is not statement and shared_loops(o.order, statement.order) >= depth for o in others
+        ):
             break
         depth -= 1
     return depth
@@ -140,6 +148,37 @@ def _is_independent(
         _differs(node, target, ranges, symbols)
         for node in distinct_nodes(element)
         if isinstance(node, Load) and node.tensor == target.tensor
+    )
+
+
+def _exists(
+    statement: Statement,
+    target: Load,
+    shape: tuple[Affine, ...],
+    reduced: tuple[str, ...],
+    symbols: Mapping[str, Interval],
+) -> bool:
+    """Whether the target is inside its tensor in every iteration of the loops that stay.
+
+    A reduction has a result, and touches its target, also where it has nothing to combine.
+    """
+    domain = statement.domain
+    facts = LoopFacts(
+        symbols=symbols,
+        loops=tuple(
+            Loop(
+                index=r.name, lower=(r.lower,), upper=(r.upper,), kind="serial", body=Block(body=())
+            )
+            for r in domain.ranges
+            if r.name not in reduced
+        ),
+        conditions=tuple(c for c in domain.constraints if c.variables().isdisjoint(reduced)),
+    )
+    return all(
+        isinstance(index, Affine)
+        and facts.is_nonnegative(index)
+        and facts.is_nonnegative(extent - 1 - index)
+        for index, extent in zip(target.indices, shape, strict=True)
     )
 
 

@@ -22,10 +22,10 @@ def prepare_affine(program: Program, *, reassociate: bool) -> Program:
         program = recognize_accumulations(program)
         program = shorten_recurrences(program)
     program = drop_self_copies(expand_arrays(program))
-    return split_at_own_reads(program, _is_empty)
+    return split_at_own_reads(program, is_empty)
 
 
-def _is_empty(program: Program, domain: Domain) -> bool:
+def is_empty(program: Program, domain: Domain) -> bool:
     from nestor.passes.polyhedral.model import domain_points
 
     return bool(domain_points(program, domain, domain.names).domain().is_empty())

@@ -1,7 +1,6 @@
 """What the loops and guards around a place say about affine values there, without isl.
 
-Definite answers only: ``is_nonnegative`` may miss a true fact, so it decides what code is spared,
-never what is right.
+Definite answers only: what ``is_nonnegative`` says holds, but it may miss a true fact.
 """
 
 from __future__ import annotations

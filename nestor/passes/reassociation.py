@@ -19,8 +19,10 @@ _FLOATS = ("f32", "f64")
 def shorten_recurrences(program: Program) -> Program:
     """The same program with constant divisors inverted and carried operands added last.
 
-    Legal when: reassociation is allowed (the caller's promise). A zero, infinite or subnormal
-        inverse is left as a division.
+    Rewrite: ``a[j] = (p + a[j-1] + q) / 9`` → ``a[j] = (p + q) * (1/9) + a[j-1] * (1/9)``
+    Legal when: reassociation is allowed (the caller's promise). A division whose inverse could be
+        zero, infinite or subnormal stays, and so does a factor above 1 around a sum: the product
+        of each term could overflow where that of the sum does not.
     """
     statements = tuple(
         replace(s, elements=tuple(_shorten(s, e) for e in s.elements))
@@ -28,7 +30,7 @@ def shorten_recurrences(program: Program) -> Program:
         else s
         for s in program.statements
     )
-    return replace(program, statements=statements)
+    return program if statements == program.statements else replace(program, statements=statements)
 
 
 def _shorten(statement: Statement, element: Expr) -> Expr:
@@ -44,6 +46,8 @@ def _shorten(statement: Statement, element: Expr) -> Expr:
     rest = _balanced([t for t in found.terms if t is not late[0]])
     last: Expr = late[0].value
     if found.factor is not None:
+        if not abs(found.factor.value) <= 1:
+            return element
         rest, last = binary("mul", rest, found.factor), binary("mul", last, found.factor)
     return binary("sub" if late[0].negative else "add", rest, last)
 
@@ -54,8 +58,7 @@ def _multiply_by_inverse(node: Expr) -> Expr:
         return node
     if node.dtype.name not in _FLOATS or not isinstance(node.b.value, float):
         return node
-    magnitude = abs(node.b.value)
-    if not 1e-30 < magnitude < 1e30:
+    if not 1e-30 < abs(node.b.value) < 1e30:
         return node
     return binary("mul", node.a, Const(value=1.0 / node.b.value, dtype=node.dtype))
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from nestor.ir.affine import Affine
 from nestor.ir.expr import Load, loads
-from nestor.ir.program import AnyStatement, Order, Program, Statement
+from nestor.ir.program import AnyStatement, Order, Program, Statement, Write, shared_loops
 
 
 def separate_sums(program: Program) -> Program:
@@ -21,7 +21,8 @@ def separate_sums(program: Program) -> Program:
     Rewrite: ``for i { for k { for j { S; T } } }`` → ``for i { for k { for j { T } }
         for j { for k { S } } }`` where S's target moves with i and j.
     Legal when: in the loops from the outermost summed one inward no other statement writes what S
-        touches, nor touches what S writes; S reads its target only to add to it.
+        touches, nor touches what S writes; S reads its target only to add to it; and, where loops
+        change places, different iterations of the target's loops have different targets.
     """
     while (changed := _separate_one(program)) is not None:
         program = changed
@@ -54,8 +55,10 @@ def _better_order(program: Program, s: Statement) -> Order | None:
     inner = loops[first:]
     wanted = [n for n in inner if n in used] + [n for n in inner if n not in used]
     depth = 2 * first + 1
-    sharing = _sharing(program, s, depth + 1)
+    sharing = _sharing(program, s, first)
     if (wanted == inner and not sharing) or not _bounds_allow(s, loops[:first], wanted):
+        return None
+    if wanted != inner and not _is_injective(write, inner):
         return None
     if not _is_alone(program, s, sharing):
         return None
@@ -65,13 +68,27 @@ def _better_order(program: Program, s: Statement) -> Order | None:
     return (*s.order[: depth - 1], position + (1 if sharing else 0), *tail)
 
 
-def _sharing(program: Program, s: Statement, length: int) -> list[Statement]:
-    """Other statements in the loop that ends ``s.order[:length]``."""
+def _sharing(program: Program, s: Statement, level: int) -> list[Statement]:
+    """Other statements in the loop of ``s`` at depth ``level`` (0 is the outermost)."""
     return [
         o
         for o in program.statements
-        if isinstance(o, Statement) and o is not s and o.order[:length] == s.order[:length]
+        if isinstance(o, Statement) and o is not s and shared_loops(o.order, s.order) > level
     ]
+
+
+def _is_injective(write: Write, inner: list[str]) -> bool:
+    """Whether each of the loops ``inner`` that the target moves with is told by an index alone."""
+    told: set[str] = set()
+    used: set[str] = set()
+    for index in write.indices:
+        assert isinstance(index, Affine)
+        mine = index.variables() & set(inner)
+        used |= mine
+        told |= {n for n in mine if len(mine) == 1 and index.coefficient(n)}
+        if any(not isinstance(atom, str) for atom, _ in index.terms):
+            told -= mine
+    return told == used
 
 
 def _adds_to_target(s: Statement) -> bool:
@@ -129,7 +146,7 @@ def _with_order(program: Program, s: Statement, order: Order) -> Program:
         if o is s:
             statements.append(replace(s, order=order))
             continue
-        if is_inserted and at is not None and o.order[:at] == order[:at] and len(o.order) > at:
+        if is_inserted and at is not None and shared_loops(o.order, order) >= at // 2:
             position, least = o.order[at], order[at]
             if isinstance(position, int) and isinstance(least, int) and position >= least:
                 moved = (*o.order[:at], position + 1, *o.order[at + 1 :])

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from nestor.ir.affine import Affine, variable
 from nestor.ir.expr import loads
-from nestor.ir.program import AnyStatement, Domain, Order, Program, Statement
+from nestor.ir.program import AnyStatement, Domain, Order, Program, Statement, shared_loops
 
 IsEmpty = Callable[[Program, Domain], bool]
 
@@ -21,6 +21,9 @@ IsEmpty = Callable[[Program, Domain], bool]
 def split_at_own_reads(program: Program, is_empty: IsEmpty) -> Program:
     """The same instances in the same order, in statements that carry fewer dependences.
 
+    Rewrite: ``for j { S }`` → ``for j { S, j < v }  for j { S, j = v }  for j { S, j > v }``
+    Legal when: no other statement runs in loop ``j``, and ``v`` is the same in all of its
+        iterations: it mentions neither ``j`` nor an index of the loops inside.
     Args: is_empty: whether a domain of the program has no instances.
     """
     depth = max((len(s.order) // 2 for s in program.statements), default=0)
@@ -32,15 +35,19 @@ def split_at_own_reads(program: Program, is_empty: IsEmpty) -> Program:
 def _split_level(program: Program, level: int, is_empty: IsEmpty) -> Program:
     """Split statements that are alone in their loop at depth ``level`` (0 is the outermost)."""
     splits: dict[str, list[Statement]] = {}
+    taken = {s.name for s in program.statements}
     for s in program.statements:
         if not isinstance(s, Statement) or not _is_alone(program, s, level):
             continue
-        index = str(s.order[2 * level + 1])
-        value = _cut(s, index)
-        if value is not None:
-            parts = [p for p in _parts(s, index, value) if not is_empty(program, p.domain)]
+        value = _cut(s, level)
+        if value is None:
+            continue
+        parts = _parts(s, str(s.order[2 * level + 1]), value)
+        if taken.isdisjoint(p.name for p in parts):
+            parts = [p for p in parts if not is_empty(program, p.domain)]
             if len(parts) > 1:
                 splits[s.name] = parts
+                taken |= {p.name for p in parts}
     place = 2 * level  # the position of the loop that is split
     statements: list[AnyStatement] = []
     for s in program.statements:
@@ -59,7 +66,7 @@ def _split_level(program: Program, level: int, is_empty: IsEmpty) -> Program:
 
 def _renumbered(order: Order, split: Order, place: int) -> Order:
     """``order`` with room for three loops where ``split`` has the one after ``place``."""
-    if len(order) <= place or order[:place] != split[:place]:
+    if shared_loops(order, split) < place // 2:
         return order
     position = order[place]
     assert isinstance(position, int)
@@ -72,18 +79,21 @@ def _is_alone(program: Program, s: Statement, level: int) -> bool:
         return False
     if {x for x in s.order if isinstance(x, str)} != set(s.domain.names):
         return False
-    loop = s.order[: 2 * level + 2]
-    return not any(o is not s and o.order[: len(loop)] == loop for o in program.statements)
+    return not any(
+        o is not s and shared_loops(o.order, s.order) > level for o in program.statements
+    )
 
 
-def _cut(s: Statement, index: str) -> Affine | None:
-    """The value of ``index`` where the statement writes what all of that loop reads."""
+def _cut(s: Statement, level: int) -> Affine | None:
+    """The value of the loop's index where the statement writes what all of the loop reads."""
+    index = str(s.order[2 * level + 1])
+    within = frozenset(x for x in s.order[2 * level + 1 :] if isinstance(x, str))
     for write in s.writes:
         for element in s.elements:
             for load in loads(element):
                 if load.tensor == write.tensor:
                     value = _meeting(index, write.indices, load.indices)
-                    if value is not None:
+                    if value is not None and value.variables().isdisjoint(within):
                         return value
     return None
 

@@ -29,7 +29,7 @@ from nestor.ir.program import (
 )
 from nestor.passes.polyhedral.isl_util import IN, OUT, context
 from nestor.passes.polyhedral.model import domain_points
-from nestor.passes.polyhedral.order_tree import program_tree
+from nestor.passes.polyhedral.order_tree import FreshNames, program_tree
 from nestor.passes.polyhedral.statement_times import TimeLoop, statement_times
 from nestor.passes.polyhedral.tree_steps import Arranged
 
@@ -206,7 +206,7 @@ def _covers(program: Program, tensor: Tensor, use: _Use, depth: int) -> bool:
     points = domain_points(program, domain, domain.names)
     outer = tuple(variable(_index(use, k)) for k in range(depth))
     ranges = tuple(domain.range_of(_index(use, k)) for k in range(depth))
-    names = tuple(f"d{k}" for k in range(len(tensor.shape)))
+    names = _element_names(program, tensor, domain.names)
     box = Domain(
         ranges=(
             *ranges,
@@ -244,7 +244,9 @@ def _with_copies(
         statements.append(s)
     if is_needed:
         after = max(int(s.order[0]) for s in statements if s.name in touched) + 1
-        statements.append(_copy_back(tensor, name, shape[:depth], after))
+        names = _element_names(program, tensor)
+        own = FreshNames([s.name for s in statements]).fresh(f"{name}_last")
+        statements.append(_copy_back(tensor, name, shape[:depth], after, own, names))
     return replace(program, tensors=tuple(tensors), statements=tuple(statements))
 
 
@@ -260,8 +262,21 @@ def _redirected(s: Statement, old: str, new: str, outer: tuple[Affine, ...]) -> 
     return replace(s, writes=writes, elements=tuple(map_expr(e, visit) for e in s.elements))
 
 
-def _copy_back(tensor: Tensor, name: str, outer: tuple[Affine, ...], position: int) -> Statement:
-    names = tuple(f"d{k}" for k in range(len(tensor.shape)))
+def _element_names(program: Program, tensor: Tensor, taken: tuple[str, ...] = ()) -> list[str]:
+    """An index for each dimension that is no symbol and not among ``taken``."""
+    fresh = FreshNames([*taken, *(s.name for s in program.symbols)])
+    return [fresh.fresh(f"d{k}") for k in range(len(tensor.shape))]
+
+
+def _copy_back(
+    tensor: Tensor,
+    source: str,
+    outer: tuple[Affine, ...],
+    position: int,
+    name: str,
+    names: list[str],
+) -> Statement:
+    """``tensor``'s elements, over ``names``, from the last iteration's copy in ``source``."""
     ranges = tuple(
         IndexRange(name=n, lower=ZERO, upper=e) for n, e in zip(names, tensor.shape, strict=True)
     )
@@ -271,10 +286,10 @@ def _copy_back(tensor: Tensor, name: str, outer: tuple[Affine, ...], position: i
     index = tuple(variable(n) for n in names)
     last = tuple(e - 1 for e in outer)
     return Statement(
-        name=f"{name}_last",
+        name=name,
         # Without an iteration the array keeps what it held.
         domain=Domain(ranges=ranges, constraints=last),
         order=tuple(order),
         writes=(Write(tensor=tensor.name, indices=index),),
-        elements=(Load(tensor=name, indices=(*last, *index), dtype=tensor.dtype),),
+        elements=(Load(tensor=source, indices=(*last, *index), dtype=tensor.dtype),),
     )

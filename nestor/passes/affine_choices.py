@@ -194,6 +194,20 @@ def _lanes(nest: Nest, target: CpuTarget) -> int:
     return max(1, target.lanes(8 * widest))
 
 
+def _row_lanes(nest: Nest, loop: str, target: CpuTarget) -> int:
+    """Lanes of a vector loop: several vectors where neighbours are read, which then share loads.
+
+    Deep nests have shorter rows, of which wide vectors waste more at the ends.
+    """
+    lanes = _lanes(nest, target)
+    for view in nest.deep:
+        reads = [s for s in view.streams if not s.is_write and s.strides.get(loop)]
+        rows = [(s.tensor, tuple(sorted(s.strides.items()))) for s in reads]
+        if len(set(rows)) < len(rows):
+            return (4 if len(nest.loops) <= 2 else 2) * lanes
+    return lanes
+
+
 def _order_is_free(nest: Nest, *loops: str) -> bool:
     return set(loops) <= set(nest.tilable_suffix())
 
@@ -341,7 +355,7 @@ def _wavefront(nest: Nest, target: CpuTarget) -> Choice | None:
     last = free[-1]
     vector = None
     if nest.is_stride_one(last) and nest.can_vectorize(last):
-        vector = (last, _lanes(nest, target))
+        vector = (last, _row_lanes(nest, last, target))
     is_apart = vector is not None and len(nest.views) > 1 and len(free) > 2
     sizes = {2: (TIME_TILE * 4, 1024), 3: (TIME_TILE, 32, 512), 4: (8, 16, 16, 256)}
     tiles = dict(zip(free, sizes.get(len(free), (8,) * len(free))))
@@ -402,7 +416,7 @@ def _stream(nest: Nest, target: CpuTarget) -> Choice | None:
         order = (*_rest(nest, vector), vector)
         if not nest.facts.can_order(order):
             continue
-        lanes = _lanes(nest, target)
+        lanes = _row_lanes(nest, vector, target)
         parallel = next((n for k, n in enumerate(order) if nest.is_parallel_at(n, order[:k])), None)
         return Choice(
             shape="stream",

@@ -37,6 +37,7 @@ class Location:
         step: with a vector of offsets, the run-time distance of neighbouring lanes [elements], if
             they are at equal distances; it is available in the function's head.
         is_fixed: True if no iteration of the vector loop around moves it.
+        row: what ``pointer`` is a constant distance from, and that distance [elements].
     """
 
     storage: Storage
@@ -46,6 +47,7 @@ class Location:
     inner_start: int | None = None
     step: Val | None = None
     is_fixed: bool = False
+    row: tuple[Val, int] | None = None
 
     @property
     def is_contiguous(self) -> bool:
@@ -132,12 +134,15 @@ def locate(ctx: Context, plan: AccessPlan) -> Location:
         else:
             start = pattern[0]
             offsets = _canonical(tuple(p - start for p in pattern))
-    pointer = _pointer(ctx, plan.storage, uniform, symbolic, start)
+    base = _pointer(ctx, plan.storage, uniform, symbolic)
+    const = uniform.const + start
+    pointer = _step(ctx, plan.storage, base, int_val(const), IN_BODY) if const else base
     known = not symbolic and not isinstance(offsets, Val)
     inside = known and _is_inside(ctx, plan.storage, linear)
     start_inside = _inner_start(ctx, plan)
     fixed = plan.is_fixed(ctx)
-    return Location(plan.storage, pointer, offsets, inside, start_inside, step, fixed)
+    row = (base, const)
+    return Location(plan.storage, pointer, offsets, inside, start_inside, step, fixed, row)
 
 
 def _canonical(offsets: tuple[int, ...]) -> tuple[int, ...] | None:
@@ -166,12 +171,11 @@ def _locate_plain(ctx: Context, plan: AccessPlan) -> Location | None:
             const += c * value.const
         else:
             return None
-    pointer = _plain_pointer(ctx, plan.storage, tuple(terms))
-    if const:
-        pointer = _step(ctx, plan.storage, pointer, int_val(const), IN_BODY)
+    base = _plain_pointer(ctx, plan.storage, tuple(terms))
+    pointer = _step(ctx, plan.storage, base, int_val(const), IN_BODY) if const else base
     offsets = stride_pattern(stride, ctx.lanes) if stride else None
     if ctx.condition is None and ctx.full_mask() is None:
-        return Location(plan.storage, pointer, offsets, True)
+        return Location(plan.storage, pointer, offsets, True, row=(base, const))
     inside = _is_inside(ctx, plan.storage, ctx.resolve(plan.linear))
     start = _inner_start(ctx, plan)
     return Location(plan.storage, pointer, offsets, inside, start, None, plan.is_fixed(ctx))
@@ -183,12 +187,12 @@ def _plain_pointer(ctx: Context, storage: Storage, terms: tuple[tuple[str, int],
         return storage.pointer
     depth = max(ctx.variables[name].depth for name, _ in terms)
     if depth >= IN_BODY:
-        return _pointer(ctx, storage, Affine(terms), [], 0)
+        return _pointer(ctx, storage, Affine(terms), [])
     known = ctx.fb.scopes[depth].pointers
     key = (storage.pointer.text, terms)
     found = known.get(key)
     if found is None:
-        found = known[key] = _pointer(ctx, storage, Affine(terms), [], 0)
+        found = known[key] = _pointer(ctx, storage, Affine(terms), [])
     return found
 
 
@@ -251,14 +255,12 @@ def _pointer(
     storage: Storage,
     uniform: Affine,
     symbolic: list[tuple[Affine, int, Val]],
-    start: int,
 ) -> Val:
-    """The address, each loop's part added in that loop's head, the constant part last."""
+    """The address but for its constant part, each loop's part added in that loop's head."""
     terms: list[tuple[int, Val]] = []
     for atom, c in uniform.terms:
         value, depth = scalar_with_depth(ctx, Affine(((atom, c),)))
         terms.append((depth, value))
-    const = uniform.const + start
     for index, factor, stride in symbolic:
         for atom, c in index.terms:
             value, depth = scalar_with_depth(ctx, Affine(((atom, c * factor),)))
@@ -276,8 +278,6 @@ def _pointer(
             total = emit_at(ctx, depth, f"add nsw i64 {total.text}, {terms[at][1].text}")
             at += 1
         pointer = _step(ctx, storage, pointer, total, depth)
-    if const:
-        pointer = _step(ctx, storage, pointer, int_val(const), IN_BODY)
     return pointer
 
 

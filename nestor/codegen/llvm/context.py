@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nestor.codegen.llvm.builder import FunctionBuilder, ModuleBuilder, Val, bool_val
+from nestor.codegen.llvm.windows import Windows
 from nestor.ir.affine import Affine, Interval
 from nestor.ir.loopnest import Buffer
 from nestor.ir.program import Symbol, Tensor
@@ -58,6 +59,7 @@ class Storage:
         read_only: never written while the kernel runs.
         metadata: alias information for loads and stores.
         inner: for a private buffer, the true extent of its last dimension.
+        root: for a tensor, whose bytes it has.
     """
 
     pointer: Val
@@ -69,6 +71,7 @@ class Storage:
     read_only: bool
     metadata: str
     inner: int = 0
+    root: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +145,7 @@ class Context:
         self.symbols = Val("%symbols", "ptr")
         self.services = Val("%services", "ptr")
         self.vector: Vector | None = None
+        self.windows: Windows | None = None
         self.mask: Val | None = None
         self.condition: Val | None = None
         self.first: Val | None = None

@@ -7,6 +7,8 @@ interval arithmetic proves that the address lies inside the tensor for all of th
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from nestor.codegen.llvm.addressing import Location, stride_pattern
 from nestor.codegen.llvm.builder import Val, int_val, mangle, vec_type, vector_literal
 from nestor.codegen.llvm.context import Context, Storage
@@ -29,6 +31,8 @@ def load(ctx: Context, at: Location, dtype: DType, passthru: Val | None = None) 
     mask = None if at.inside else ctx.full_mask()
     if at.offsets is None:
         value = _load_scalar(ctx, at, guard, mask)
+    elif at.is_contiguous and guard is None and mask is None:
+        value = _load_window(ctx, at)
     elif at.is_contiguous or at.is_reversed:
         value = _load_row(ctx, at, guard, mask, passthru)
     else:
@@ -109,6 +113,31 @@ def _load_row(
         )
         value = _read(ctx, at.storage, rhs, lanes)
     return fb.shuffle(value, flip) if at.is_reversed else value
+
+
+def _load_window(ctx: Context, at: Location) -> Val:
+    """Contiguous lanes of whole vectors: shared with neighbouring accesses where that is known."""
+    windows = ctx.windows
+    if windows is None or at.row is None or not at.storage.root:
+        return _load_row(ctx, at, None, None, None)
+    base, offset = at.row
+    parts = None if at.storage.root in windows.stored else windows.parts(base.text, offset)
+    if parts is None:
+        return _load_row(ctx, at, None, None, None)
+    first, skip = parts
+
+    def row(offset: int) -> Val:
+        found = windows.rows.get((base.text, offset))
+        if found is None:
+            rhs = f"getelementptr {at.storage.ty}, ptr {base.text}, i64 {offset}"
+            there = replace(at, pointer=ctx.fb.emit(rhs, "ptr"))
+            found = windows.rows[base.text, offset] = _load_row(ctx, there, None, None, None)
+        return found
+
+    if skip == 0:
+        return row(first)
+    lanes = ctx.lanes
+    return ctx.fb.shuffle(row(first), list(range(skip, skip + lanes)), row(first + lanes))
 
 
 def _lane_offsets(ctx: Context, at: Location) -> Val:

@@ -11,6 +11,7 @@ from nestor.codegen.llvm.context import LANE, Context, Variable, Vector
 from nestor.codegen.llvm.indexing import condition, first_iteration, scalar_affine
 from nestor.codegen.llvm.storage import allocate, release
 from nestor.codegen.llvm.transpose import MIN_ROWS, store_rows, transposed_store
+from nestor.codegen.llvm.windows import Windows, is_straight, stored_tensors
 from nestor.errors import InternalError
 from nestor.ir.affine import Affine, affine, variable
 from nestor.ir.expr import walk
@@ -281,8 +282,22 @@ def _emit_vector(ctx: Context, loop: Loop, body: Callable[[], None] | None = Non
             ),
         )
     rest = low + chunks * native if chunks > MAX_CHUNKS else low
+    if body is None and high - rest > native and (high - rest) % native == 0:
+        ctx.windows = _windows(ctx, loop.body, rest, high, native)
     for start in range(rest, high, native):
+        if ctx.windows is not None:
+            ctx.windows.start = start
         _emit_lanes(ctx, loop.index, affine(start), min(native, high - start), write, low)
+    ctx.windows = None
+
+
+def _windows(ctx: Context, body: Node, low: int, high: int, lanes: int) -> Windows | None:
+    """What neighbouring loads may share in these vectors; None where conditions or loops lie."""
+    if ctx.condition is not None or ctx.full_mask() is not None or not is_straight(body):
+        return None
+    roots = ctx.info.roots
+    stored = frozenset(roots.get(name, name) for name in stored_tensors(body))
+    return Windows(low=low, high=high, lanes=lanes, stored=stored)
 
 
 def _emit_lanes(

@@ -46,6 +46,7 @@ def _bind_tensor(ctx: Context, name: str) -> Storage:
         private=False,
         read_only=read_only,
         metadata=info.metadata[root] + (", !invariant.load !{}" if read_only else ""),
+        root=root,
     )
 
 

@@ -88,6 +88,7 @@ def _carriers(d: Dependence, paths: Mapping[str, tuple[str, ...]]) -> tuple[str,
 
 
 def loop_rows(facts: AffineFacts, rows: List[DependenceRow]) -> tuple[LoopRow, ...]:
+    """The loops of the nest as written, each with the ``rows`` that it carries."""
     order = facts.proposals[0]
     by_member = {m: row for row in rows for m in row.members}
     out = []
@@ -110,5 +111,6 @@ def loop_rows(facts: AffineFacts, rows: List[DependenceRow]) -> tuple[LoopRow, .
 
 
 def row_to_dict(row: DependenceRow) -> dict[str, Any]:
+    """``row`` as plain data for JSON."""
     out = {"number": row.number, **dependence_to_json(row.dependence)}
     return out | {"accesses": row.accesses, "carried_by": list(row.carried_by)}

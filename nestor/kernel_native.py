@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from nestor.config import Config
 from nestor.errors import IndexOutOfRange, InputError, InternalError, UserError
-from nestor.ir.affine import Affine
+from nestor.ir.affine import Affine, Interval
 from nestor.ir.program import Program, Statement, Tensor
 from nestor.ir.schedule import Schedule
 from nestor.kernel_binding import BoundCall
@@ -22,6 +22,10 @@ from nestor.runtime.memory import round_up
 from nestor.runtime.tensors import NUMPY
 from nestor.runtime.threads import Services, thread_count
 from nestor.target.cpu import CpuTarget, parse_target
+
+SMALL_INSTANCES = 500_000
+"""Kernels of fewer statement instances run on one thread: they take some tens of microseconds, and
+threads that start in every time step would take longer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +85,7 @@ class NativeKernel:
         self._tensors = [by_name[n] for n in self._argument_names(job)]
         self._temps = [t for t in self._tensors if t.role == "temp"]
         self._threads = options.threads if options.threads is not None else config.threads
+        self._small: dict[tuple[int, ...], bool] = {}
         self._frames: deque[_Frame] = deque()
 
     def _argument_names(self, job: KernelJob) -> tuple[str, ...]:
@@ -109,7 +114,7 @@ class NativeKernel:
             raise InternalError(f"native code returned the unknown status {status}")
 
     def _run(self, bound: BoundCall, frame: _Frame) -> int:
-        frame.services.update(thread_count(self._threads))
+        frame.services.update(1 if self._is_small(bound) else thread_count(self._threads))
         offsets, total = temp_layout(self._temps, bound.symbols)
         base = frame.arena.reserve(total) if total else frame.arena.reserve(ALIGNMENT)
         for position, tensor in enumerate(self._tensors):
@@ -130,6 +135,17 @@ class NativeKernel:
                 frame.services.address,
             )
         )
+
+    def _is_small(self, bound: BoundCall) -> bool:
+        """Whether starting threads would take longer than they save."""
+        sizes = tuple(bound.symbols.values())
+        found = self._small.get(sizes)
+        if found is None:
+            if len(self._small) >= 1024:
+                self._small.clear()
+            found = count_instances(self.program, bound.symbols) < SMALL_INSTANCES
+            self._small[sizes] = found
+        return found
 
     def _out_of_range(self) -> IndexOutOfRange:
         lines = dict.fromkeys(
@@ -153,6 +169,22 @@ class _Frame:
         self.symbols = (ctypes.c_int64 * max(1, symbols))()
         self.services = Services()
         self.arena = Arena()
+
+
+def count_instances(program: Program, symbols: dict[str, int]) -> int:
+    """How many statement instances run at most: those of the boxes around the domains."""
+    total = 0
+    for statement in program.statements:
+        if not isinstance(statement, Statement):
+            continue
+        ranges: dict[str, Interval] = {n: (v, v) for n, v in symbols.items()}
+        volume = 1
+        for r in statement.domain.ranges:
+            low, high = r.lower.bounds(ranges)[0] or 0, (r.upper - 1).bounds(ranges)[1] or 0
+            ranges[r.name] = (low, max(low, high))
+            volume *= max(0, high - low + 1)
+        total += volume
+    return total
 
 
 def temp_layout(temps: list[Tensor], symbols: dict[str, int]) -> tuple[dict[str, int], int]:
@@ -219,9 +251,11 @@ class Variants:
         return self._compiled(key)
 
     def default(self) -> NativeKernel:
-        """The form for sizes of at least 1."""
-        self._conditions_of()
-        return self._compiled((0, 1))
+        """The form for sizes of at least 1, or that form that is for some sizes at all."""
+        conditions = self._conditions_of()
+        keys = [(piece, lower) for lower in (1, 0) for piece in range(len(conditions.found.pieces))]
+        fitting = (k for k in keys if _has_sizes(conditions.restrict(*k)))
+        return self._compiled(next(fitting, keys[0]))
 
     def _conditions_of(self) -> Conditions:
         if self._conditions is None:
@@ -241,8 +275,16 @@ class Variants:
             return self._native[key]
 
 
+def _has_sizes(program: Program) -> bool:
+    """Whether no symbol's range is empty."""
+    return all(s.upper is None or s.lower <= s.upper for s in program.symbols)
+
+
 class Conditions:
-    """The size conditions of a Program, and the errors for sizes that do not meet them."""
+    """The size conditions of a Program, and the errors for sizes that do not meet them.
+
+    Raises: ``UserError`` if no sizes meet them, or an access is outside whenever it runs.
+    """
 
     def __init__(self, program: Program) -> None:
         from nestor.passes.polyhedral.size_conditions import find_size_conditions
@@ -277,6 +319,12 @@ class Conditions:
                 f"{o.dim} has size {o.extent} = {o.extent.evaluate(o.witness)}\n"
                 f"  at {at}\n  from {o.origin}\n  fix: change the loop's bounds, or the index"
             )
+        if not self.found.pieces:
+            where = dict.fromkeys(f"'{o.tensor}' in {o.origin}" for o in self.found.outside)
+            raise UserError(
+                f"kernel '{self.program.name}': whatever the sizes are, some access is outside its "
+                f"array: {'; '.join(where)}\n  fix: change the loops' bounds, or the indices"
+            )
 
     def _refusal(self, symbols: dict[str, int]) -> Exception:
         sizes = ", ".join(f"{n}={v}" for n, v in symbols.items())
@@ -293,4 +341,7 @@ class Conditions:
                 f"{o.dim}, whose size is {o.extent} = {o.extent.evaluate(symbols)}\n"
                 f"  from {o.origin}\n  fix: pass sizes that fit, or change the loop's bounds"
             )
-        return InputError(f"{head}accesses would leave their arrays")
+        return InputError(
+            f"{head}accesses would leave their arrays, or the conditions for that have more than "
+            f"{len(self.found.pieces)} cases, of which the kernel is compiled for some only"
+        )

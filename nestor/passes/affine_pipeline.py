@@ -26,6 +26,7 @@ def prepare_affine(program: Program, *, reassociate: bool) -> Program:
 
 
 def is_empty(program: Program, domain: Domain) -> bool:
+    """Whether ``domain`` has no point for any sizes of ``program``."""
     from nestor.passes.polyhedral.model import domain_points
 
     return bool(domain_points(program, domain, domain.names).domain().is_empty())

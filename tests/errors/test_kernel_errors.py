@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 
 import nestor
 from nestor.errors import InputError, Unsupported, UserError
+from nestor.kernel_native import Conditions, NativeOptions, Variants
 
 _COUNT = itertools.count()
 
@@ -195,6 +197,42 @@ def test_an_access_that_is_always_outside_has_a_witness() -> None:
     with pytest.raises(UserError, match=r"index 2 of 'A' is always outside") as caught:
         always_outside(_x())
     assert "N=2, i=1" in str(caught.value) and "A[i + 1]" in str(caught.value)
+
+
+@nestor.kernel
+def outside_for_all_sizes(A: nestor.f64["N"]):
+    A[N - 3] = 1.0
+    A[2 - N] = 1.0
+
+
+def test_accesses_that_no_size_fits() -> None:
+    """Each access is possible for some sizes, both together for none."""
+    with pytest.raises(UserError, match="whatever the sizes are") as caught:
+        outside_for_all_sizes.compile()
+    assert "A[N - 3]" in str(caught.value) and "A[2 - N]" in str(caught.value)
+    with pytest.raises(UserError, match="whatever the sizes are"):
+        outside_for_all_sizes(_x(3))
+
+
+@nestor.kernel
+def shifted(A: nestor.f64["N"], m: int, k: int):
+    for i in range(m):
+        A[i + k] = 1.0
+
+
+def test_compiling_before_a_call_is_for_sizes_that_exist() -> None:
+    """Sizes that are all at least 1 are not those with ``m = 0``, whichever comes first."""
+    variants = Variants(
+        shifted.program, NativeOptions(reassociate=False, contract=True, threads=None)
+    )
+    conditions = Conditions(shifted.program)
+    assert len(conditions.found.pieces) > 1
+    for pieces in (conditions.found.pieces, conditions.found.pieces[::-1]):
+        conditions.found = replace(conditions.found, pieces=pieces)
+        variants._conditions = conditions
+        symbols = variants.default().program.symbols
+        assert all(s.upper is None or 1 <= s.lower <= s.upper for s in symbols)
+        variants._native.clear()
 
 
 @nestor.kernel

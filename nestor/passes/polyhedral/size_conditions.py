@@ -52,7 +52,8 @@ class OutsideAccess:
 class SizeConditions:
     """Attributes:
     outside: accesses that may leave their tensors.
-    pieces: every access is inside exactly where one of these holds; ``((),)`` if always.
+    pieces: every access is inside where one of these holds; ``((),)`` if always. Also only there,
+        unless there are ``MAX_PIECES``: more are left out.
     """
 
     outside: tuple[OutsideAccess, ...]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import islpy as isl
 
 from nestor.errors import LegalityUnknown
-from nestor.ir.affine import Affine
 from nestor.ir.schedule_tree import Band, Leaf, Sequence, Tree, tree_statements
 from nestor.passes.affine_facts import BandFacts, DirectionVector
 from nestor.passes.polyhedral.dependence_analysis import DependenceAnalysis, Relation
@@ -152,25 +151,3 @@ def _split(part: Any, k: int) -> Iterator[tuple[int, Any]]:
     yield 1, part.lower_bound_val(SET, k, 1)
     yield 0, part.fix_val(SET, k, 0)
     yield -1, part.upper_bound_val(SET, k, -1)
-
-
-def rows_of(tree: Tree) -> Mapping[str, tuple[Affine, ...]]:
-    """Every statement's loop values, outer loops first."""
-    found: dict[str, tuple[Affine, ...]] = {}
-
-    def visit(node: Tree, rows: dict[str, tuple[Affine, ...]]) -> None:
-        match node:
-            case Leaf():
-                found[node.statement] = rows.get(node.statement, ())
-            case Sequence():
-                for child in node.children:
-                    visit(child, rows)
-            case Band():
-                inside = dict(rows)
-                for loop in node.loops:
-                    for statement, row in loop.rows:
-                        inside[statement] = (*inside.get(statement, ()), row)
-                visit(node.child, inside)
-
-    visit(tree, {})
-    return found

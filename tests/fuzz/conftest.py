@@ -6,9 +6,11 @@ import pytest
 
 from tests.fuzz.affine_harness import AffineCounts
 from tests.fuzz.harness import Counts
+from tests.fuzz.loop_kernel_harness import LoopCounts
 
 COUNTS = pytest.StashKey[Counts]()
 AFFINE_COUNTS = pytest.StashKey[AffineCounts]()
+LOOP_COUNTS = pytest.StashKey[LoopCounts]()
 
 
 def pytest_terminal_summary(
@@ -23,3 +25,7 @@ def pytest_terminal_summary(
     if affine is not None:
         terminalreporter.section("affine programs and steps on schedule trees")
         terminalreporter.write_line(affine.summary())
+    loops = config.stash.get(LOOP_COUNTS, None)
+    if loops is not None:
+        terminalreporter.section("loop kernels and the untuned heuristic")
+        terminalreporter.write_line(loops.summary())

@@ -81,6 +81,9 @@ def test_several_threads_share_the_helper() -> None:
 
 def test_the_keyboard_interrupts() -> None:
     code = """
+        import signal
+        # Ignored where the tests themselves run in the background of a shell.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         from tests.faults.test_proposals_limit import deep
         from nestor import proposing
         from tests.helpers.affine_programs import KERNELS

@@ -11,7 +11,14 @@ from nestor.ir.program import Program
 from nestor.ir.schedule_tree import Band, BandLoop, Leaf, Sequence, tree_bands
 from nestor.passes.affine_facts import AffineFacts, Proposal, proposal_from_json, proposal_to_json
 from nestor.passes.polyhedral.dependence_analysis import analyse_dependences
-from nestor.passes.polyhedral.proposals import STRATEGIES, plain_proposal, propose_here
+from nestor.passes.polyhedral.proposals import (
+    ORIGINAL,
+    STRATEGIES,
+    Collector,
+    plain_proposal,
+    propose_here,
+    propose_strategy,
+)
 from nestor.passes.polyhedral.tree_facts import tree_facts
 from tests.helpers.affine_programs import KERNELS
 from tests.helpers.tree_order import instance_times, values
@@ -122,6 +129,15 @@ def test_nothing_known_allows_nothing() -> None:
     assert not any(b.is_permutable() for b in plain.bands)
     facts = propose_here(program, limit_seconds=0.0)
     assert [p.origin for p in facts.proposals] == ["original"] and facts.unfinished
+
+
+def test_the_nest_as_written_comes_first_also_where_it_was_given_up() -> None:
+    program = KERNELS["gemm"]()
+    collected = Collector(program, 1.0)
+    collected.give_up(ORIGINAL)
+    found = propose_strategy(analyse_dependences(program), "serialize-sccs")
+    collected.add(found)
+    assert collected.facts().proposals == (plain_proposal(program), found)
 
 
 def test_every_strategy_is_known_to_isl() -> None:

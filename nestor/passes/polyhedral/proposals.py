@@ -143,7 +143,9 @@ class Collector:
 
     def facts(self) -> AffineFacts:
         """What there is; the nest as written comes first, whatever happened."""
-        proposals = self._proposals or [plain_proposal(self.program)]
+        proposals = self._proposals
+        if all(p.origin != ORIGINAL for p in proposals):
+            proposals = [plain_proposal(self.program), *proposals]
         return AffineFacts(
             dependences=self.dependences,
             proposals=tuple(proposals),

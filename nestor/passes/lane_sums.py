@@ -8,6 +8,8 @@ tiles) around the vector loop alone.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from nestor.errors import UserError
@@ -36,7 +38,7 @@ def sum_lanes(node: Node, lanes: Lanes) -> Node:
         case Compute():
             return node
         case Block():
-            return Block(body=tuple(sum_lanes(n, lanes) for n in node.body))
+            return Block(body=tuple(_sum_runs(node.body, lanes)))
         case Alloc():
             return replace(node, body=sum_lanes(node.body, lanes))
         case Guard():
@@ -51,6 +53,38 @@ def sum_lanes(node: Node, lanes: Lanes) -> Node:
                 update = _update(node.body, lanes)
                 return node if update is None else _around(node, [], update, lanes)
             return replace(node, body=sum_lanes(node.body, lanes))
+
+
+def _sum_runs(nodes: Sequence[Node], lanes: Lanes) -> Iterator[Node]:
+    """Whole tiles and the masked ones after them share their partial states, where they are rows
+    of one element: it is then added up once."""
+    for is_run, group in itertools.groupby(nodes, lambda n: _is_row(n, lanes)):
+        run = list(group)
+        if not is_run or len(run) == 1:
+            yield from (sum_lanes(n, lanes) for n in run)
+            continue
+        updates = [_row_update(n, lanes) for n in run]
+        first, last = run[0], run[-1]
+        assert isinstance(first, Loop) and isinstance(last, Loop) and updates[0] is not None
+        if any(u is None or u.stores != updates[0].stores for u in updates):
+            yield from (sum_lanes(n, lanes) for n in run)
+            continue
+        bounds = replace(first, upper=last.upper)
+        yield _around(bounds, [], updates[0], lanes, run)
+
+
+def _is_row(node: Node, lanes: Lanes) -> bool:
+    return _row_update(node, lanes) is not None
+
+
+def _row_update(node: Node, lanes: Lanes) -> Compute | None:
+    """The update of a loop over vectors with nothing in between."""
+    if not isinstance(node, Loop) or node.index != lanes.outer or node.kind != "serial":
+        return None
+    inside = node.body
+    if isinstance(inside, Loop) and inside.index == lanes.lane and inside.kind == "vector":
+        return _update(inside.body, lanes)
+    return None
 
 
 def _whole_tile(node: Node, lanes: Lanes) -> tuple[list[Loop], Compute | None]:
@@ -74,8 +108,11 @@ def _update(node: Node, lanes: Lanes) -> Compute | None:
     return None
 
 
-def _around(loop: Loop, tile: list[Loop], update: Compute, lanes: Lanes) -> Node:
-    """``loop`` with its partial states started before and merged after."""
+def _around(
+    loop: Loop, tile: list[Loop], update: Compute, lanes: Lanes, run: Sequence[Node] = ()
+) -> Node:
+    """``loop`` (or the loops of ``run``, between its bounds) with its partial states started before
+    and merged after."""
     reduction = lanes.statement.reduction
     assert isinstance(reduction, Reduction)
     scope: Scope = "register"
@@ -118,7 +155,7 @@ def _around(loop: Loop, tile: list[Loop], update: Compute, lanes: Lanes) -> Node
     body = Block(
         body=(
             _nest(tile, lanes, init),
-            _replace_stores(loop, update, parts),
+            *(_replace_stores(n, parts) for n in run or (loop,)),
             _nest(tile, lanes, merge),
         )
     )
@@ -140,11 +177,12 @@ def _nest(tile: list[Loop], lanes: Lanes, compute: Compute) -> Node:
     return node
 
 
-def _replace_stores(node: Node, update: Compute, stores: tuple[Store, ...]) -> Node:
+def _replace_stores(node: Node, stores: tuple[Store, ...]) -> Node:
+    """The loop with its one update going to ``stores``."""
     match node:
         case Compute():
-            return replace(node, stores=stores) if node is update else node
+            return replace(node, stores=stores)
         case Loop() | Guard():
-            return replace(node, body=_replace_stores(node.body, update, stores))
+            return replace(node, body=_replace_stores(node.body, stores))
         case _:
             raise TypeError(f"a {type(node).__name__} in a register tile")

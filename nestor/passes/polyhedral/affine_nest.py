@@ -35,7 +35,12 @@ from nestor.passes.polyhedral.isl_util import (
 from nestor.passes.polyhedral.model import domain_points
 from nestor.passes.polyhedral.order_tree import FreshNames
 from nestor.passes.polyhedral.pruning import drop_idle
-from nestor.passes.polyhedral.statement_times import StatementTime, TimeLoop, statement_times
+from nestor.passes.polyhedral.statement_times import (
+    StatementTime,
+    TileLoop,
+    TimeLoop,
+    statement_times,
+)
 from nestor.passes.polyhedral.tree_steps import Arranged, apply_tree_steps
 
 SCAN_OPERATIONS = 2_000_000
@@ -207,26 +212,63 @@ class _Tile(_Body):
         """See ``_Body``."""
         around = dict(zip((x.name for x in self.time.loops), arguments))
         ranges = {**ranges, **{t.name: (0, t.size - 1) for t in self.time.tile}}
+        conditions = [c.substitute(around) for c in self.conditions]
+        if self.moments:
+            return self._at_moments(around, conditions, ranges)
         indices = self.indices.items()
         instance = {n: value.substitute(around).simplify(ranges) for n, value in indices}
         compute = make_compute(self.time.statement, instance, ranges)
         whole = self._tile(compute, [], is_whole=True)
-        conditions = [c.substitute(around) for c in self.conditions]
-        for moment in self.moments:
-            conditions += [moment.substitute(around), -moment.substitute(around)]
         if not conditions:
             return whole
         exact = [c.simplify(ranges) for c in conditions]
-        if self.moments or self.rounds:
+        if self.rounds:
             return self._tile(compute, exact, is_whole=False)
         least = tuple(dict.fromkeys(self._least(c).simplify(ranges) for c in conditions))
         return Guard(
             conditions=least, body=whole, orelse=self._tile(compute, exact, is_whole=False)
         )
 
-    def _tile(self, node: Node, conditions: list[Affine], *, is_whole: bool) -> Node:
+    def _at_moments(
+        self,
+        around: Mapping[str, Affine],
+        conditions: list[Affine],
+        ranges: Mapping[str, Interval],
+    ) -> Node:
+        """The instances of the tile that run at this very iteration of the loops around.
+
+        A loop of the tile that the iteration decides is no loop: its index has that one value.
+        """
+        values: dict[str, Affine] = {}
+        for moment in self.moments:
+            gap = moment.substitute(around).substitute(values).simplify(ranges)
+            decided = next((t for t in self.time.tile if _is_decided(gap, t.name, values)), None)
+            if decided is None:
+                conditions += [gap, -gap]
+                continue
+            factor = gap.coefficient(decided.name)
+            value = (variable(decided.name) * factor - gap) * factor
+            values = {n: v.substitute({decided.name: value}) for n, v in values.items()}
+            values[decided.name] = value
+            conditions += [value, decided.size - 1 - value]
+        indices = self.indices.items()
+        instance = {n: v.substitute(around).substitute(values).simplify(ranges) for n, v in indices}
+        exact = [c.substitute(values).simplify(ranges) for c in conditions]
+        exact = [c for c in exact if (c.bounds(ranges)[0] or 0) < 0 or c.bounds(ranges)[0] is None]
+        compute = make_compute(self.time.statement, instance, ranges)
+        loops = [t for t in self.time.tile if t.name not in values]
+        return self._tile(compute, list(dict.fromkeys(exact)), is_whole=False, loops=loops)
+
+    def _tile(
+        self,
+        node: Node,
+        conditions: list[Affine],
+        *,
+        is_whole: bool,
+        loops: list[TileLoop] | None = None,
+    ) -> Node:
         """The loops of the tile; each condition stands as far out as it can."""
-        for t in reversed(self.time.tile):
+        for t in reversed(self.time.tile if loops is None else loops):
             here = tuple(c for c in conditions if t.name in c.variables())
             conditions = [c for c in conditions if c not in here]
             if here:
@@ -273,6 +315,16 @@ class _Tile(_Body):
         least = affine_text(self._least(value), names)
         text = f"[{parameters}] -> {{ [{dims}] : {least} < 0 }}"
         return not bool(self.domain.intersect(isl.Set.read_from_str(context(), text)).is_empty())
+
+
+def _is_decided(gap: Affine, name: str, values: Mapping[str, Affine]) -> bool:
+    """Whether ``gap = 0`` says what the index ``name``, which is not known yet, is."""
+    factor = gap.coefficient(name)
+    return (
+        abs(factor) == 1
+        and name not in values
+        and name not in (gap - variable(name) * factor).variables()
+    )
 
 
 def _body(kernel: Program, time: StatementTime, number: int, names: FreshNames) -> _Body:

@@ -303,11 +303,11 @@ def scalar_array(
     """A number in memory as ``dtype``, shape ()."""
     from nestor.ir.numeric import numpy_dtype, round_to_bf16
 
-    if dtype is DType.bf16:
-        bits = np.asarray(round_to_bf16(np.float32(value)), np.float32).view(np.uint32)
-        return (bits >> np.uint32(16)).astype(np.uint16)
     try:
         with np.errstate(over="ignore"):
-            return np.array(value, numpy_dtype(dtype))
+            if dtype is not DType.bf16:
+                return np.array(value, numpy_dtype(dtype))
+            bits = np.asarray(round_to_bf16(np.float32(value)), np.float32).view(np.uint32)
+            return (bits >> np.uint32(16)).astype(np.uint16)
     except OverflowError:
         raise fail(f"{value} does not fit in {dtype}") from None

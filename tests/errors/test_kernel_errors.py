@@ -15,6 +15,8 @@ import pytest
 
 import nestor
 from nestor.errors import InputError, Unsupported, UserError
+from nestor.ir.types import DType
+from nestor.kernel_binding import scalar_array
 from nestor.kernel_native import Conditions, NativeOptions, Variants
 
 _COUNT = itertools.count()
@@ -197,6 +199,41 @@ def test_an_access_that_is_always_outside_has_a_witness() -> None:
     with pytest.raises(UserError, match=r"index 2 of 'A' is always outside") as caught:
         always_outside(_x())
     assert "N=2, i=1" in str(caught.value) and "A[i + 1]" in str(caught.value)
+
+
+@pytest.mark.parametrize("scalar", ["longdouble(2)", "uint16(3)", "complex64(1)"])
+def test_global_numbers_of_types_that_kernels_lack(scalar: str, tmp_path: Path) -> None:
+    path = tmp_path / "global_number.py"
+    path.write_text(
+        f"import nestor\nimport numpy as np\nW = np.{scalar}\n\n@nestor.kernel\n"
+        'def k(A: nestor.f64["N"]):\n    A[0] = W\n',
+        encoding="utf-8",
+    )
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    with pytest.raises(Unsupported, match="'W' is no number"):
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+
+THREE = np.uint8(3)
+
+
+@nestor.kernel
+def add_three(A: nestor.u8["N"]):
+    for i in range(N):
+        A[i] += THREE
+
+
+def test_a_global_byte() -> None:
+    a = np.array([1, 254], np.uint8)
+    add_three(a)
+    np.testing.assert_array_equal(a, [4, 1])
+
+
+@pytest.mark.parametrize("dtype", [DType.bf16, DType.f32, DType.f64, DType.i64])
+def test_a_number_that_no_type_holds(dtype: DType) -> None:
+    with pytest.raises(InputError, match="does not fit"):
+        scalar_array(dtype, 10**400, InputError)
 
 
 @nestor.kernel

@@ -355,7 +355,8 @@ class Expressions:
         if isinstance(found, (bool, int, float)) and not isinstance(found, np.generic):
             return values.number(found)
         if isinstance(found, np.generic):
-            return Value(_numpy_constant(found)) if found.dtype.kind in "bif" else found
+            constant = _numpy_constant(found)
+            return found if constant is None else Value(constant)
         if isinstance(found, np.ndarray):
             raise self.source.unsupported(
                 node,
@@ -569,8 +570,11 @@ def _is_length(node: ast.AST) -> bool:
     return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "len"
 
 
-def _numpy_constant(found: np.generic) -> Const:
+def _numpy_constant(found: np.generic) -> Const | None:
+    """A NumPy scalar as a constant; None if its type is none of the IR's."""
     if found.dtype.kind == "b":
         return const(bool(found), DType.bool)
-    name = str(found.dtype)
-    return const(found.item(), dtype_named(name))
+    try:
+        return const(found.item(), dtype_named(str(found.dtype)))
+    except (KeyError, ValueError):
+        return None

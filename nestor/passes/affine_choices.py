@@ -330,13 +330,20 @@ def _dot(nest: Nest, target: CpuTarget) -> Choice | None:
         return Choice(
             shape="dot",
             rows=tuple(zip(rows, sizes, strict=True)),
-            vector=(reduced, lanes if rows else 4 * lanes),
+            vector=(reduced, lanes if rows else _sum_chains(nest) * lanes),
             is_split=True,
             order=(*others, reduced),
             parallel=parallel,
             reasons=((f"sum lanes of {reduced} apart", "only it runs along memory"),),
         )
     return None
+
+
+def _sum_chains(nest: Nest) -> int:
+    """Vectors that a sum without rows keeps apart: two hide an addition behind the bytes of a matrix
+    that no near cache holds, and are soon added up; where all is near it takes four."""
+    streams = [s for v in nest.deep for s in v.streams]
+    return 2 if any(s.dimensions > 1 for s in streams) else 4
 
 
 def _can_split(nest: Nest, loop: str, unrolled: list[str]) -> bool:

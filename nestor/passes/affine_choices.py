@@ -340,8 +340,11 @@ def _dot(nest: Nest, target: CpuTarget) -> Choice | None:
 
 
 def _sum_chains(nest: Nest) -> int:
-    """Vectors that a sum without rows keeps apart: two hide an addition behind the bytes of a matrix
-    that no near cache holds, and are soon added up; where all is near it takes four."""
+    """Vectors that a sum without rows keeps apart.
+
+    Two hide an addition behind the bytes of a matrix that no near cache holds, and are soon added
+    up; where all is near it takes four.
+    """
     streams = [s for v in nest.deep for s in v.streams]
     return 2 if any(s.dimensions > 1 for s in streams) else 4
 

@@ -34,7 +34,7 @@ BOTH = [
 """Every kernel in both types; those of integers once."""
 
 STRICT = [(n, d) for k, (n, d) in enumerate(BOTH) if d == DTYPES[0] or k % 6 == 1]
-"""For code in the program's own order of sums: all in float64, and a third of the float kernels in float32."""
+"""For code in the program's own order of sums: all in float64, some of them in float32 too."""
 
 TOLERANCE = 1e-10
 

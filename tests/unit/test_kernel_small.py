@@ -10,7 +10,7 @@ from nestor.kernel_native import SMALL_INSTANCES, count_instances
 
 
 @nestor.kernel(threads=2)
-def triangle(A: nestor.f64["N", "N"]):
+def triangle(A: nestor.f64[N, N]):  # noqa: F821
     """Double what is below the diagonal."""
     for i in range(N):  # noqa: F821
         for j in range(i):

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
+import pytest
 
 from nestor.errors import IllegalSchedule, LegalityUnknown, UserError
 from nestor.ir import numeric, parse_nest, print_nest, run_nest, run_program, verify_nest
@@ -26,6 +27,10 @@ from tests.legality.confirm import confirm
 
 MAX_SECONDS = 10.0
 """Building and checking a nest may take so long, of the processor's time."""
+
+MAX_COMPUTES = 3_000
+"""Of one enumeration; a witness that needs more counts as too large. (What an element went through
+is kept as a whole, so time and memory grow with the square of this.)"""
 
 NATIVE_EVERY = 5
 """Of the accepted cases, every fifth also runs natively."""
@@ -79,6 +84,12 @@ def check_affine_case(
     case: Case, candidate: Candidate, counts: AffineCounts, *, native: bool
 ) -> None:
     """Judge one schedule of one Program by everybody. Raises: ``Failure``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(oracle, "LIMIT", MAX_COMPUTES)
+        _check_case(case, candidate, counts, native=native)
+
+
+def _check_case(case: Case, candidate: Candidate, counts: AffineCounts, *, native: bool) -> None:
     oracle.forget()
     counts.verdicts["cases"] += 1
     kernel = case.program

@@ -13,6 +13,7 @@ from nestor.ir.parser import parse_program
 from nestor.ir.program import Program
 from nestor.ir.schedule import (
     Arrange,
+    Distribute,
     Fuse,
     Interchange,
     Promote,
@@ -189,3 +190,16 @@ def test_lanes_of_different_results_do_not_sum() -> None:
     p = sums()
     with pytest.raises(UserError, match="different results"):
         arranged(p, Skew(loop="i", by="k", factor=1), SplitReduction(loop="k", lanes=4))
+
+
+def test_loops_that_distribution_makes_get_names_that_no_tile_had() -> None:
+    p = affine_program(
+        "p", "N", {"A": "N", "B": "N", "C": "N + 3"},
+        """for i in 0..N { A[i] = A[i] * 0.5; B[i] = B[i] * 0.5; }
+           for i in 0..N + 3 { C[i] = C[i] * 0.5; }""",
+    )  # fmt: skip
+    steps = (Tile(loop="i.2", size=4), Distribute(loop="i", statement="S1"))
+    nest = arranged(p, *steps, Tile(loop="i.3", size=2), Unroll(loop="i.3.i"))
+    accepted(p, nest, {"N": 1}, {"N": 5})
+    with pytest.raises(UserError, match=r"i\.2"):
+        arranged(p, *steps, Tile(loop="i.2", size=2))

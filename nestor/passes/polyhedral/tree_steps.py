@@ -156,6 +156,9 @@ def _tile(state: Arranged, step: Tile) -> None:
         raise UserError(f"{step}: the size must be positive")
     if step.loop in state.kinds:
         raise UserError(f"{step}: '{step.loop}' is {state.kinds[step.loop]} already")
+    taken = {f"{step.loop}.o", f"{step.loop}.i"} & set(_spoken_for(state))
+    if taken:
+        raise UserError(f"{step}: another loop is called '{min(taken)}' already")
 
     def change(band: Band) -> Band:
         k = _position(band, step.loop)
@@ -221,7 +224,7 @@ def _skew(state: Arranged, step: Skew) -> None:
 
 
 def _distribute(state: Arranged, step: Distribute) -> None:
-    names = FreshNames(state.names())
+    names = FreshNames(_spoken_for(state))
 
     def change(band: Band) -> Tree:
         k = _position(band, step.loop)
@@ -251,6 +254,17 @@ def _distribute(state: Arranged, step: Distribute) -> None:
         )
 
     _rewrite(state, step, step.loop, change)
+
+
+def _spoken_for(state: Arranged) -> list[str]:
+    """Names that no new loop may have: of loops, of loops that were tiled, of what steps noted."""
+    names = {*state.names(), *state.kinds, *state.tiles, *(p.loop for p in state.promotions)}
+    names.update(outer for outer, _ in state.tiles.values())
+    for name in list(names):
+        while name.endswith((".o", ".i")):
+            name = name[:-2]
+            names.add(name)
+    return sorted(names)
 
 
 def _inherit(state: Arranged, old: str, new: str) -> None:

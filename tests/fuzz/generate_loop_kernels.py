@@ -31,8 +31,34 @@ SHAPES: dict[str, tuple[str, ...]] = {
 }
 """Dimensions of the arrays; each gets twice ``MARGIN`` more."""
 
+SPECIAL: dict[str, tuple[str, ...]] = {
+    "P": ("N + M",),
+    "Q": ("2*N",),
+    "R": ("2", "N"),
+    "H": ("T", "N"),
+}
+"""Arrays with indices that are sums of loops, twice a loop, or time."""
+
 LOCAL = ("L", "v")
 """Arrays of the function itself, in those that have any."""
+
+CONTRACTIONS = (
+    ("NMK", "C[{0}, {1}]", "A[{0}, {2}]", "B[{2}, {1}]"),
+    ("NMN", "C[{0}, {1}]", "D[{0}, {2}]", "C[{2}, {1}]"),
+    ("NMN", "C[{0}, {1}]", "D[{2}, {0}]", "E[{2}, {0}]"),
+    ("NMN", "C[{0}, {1}]", "D[{0}, {2}]", "y[{1}]"),
+    ("NNK", "D[{0}, {1}]", "A[{0}, {2}]", "A[{1}, {2}]"),
+    ("NNN", "D[{0}, {1}]", "D[{0}, {2}]", "D[{2}, {1}]"),
+    ("NNN", "D[{0}, {1}]", "D[{0}, {2}]", "D[{1}, {2}]"),
+    ("NNN", "D[{0}, {1}]", "E[{2}, {0}]", "E[{2}, {1}]"),
+    ("NMK", "C[{0}, {1}]", "G[{0}, {1}, {2}]", "z[{2}]"),
+    ("NMK", "A[{0}, {2}]", "G[{0}, {1}, {2}]", "y[{1}]"),
+    ("NKM", "G[{0}, {2}, {1}]", "A[{0}, {1}]", "y[{2}]"),
+    ("NN", "x[{0}]", "D[{0}, {1}]", "x[{1}]"),
+    ("NN", "x[{0}]", "D[{1}, {0}]", "w[{1}]"),
+    ("NM", "y[{1}]", "C[{0}, {1}]", "x[{0}]"),
+)
+"""Sizes of loops, an element that accumulates, and what is multiplied into it."""
 
 LOOPS = "ijkl"
 
@@ -51,6 +77,10 @@ class Made:
     has_time: bool
     has_index: bool
     nests: tuple[tuple[str, ...], ...]
+
+    def shape(self, name: str, sizes: dict[str, int]) -> tuple[int, ...]:
+        """Of an array, where the names of sizes, ``T`` among them, have these values."""
+        return tuple(eval(size, {}, sizes) + 2 * MARGIN for size in self.arrays[name][1])
 
     def work(self, sizes: dict[str, int]) -> int:
         """About how many iterations one time step has."""
@@ -83,7 +113,7 @@ class NestWriter:
         self.dtype = self.random.choice(["f64", "f64", "f32", "i32", "mixed"])
         self.has_time = self.random.random() < 0.3
         self.names = [n for n in SHAPES if n not in LOCAL or self.random.random() < 0.2]
-        self.may_branch = self.random.random() < 0.25
+        self.may_branch = self.random.random() < 0.3
 
     def made(self, *, reassociate: bool) -> Made:
         """The module."""
@@ -101,8 +131,8 @@ class NestWriter:
             self.nest(depth)
         # A size that only bounds a loop is still an array's: calls have it from there.
         self.used.update({"N": "x", "M": "y", "K": "z"}[size] for size in self.sizes)
-        used = [n for n in self.names if n in self.used and n not in LOCAL]
-        arrays = {n: (self.random.choice(kinds), SHAPES[n]) for n in used}
+        shapes = {n: s for n, s in (SHAPES | SPECIAL).items() if n in self.used - {*LOCAL}}
+        arrays = {n: (self.random.choice(kinds), shape) for n, shape in shapes.items()}
         parameters = ["T: int"] if self.has_time else []
         for name, (kind, shape) in arrays.items():
             dims = ", ".join(f'"{size} + {2 * MARGIN}"' for size in shape)
@@ -125,17 +155,8 @@ class NestWriter:
 
     def nest(self, depth: int) -> None:
         """One nest: loops, with statements on the way in and out."""
-        make = self.random.choice(
-            [
-                self.product,
-                self.product,
-                self.stencil,
-                self.stencil,
-                self.free,
-                self.free,
-                self.sweep,
-            ]
-        )
+        kinds = [self.contraction, self.product, self.stencil, self.free, self.sweep, self.odd]
+        make = self.random.choices(kinds, (5, 3, 4, 4, 2, 2))[0]
         make(depth)
 
     def open(self, depth: int, size: str | None = None, *, plain: bool = False) -> int:
@@ -200,6 +221,35 @@ class NestWriter:
         self.loops.append(inner)
         self.close(len(order))
 
+    def contraction(self, depth: int) -> None:
+        """A product of matrices or vectors, of triangles, or in place as in factorizations."""
+        sizes, target, *factors = self.random.choice(CONTRACTIONS)
+        order = list(range(len(sizes)))
+        if self.random.random() < 0.6:
+            self.random.shuffle(order)
+        first = len(self.loops)
+        plain = self.random.random() < 0.5
+        for k in order:
+            if self.loops[first:] and self.random.random() < 0.15:
+                self.statement(depth)
+            depth = self.open(depth, sizes[k], plain=plain)
+        names = {str(k): self.loops[first + p].name for p, k in enumerate(order)}
+        ordered = [names[str(k)] for k in range(len(sizes))]
+        self.used.update(text[0] for text in (target, *factors))
+        x, a, b = (text.format(*ordered) for text in (target, *factors))
+        pick = self.random.random()
+        if pick < 0.8:
+            self.put(depth, f"{x} {self.random.choice('++-')}= {self.scaled(f'{a} * {b}')}")
+        else:
+            self.put(
+                depth, f"{x} = {self.random.choice(['np.minimum', 'np.maximum'])}({x}, {a} + {b})"
+            )
+        self.close()
+        for p in range(1, len(order)):
+            if self.random.random() < 0.2:
+                self.statement(depth - p)
+            self.close()
+
     def stencil(self, depth: int) -> None:
         """Neighbours, in place or from another array, perhaps back again."""
         first, second = self.random.choice(
@@ -239,6 +289,51 @@ class NestWriter:
             self.assign(depth)
         self.close(opened)
 
+    def odd(self, depth: int) -> None:
+        """Convolutions, every other element, and two copies in turn."""
+        if self.has_time and self.random.random() < 0.5:
+            inner = self.open(depth, "N", plain=True)
+            i = self.loops[-1].name
+            now, then = self.random.choice([("t", "t + 1"), ("t % 2", "(t + 1) % 2")])
+            name = "R" if "%" in now else "H"
+            value = " + ".join(self.at(name, [now, self.near(i)]) for _ in range(self.pick(1, 3)))
+            self.put(inner, f"{self.at(name, [then, i])} = {self.scaled(value)}")
+            self.close()
+            return
+        order = self.random.sample("NM", 2)
+        inner = depth
+        for size in order:
+            inner = self.open(inner, size, plain=self.random.random() < 0.8)
+        i, j = (loop.name for loop in sorted(self.loops[-2:], key=lambda x: x.size != "N"))
+        window = self.random.choice(
+            [self.at("P", [f"{i} + {j} - 4"]), self.at("P", [f"{i} - {j} + M + 4"])]
+        )
+        pick = self.random.random()
+        if pick < 0.6:
+            self.put(
+                inner, f"{self.at('x', [i])} += {self.scaled(window + '*' + self.at('y', [j]))}"
+            )
+        elif pick < 0.8:
+            self.put(inner, f"{window} += {self.scaled(self.element() + '*' + self.at('x', [i]))}")
+        else:
+            self.put(inner, f"{window} = {self.value(1)}")
+        self.close(2)
+
+    def special(self) -> str | None:
+        """An element of an odd array; None if the loops around have none."""
+        inner = [loop.name for loop in self.loops if loop.size == "N"]
+        other = [loop.name for loop in self.loops if loop.size == "M"]
+        if not inner:
+            return None
+        i = self.random.choice(inner)
+        found = [("Q", [f"2*{i} - {self.pick(2, 5)}"]), ("Q", [f"{i} + {inner[0]} - 4"])]
+        if other:
+            found.append(("P", [f"{i} + {self.random.choice(other)} - {self.pick(2, 5)}"]))
+        if self.has_time:
+            found.append(("R", [self.random.choice(["t % 2", "(t + 1) % 2"]), self.near(i)]))
+            found.append(("H", [self.random.choice(["t", "t + 1"]), self.near(i)]))
+        return self.at(*self.random.choice(found))
+
     def free(self, depth: int) -> None:
         """Loops with statements before, after and inside."""
         count = self.pick(1, 3)
@@ -261,16 +356,16 @@ class NestWriter:
     def statement(self, depth: int) -> None:
         """Any statement inside loops."""
         pick = self.random.random()
-        if pick < 0.1 and self.may_branch and depth < 6:
+        if pick < 0.2 and self.may_branch and depth < 6:
             condition = self.condition()
             self.put(depth, f"if {condition}:")
             self.assign(depth + 1)
             if self.random.random() < 0.4:
                 self.put(depth, "else:")
                 self.assign(depth + 1)
-        elif pick < 0.3 and len(self.loops) < 4:
+        elif pick < 0.35 and len(self.loops) < 4:
             self.scalar_sum(depth)
-        elif pick < 0.5:
+        elif pick < 0.55:
             self.accumulate(depth, self.random.choice([n for n in self.names if n != "G"]))
         else:
             self.assign(depth)
@@ -317,7 +412,18 @@ class NestWriter:
         sizes = {loop.size for loop in self.loops}
         names = [n for n in self.names if set(SHAPES[n]) <= sizes or self.random.random() < 0.05]
         name = self.random.choice(names or ["x", "y", "C"])
-        return self.at(name, [self.along(size) for size in SHAPES[name]])
+        special = self.special() if self.random.random() < 0.08 else None
+        if special:
+            return special
+        indices = [self.along(size) for size in SHAPES[name]]
+        return self.at(name, self.selected(name, indices))
+
+    def selected(self, name: str, indices: list[str]) -> list[str]:
+        """Now and then the first index is data."""
+        if self.random.random() < 0.04 and SHAPES[name][0] == "N" and self.loops:
+            self.has_index = True
+            return [f"I[{self.along('N')}]", *indices[1:]]
+        return indices
 
     # Expressions
 
@@ -348,6 +454,8 @@ class NestWriter:
             return self.near(name)
         if pick < 0.96:
             return f"{size} + {2 * MARGIN - 1} - {name}"
+        if pick < 0.98:
+            return f"{name} // 2 + 1"
         return str(MARGIN)
 
     def element(self) -> str:
@@ -356,10 +464,8 @@ class NestWriter:
         fitting = [n for n in self.names if set(SHAPES[n]) <= sizes]
         name = self.random.choice(fitting * 3 + [n for n in self.names if n != "G"])
         indices = [self.along(size) for size in SHAPES[name]]
-        if self.random.random() < 0.04 and "N" in sizes and SHAPES[name][0] == "N":
-            self.has_index = True
-            indices[0] = f"I[{self.along('N')}]"
-        return self.at(name, indices)
+        special = self.special() if self.random.random() < 0.06 else None
+        return special or self.at(name, self.selected(name, indices))
 
     def constant(self) -> str:
         """A number of the kernel's type."""
@@ -372,7 +478,11 @@ class NestWriter:
     def value(self, depth: int, *, product: bool = False) -> str:
         """An expression."""
         if depth == 0:
-            return self.element() if self.random.random() < 0.85 else self.constant()
+            pick = self.random.random()
+            if pick < 0.08 and self.loops:
+                name = self.random.choice(self.loops).name
+                return name if self.dtype == "i32" else f"{name} * 0.125"
+            return self.element() if pick < 0.88 else self.constant()
         pick = self.random.random()
         if product and pick < 0.8:
             return self.scaled(f"{self.element()} * {self.element()}")
@@ -381,8 +491,13 @@ class NestWriter:
         if pick < 0.75:
             op = self.random.choice("++-*")
             return f"({self.value(depth - 1)} {op} {self.value(depth - 1)})"
-        if pick < 0.9:
+        if pick < 0.86:
             return self.scaled(self.value(depth - 1))
+        if pick < 0.9:
+            return f"abs({self.value(depth - 1)})"
+        if pick < 0.94 and self.dtype != "i32":
+            root = f"np.sqrt(abs({self.value(depth - 1)}))"
+            return root if pick < 0.92 else f"({self.value(depth - 1)} / (2.0 + {root}))"
         name = self.random.choice(["np.maximum", "np.minimum"])
         return f"{name}({self.value(depth - 1)}, {self.value(depth - 1)})"
 

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -17,11 +17,14 @@ import numpy as np
 
 import nestor
 from nestor import kernel_native
+from nestor.ir.program import Program
 from nestor.ir.schedule import Schedule
 from nestor.passes import affine_choices
+from nestor.passes.affine_facts import AffineFacts, BandFacts
 from nestor.passes.affine_schedule import affine_space
 from nestor.passes.affine_space import schedule_of
 from nestor.proposing import propose
+from nestor.target.cpu import CpuTarget
 from tests.fuzz.generate_loop_kernels import MARGIN, Made, make_nests
 from tests.helpers.python_kernels import copies, run_plain
 
@@ -34,7 +37,10 @@ SMALL_TILES = {"REDUCED_TILE": 16, "WAVE_TILE": 16, "PANEL_TILE": 32, "TIME_TILE
 """Tile sizes of the heuristic, so small that short loops cross them."""
 
 TARGETS = ("native", "native", "x86-64-v3")
-KINDS = ("the default", "the default", "small tiles", "a random point", "a random point")
+FORGETFUL = "forgotten dependences"
+KINDS = ("the default", "the default", "small tiles", "a random point", FORGETFUL)
+"""Where the schedule comes from. The last kind proposes what the checker has to refuse."""
+
 DTYPES = {"f64": np.float64, "f32": np.float32, "i32": np.int32}
 
 
@@ -81,8 +87,8 @@ def arguments(
 ) -> tuple[Any, ...]:
     """Arguments of these sizes. wild: with infinities, NaN and zeros of both signs."""
     given: list[Any] = [steps] if made.has_time else []
-    for kind, shape in made.arrays.values():
-        dims = tuple(sizes[size] + 2 * MARGIN for size in shape)
+    for name, (kind, _) in made.arrays.items():
+        dims = made.shape(name, {**sizes, "T": steps})
         if kind == "i32":
             values = rng.integers(-50, 50, dims)
         else:
@@ -114,20 +120,31 @@ def as_written() -> Iterator[None]:
         yield
 
 
+def _without_dependences(facts: AffineFacts, pick: random.Random) -> AffineFacts:
+    """As if some were not there: what is chosen then is often illegal."""
+
+    def forget(band: BandFacts) -> BandFacts:
+        return replace(band, vectors=tuple(v for v in band.vectors if pick.random() < 0.4))
+
+    proposals = (replace(p, bands=tuple(map(forget, p.bands))) for p in facts.proposals)
+    return replace(facts, proposals=tuple(proposals))
+
+
 @contextmanager
 def heuristic(pick: random.Random, isa: str) -> Iterator[str]:
     """Kernels compiled inside use the heuristic, at its default or at a random point."""
     kind = pick.choice(KINDS)
 
-    def random_point(program: Any, target: Any, *, reassociate: bool) -> tuple[Schedule, ...]:
-        space = affine_space(
-            program,
-            target,
-            reassociate=reassociate,
-            propose=lambda asked, limit: propose(asked, limit_seconds=limit),
-        )
+    def asked(program: Program, limit: float) -> AffineFacts:
+        facts = propose(program, limit_seconds=limit)
+        return facts if kind != FORGETFUL else _without_dependences(facts, pick)
+
+    def random_point(
+        program: Program, target: CpuTarget, *, reassociate: bool
+    ) -> tuple[Schedule, ...]:
+        space = affine_space(program, target, reassociate=reassociate, propose=asked)
         point = {k.name: pick.choice(k.domain) for k in space.knobs}
-        return (schedule_of(space, point),)
+        return (schedule_of(space, point if kind != FORGETFUL else space.default()),)
 
     with patch.dict("os.environ", {"NESTOR_TARGET": isa}):
         if kind == "the default":
@@ -182,7 +199,7 @@ def run_case(seed: int, folder: Path, counts: LoopCounts) -> None:
         counts.steps.update({type(step).__name__ for step in form.compiled.schedule})
         for line in (form.compiled.refused or "").split("\n"):
             if line and ":" in line and line.split(":")[0].isidentifier():
-                counts.refused[line[:110]] += 1
+                counts.refused[line.split(":")[0]] += 1
 
 
 def sensitivity(

@@ -37,5 +37,6 @@ def test_untuned_schedules(
     if len(numbers) < ENOUGH:
         return
     assert sum(counts.equal.values()) > 0.9 * len(numbers), counts.summary()
+    assert counts.refused["IllegalSchedule"], counts.summary()
     for step in ("Arrange", "Tile", "Parallel", "Interchange", "Vectorize", "Unroll"):
         assert counts.steps[step], counts.summary()

@@ -28,7 +28,7 @@ from tests.legality.confirm import confirm
 MAX_SECONDS = 10.0
 """Building and checking a nest may take so long, of the processor's time."""
 
-MAX_COMPUTES = 3_000
+MAX_COMPUTES = 6_000
 """Of one enumeration; a witness that needs more counts as too large. (What an element went through
 is kept as a whole, so time and memory grow with the square of this.)"""
 

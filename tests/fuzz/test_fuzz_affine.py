@@ -127,6 +127,7 @@ def test_the_counts(request: pytest.FixtureRequest, counts: AffineCounts) -> Non
     assert v["unknown"] <= max(2, 0.02 * v["cases"])
     assert v["legal"] <= max(2, 0.02 * v["refused"])
     assert v["witnessed"] + v["too large"] >= v["refused"]
+    assert v["too large"] <= max(2, 0.02 * v["refused"])
     missing = [s for s in STEPS if not counts.steps[s]]
     assert not missing, f"no accepted schedule has: {missing}"
 

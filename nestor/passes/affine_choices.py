@@ -208,10 +208,6 @@ def _row_lanes(nest: Nest, loop: str, target: CpuTarget) -> int:
     return lanes
 
 
-def _order_is_free(nest: Nest, *loops: str) -> bool:
-    return set(loops) <= set(nest.tilable_suffix())
-
-
 def _rest(nest: Nest, *used: str) -> tuple[str, ...]:
     return tuple(n for n in nest.loops if n not in used)
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 # isl's types are opaque to the type checker.
-from typing import Any
+from typing import Any, Protocol
 
 import islpy as isl
 
@@ -134,7 +134,7 @@ class _Scan:
         return self.bodies[domain].node(arguments, self.ranges)
 
 
-class _Body:
+class _Body(Protocol):
     """What isl scans as one point: an instance of a statement, or a register tile of them."""
 
     name: str
@@ -142,14 +142,12 @@ class _Body:
 
     def schedule(self, depth: int) -> Any:
         """isl's map from the points to time, of ``depth`` dimensions."""
-        raise NotImplementedError
 
     def node(self, arguments: tuple[Affine, ...], ranges: Mapping[str, Interval]) -> Node:
         """The computes of the point with these coordinates."""
-        raise NotImplementedError
 
 
-class _Instance(_Body):
+class _Instance:
     """A statement without a register tile: the points are its instances."""
 
     def __init__(self, time: StatementTime, points: Points, number: int, names: FreshNames):
@@ -177,7 +175,7 @@ class _Instance(_Body):
         return make_compute(self.time.statement, instance, ranges)
 
 
-class _Tile(_Body):
+class _Tile:
     """Register tiles of a statement: the points are the values of the loops around them."""
 
     def __init__(self, kernel: Program, time: StatementTime, points: Points, number: int):

@@ -1,0 +1,165 @@
+"""Loops of contractions: register tiles, long sums in blocks, panels of weights, epilogues."""
+
+from __future__ import annotations
+
+from nestor.ir.affine import Affine
+from nestor.ir.program import Statement
+from nestor.ir.schedule import (
+    Accumulate,
+    BlockReduction,
+    Fuse,
+    Pack,
+    Parallel,
+    Reorder,
+    Tile,
+)
+from nestor.passes.contraction import Contraction
+from nestor.passes.plain_schedule import plain_loops
+from nestor.passes.register_tile import choose_block, choose_register_tile
+from nestor.passes.schedule_rules import Rules
+from nestor.passes.statement_facts import (
+    constant_extent,
+    free_indices,
+    is_constant,
+    loop_parts,
+    reuse_extent,
+    without_sequential,
+)
+
+
+def schedule_alone(rules: Rules, statement: Statement, sequential: list[str]) -> None:
+    """One statement of a kernel: a contraction, or whatever else. ``sequential`` loops stay outside."""
+    contraction = rules.contraction(statement)
+    if contraction is not None:
+        # The time loop of a recurrence is neither a row nor a column of its product.
+        contraction = without_sequential(contraction, sequential)
+    if contraction is not None and not statement.scatter:
+        outer = [n for n in free_indices(statement) if n not in sequential]
+        _contraction_loops(rules, statement, contraction, outer, sequential)
+    else:
+        plain_loops(rules, statement, sequential, shared=[])
+
+
+def schedule_epilogue(rules: Rules, anchor: Statement) -> None:
+    """A contraction whose pointwise consumers run on its register tile."""
+    contraction = rules.contraction(anchor)
+    assert contraction is not None
+    free = free_indices(anchor)
+    parallel, tile = _contraction_loops(rules, anchor, contraction, free, [])
+    for s in rules.statements[1:]:
+        rename = dict(zip(rules.fused.shared[anchor.name], rules.fused.shared[s.name]))
+        loops, inner = _mirror(rules, s, rename, parallel, tile)
+        rules.out.append(Reorder(statement=s.name, loops=(*loops, *inner)))
+        for first, second in zip(parallel, loops):
+            rules.out.append(Fuse(first=first, second=second))
+        rules.annotate_tile(inner)
+    rules.keep_temps("register")
+
+
+def _mirror(
+    rules: Rules, s: Statement, rename: dict[str, str], parallel: list[str], tile: list[str]
+) -> tuple[list[str], list[str]]:
+    """Tile an epilogue's loops like the anchor's; returns its outer and inner loops."""
+    anchor = rules.statements[0].name
+
+    def other(loop: str) -> str:
+        _, index, *halves = loop_parts(loop, anchor)
+        return ".".join([s.name, rename[index], *halves])
+
+    for step in list(rules.out):
+        if isinstance(step, Tile) and step.loop.startswith(f"{anchor}."):
+            _, index, *_ = loop_parts(step.loop, anchor)
+            if index in rename:
+                rules.out.append(Tile(loop=other(step.loop), size=step.size))
+    return [other(p) for p in parallel], [other(t) for t in tile]
+
+
+def _contraction_loops(
+    rules: Rules, s: Statement, c: Contraction, free: list[str], sequential: list[str]
+) -> tuple[list[str], list[str]]:
+    """Register-tile a contraction; returns its outer (parallel) and its tile loops."""
+    lanes = rules.unit.lanes(max(s.elements[0].dtype.bytes, 4))
+    row = next((n for n in c.rows if is_constant(s, n)), c.rows[0] if c.rows else None)
+    columns = reuse_extent(s, c.vector)
+    rows = reuse_extent(s, row) if row else 1
+    row_tile, vectors = choose_register_tile(rows, columns, lanes, rules.unit.registers)
+    name, v = s.name, f"{s.name}.{c.vector}"
+    outer: list[str] = []
+    tile: list[str] = []
+    block = lanes * vectors
+    batch = [n for n in free if n not in (c.vector, row)]
+    if columns > block or not is_constant(s, c.vector):
+        rules.out.append(Tile(loop=v, size=block))
+        column_outer, v = [f"{v}.o"], f"{v}.i"
+    else:
+        column_outer = []
+    if vectors > 1 and columns > lanes:
+        rules.out.append(Tile(loop=v, size=lanes))
+        tile, v = [f"{v}.o"], f"{v}.i"
+    if row is not None and (rows > row_tile or not is_constant(s, row)):
+        rules.out.append(Tile(loop=f"{name}.{row}", size=row_tile))
+        row_outer, row_inner = [f"{name}.{row}.o"], [f"{name}.{row}.i"]
+    else:
+        row_outer, row_inner = [], [f"{name}.{row}"] if row else []
+    tile = [*row_inner, *tile, v]
+    batch_loops = [f"{name}.{n}" for n in batch]
+    if _depends(rules, c, batch):
+        outer = [*batch_loops, *column_outer, *row_outer]
+    else:
+        outer = [*column_outer, *batch_loops, *row_outer]
+    reduced = reduced_loops(rules, s, c)
+    seq = [f"{name}.{n}" for n in sequential]
+    seq = [rules.sequential_loop(s, n) for n in sequential] if sequential else seq
+    rules.out.append(Reorder(statement=name, loops=(*seq, *outer, *reduced, *tile)))
+    for loop in outer:
+        rules.out.append(Parallel(loop=loop))
+    rules.annotate_tile(tile)
+    rules.out.append(Accumulate(statement=name, scope="register"))
+    if c.is_packable and c.vector_operand is not None:
+        _pack(rules, c, block if columns > block else lanes * vectors)
+    return outer, tile
+
+
+def reduced_loops(rules: Rules, s: Statement, c: Contraction) -> list[str]:
+    """Loops over the reduced indices; a long sum is cut into blocks that are summed apart."""
+    loops = [f"{s.name}.{n}" for n in c.reduced]
+    at, size = choose_block([constant_extent(s, n) for n in c.reduced])
+    if at is None:
+        return loops
+    if size:
+        rules.out.append(Tile(loop=loops[at], size=size))
+        loops[at : at + 1] = [f"{loops[at]}.o", f"{loops[at]}.i"]
+    rules.out.append(BlockReduction(loop=loops[at]))
+    return loops
+
+
+def _depends(rules: Rules, c: Contraction, batch: list[str]) -> bool:
+    """Whether the vector operand depends on any of the batch indices."""
+    operand = c.vector_operand
+    if operand is None:
+        return True
+    used: set[str] = set()
+    for i in operand.indices:
+        used |= i.variables() if isinstance(i, Affine) else set()
+    return any(n in used for n in batch)
+
+
+def _pack(rules: Rules, c: Contraction, block: int) -> None:
+    """Store the vector operand as panels: vector index blocked innermost, reduced as looped."""
+    operand = c.vector_operand
+    assert operand is not None
+    dim_of = {
+        next(iter(i.variables())): d
+        for d, i in enumerate(operand.indices)
+        if isinstance(i, Affine) and i.variables()
+    }
+    if c.vector not in dim_of or any(
+        step.tensor == operand.tensor for step in rules.out if isinstance(step, Pack)
+    ):
+        return
+    v = dim_of[c.vector]
+    inner = [dim_of[n] for n in c.reduced if n in dim_of]
+    others = [d for d in range(len(operand.indices)) if d != v and d not in inner]
+    rules.out.append(
+        Pack(tensor=operand.tensor, order=(*others, v, *inner), dims=(v,), blocks=(block,))
+    )

@@ -1,0 +1,164 @@
+"""Loops of pointwise statements, reductions and scans: threads outside, vectors along memory."""
+
+from __future__ import annotations
+
+from nestor.ir.expr import loads
+from nestor.ir.program import Statement
+from nestor.ir.schedule import (
+    Accumulate,
+    Parallel,
+    Reorder,
+    SplitReduction,
+    Tile,
+    Unroll,
+    Vectorize,
+)
+from nestor.passes.schedule_rules import Rules
+from nestor.passes.statement_facts import (
+    bounding_indices,
+    extent_of,
+    in_reduction_order,
+    in_scope,
+    is_constant,
+    loop_parts,
+    magnitude,
+    reduced_indices,
+    widest_bytes,
+)
+from nestor.passes.strides import access_strides
+
+MAX_UNROLLED_TAPS = 9
+"""Reduced loops of constant extents with at most this many iterations together are unrolled."""
+
+
+def plain_loops(rules: Rules, s: Statement, sequential: list[str], shared: list[str]) -> None:
+    """A statement of its own: parallel over its outer indices, vector along memory."""
+    serial = s.scatter == "last" or (s.reduction is not None and s.reduction.into)
+    seq = [rules.sequential_loop(s, n) for n in sequential]
+    names = in_reduction_order(s, [n for n in s.domain.names if n not in sequential])
+    reduced = reduced_indices(s)
+    if serial:
+        rules.out.append(Reorder(statement=s.name, loops=(*seq, *(f"{s.name}.{n}" for n in names))))
+        return
+    free = [n for n in names if n not in reduced]
+    vector = _choose_vector(rules, s, names)
+    outer = _by_stride(rules, s, [n for n in free if n != vector])
+    loops = [f"{s.name}.{n}" for n in outer]
+    halves: list[str] = []
+    if vector is not None and vector in free:
+        loop = f"{s.name}.{vector}"
+        size = rules.unit.lanes(widest_bytes(s))
+        if extent_of(s, vector) > size or not is_constant(s, vector):
+            rules.out.append(Tile(loop=loop, size=size))
+            loops.append(f"{loop}.o")
+            halves = [f"{loop}.i"]
+        else:
+            halves = [loop]
+    rest = [n for n in names if n in reduced]
+    plain_inner(rules, s, [*seq, *loops], halves, rest, vector_half=True)
+    for loop in loops:
+        rules.out.append(Parallel(loop=loop))
+
+
+def plain_inner(
+    rules: Rules,
+    s: Statement,
+    outer: list[str],
+    halves: list[str],
+    rest: list[str],
+    vector_half: bool,
+) -> None:
+    """Order the inner loops of a statement: reduced ones, rows of a tile, then the vector."""
+    name, reduced = s.name, reduced_indices(s)
+    vector: list[str] = []
+    inner: list[str] = []
+    if vector_half and halves:
+        vector, halves = halves[-1:], halves[:-1]
+    free = [n for n in rest if n not in reduced]
+    summed = [n for n in in_reduction_order(s, rest) if n in reduced]
+    if not vector:
+        index = _choose_vector(rules, s, rest)
+        if index is not None:
+            size = rules.unit.lanes(widest_bytes(s))
+            loop = f"{name}.{index}"
+            if index in summed:
+                if extent_of(s, index) >= 2 * size and _may_split(rules, s):
+                    chains = next(
+                        c for c in (4, 2, 1) if c == 1 or extent_of(s, index) >= 2 * c * size
+                    )
+                    rules.out.append(SplitReduction(loop=loop, lanes=size * chains))
+                    summed.remove(index)
+                    inner, vector = [f"{loop}.o"], [f"{loop}.i"]
+            else:
+                free.remove(index)
+                if extent_of(s, index) > size:
+                    rules.out.append(Tile(loop=loop, size=size))
+                    inner, vector = [f"{loop}.o"], [f"{loop}.i"]
+                else:
+                    vector = [loop]
+    loops = [f"{name}.{n}" for n in free]
+    sums = [f"{name}.{n}" for n in summed]
+    if vector and vector[0].endswith(".i") and inner and _is_reduced(rules, s, vector[0]):
+        order = [*outer, *halves, *loops, *sums, *inner, *vector]
+    else:
+        order = [*outer, *halves, *loops, *inner, *sums, *vector]
+    rules.out.append(Reorder(statement=name, loops=in_scope(s, order)))
+    for loop in vector:
+        rules.out.append(Vectorize(loop=loop))
+    taps = 1
+    for n in summed:
+        taps *= extent_of(s, n)
+    if summed and taps <= MAX_UNROLLED_TAPS and s.reduction and not s.reduction.scan:
+        for loop in sums:
+            rules.out.append(Unroll(loop=loop))
+    if s.reduction is not None:
+        rules.out.append(Accumulate(statement=name, scope="register"))
+
+
+def _is_reduced(rules: Rules, s: Statement, loop: str) -> bool:
+    _, index, *_ = loop_parts(loop, s.name)
+    return index in reduced_indices(s)
+
+
+def _may_split(rules: Rules, s: Statement) -> bool:
+    kind = s.reduction
+    return kind is not None and kind.monoid.commutative and not kind.scan and not kind.into
+
+
+def _choose_vector(rules: Rules, s: Statement, names: list[str]) -> str | None:
+    """The index along which the statement's accesses are contiguous, if any gains."""
+    if s.scatter == "last":
+        return None
+    reduced = reduced_indices(s)
+    scanned = reduced if s.reduction and s.reduction.scan else set()
+    bounding = bounding_indices(s)  # loops around others, whose extents they decide
+    candidates = [n for n in names if n not in scanned | bounding and is_constant(s, n)]
+    best = max(candidates, key=lambda n: _vector_key(rules, s, n, reduced), default=None)
+    if best is None or unit_score(rules, s, best) <= 0 or extent_of(s, best) < 2:
+        return None
+    return best
+
+
+def _vector_key(rules: Rules, s: Statement, n: str, reduced: set[str]) -> tuple[float, ...]:
+    extent = min(extent_of(s, n), rules.unit.lanes(widest_bytes(s)))
+    return (unit_score(rules, s, n) * extent, float(n not in reduced), float(extent_of(s, n)))
+
+
+def unit_score(rules: Rules, s: Statement, index: str) -> float:
+    """How contiguous the accesses are along ``index``: a unit stride counts, a jump costs."""
+    score = 0.0
+    accesses = [(w.tensor, w.indices, 2.0) for w in s.writes]
+    accesses += [(x.tensor, x.indices, 1.0) for e in s.elements for x in loads(e)]
+    for tensor, indices, weight in accesses:
+        stride = access_strides(rules.tensors[tensor], indices, [index])[index]
+        if stride == 1:
+            score += weight
+        elif stride != 0:
+            score -= weight
+    return score
+
+
+def _by_stride(rules: Rules, s: Statement, names: list[str]) -> list[str]:
+    write = s.writes[0]
+    strides = access_strides(rules.tensors[write.tensor], write.indices, names)
+    return sorted(names, key=lambda n: -magnitude(strides[n]))

@@ -1,0 +1,165 @@
+"""Loops of statements that share rows: normalisations, softmax, attention."""
+
+from __future__ import annotations
+
+from nestor.ir.program import Statement
+from nestor.ir.schedule import (
+    Accumulate,
+    Fuse,
+    Parallel,
+    Reorder,
+    Tile,
+)
+from nestor.passes.contraction import Contraction
+from nestor.passes.contraction_schedule import reduced_loops
+from nestor.passes.plain_schedule import plain_inner, unit_score
+from nestor.passes.register_tile import choose_register_tile
+from nestor.passes.schedule_rules import Rules
+from nestor.passes.statement_facts import (
+    bounding_indices,
+    extent_of,
+    free_indices,
+    is_constant,
+    reuse_extent,
+    widest_bytes,
+)
+from nestor.passes.strides import access_strides
+
+
+def schedule_rows(rules: Rules) -> None:
+    """Normalisations, softmax, attention: rows shared outside, each statement alone inside."""
+    shared = rules.fused.shared
+    first = rules.statements[0]
+    positions = list(range(len(shared[first.name])))
+    order = sorted(positions, key=lambda p: _row_stride(rules, p), reverse=True)
+    tile_at, row_tile = _row_tile(rules, positions)
+    vector_at = _shared_vector(rules, positions) if tile_at is None else None
+    outer_first: list[str] = []
+    for s in rules.statements:
+        outer, inner_halves = _shared_loops(rules, s, order, tile_at, row_tile, vector_at)
+        _inner_loops(rules, s, outer, inner_halves, tile_at)
+        if s is first:
+            outer_first = outer
+        else:
+            for a, b in zip(outer_first, outer):
+                rules.out.append(Fuse(first=a, second=b))
+    for loop in outer_first:
+        rules.out.append(Parallel(loop=loop))
+    rules.keep_temps("local")
+
+
+def _row_stride(rules: Rules, position: int) -> int:
+    last = rules.statements[-1]
+    index = rules.fused.shared[last.name][position]
+    write = last.writes[0]
+    stride = access_strides(rules.tensors[write.tensor], write.indices, [index])[index]
+    return 0 if stride is None else abs(stride)
+
+
+def _row_tile(rules: Rules, positions: list[int]) -> tuple[int | None, int]:
+    """The shared index that the contractions of the group reuse, and its tile."""
+    for s in rules.statements:
+        c = rules.contraction(s)
+        if c is None:
+            continue
+        for row in c.rows:
+            if row in rules.fused.shared[s.name]:
+                lanes = rules.unit.lanes(4)
+                tile, _ = choose_register_tile(
+                    reuse_extent(s, row),
+                    reuse_extent(s, c.vector),
+                    lanes,
+                    rules.unit.registers,
+                )
+                return rules.fused.shared[s.name].index(row), tile
+    return None, 1
+
+
+def _shared_vector(rules: Rules, positions: list[int]) -> int | None:
+    """A shared index along which most memory is contiguous; it is then split for vectors."""
+    best, best_score = None, 0.0
+    for p in positions:
+        if any(rules.fused.shared[s.name][p] in bounding_indices(s) for s in rules.statements):
+            continue
+        score = 0.0
+        for s in rules.statements:
+            score += unit_score(rules, s, rules.fused.shared[s.name][p])
+        if (
+            score > best_score
+            and extent_of(rules.statements[0], rules.fused.shared[rules.statements[0].name][p]) >= 4
+        ):
+            best, best_score = p, score
+    alternatives = 0.0
+    for s in rules.statements:
+        inner = [n for n in s.domain.names if n not in rules.fused.shared[s.name]]
+        alternatives += max((unit_score(rules, s, n) for n in inner), default=0.0)
+    return best if best_score > alternatives else None
+
+
+def _shared_loops(
+    rules: Rules,
+    s: Statement,
+    order: list[int],
+    tile_at: int | None,
+    row_tile: int,
+    vector_at: int | None,
+) -> tuple[list[str], list[str]]:
+    outer: list[str] = []
+    inner: list[str] = []
+    for p in order:
+        index = rules.fused.shared[s.name][p]
+        loop = f"{s.name}.{index}"
+        size = row_tile if p == tile_at else 0
+        if p == vector_at:
+            size = rules.unit.lanes(widest_bytes(s))
+            size = rules.unit.lanes(max(widest_bytes(t) for t in rules.statements))
+        if size and (extent_of(s, index) > size or not is_constant(s, index)):
+            rules.out.append(Tile(loop=loop, size=size))
+            outer.append(f"{loop}.o")
+            inner.append(f"{loop}.i")
+        elif size:
+            inner.append(loop)
+        else:
+            outer.append(loop)
+    return outer, inner
+
+
+def _inner_loops(
+    rules: Rules, s: Statement, outer: list[str], halves: list[str], tile_at: int | None
+) -> None:
+    c = rules.contraction(s)
+    shared = set(rules.fused.shared[s.name])
+    if c is not None and c.vector not in shared and tile_at is not None:
+        _row_contraction(rules, s, c, outer, halves)
+        return
+    rest = [n for n in s.domain.names if n not in shared]
+    plain_inner(rules, s, outer, halves, rest, vector_half=tile_at is None and bool(halves))
+
+
+def _row_contraction(
+    rules: Rules, s: Statement, c: Contraction, outer: list[str], halves: list[str]
+) -> None:
+    """A contraction inside shared rows: the row tile is in ``halves``, columns are its own."""
+    lanes = rules.unit.lanes(max(s.elements[0].dtype.bytes, 4))
+    row_tile = 1
+    for step in rules.out:
+        if isinstance(step, Tile) and halves and step.loop == halves[0][:-2]:
+            row_tile = step.size
+    columns = reuse_extent(s, c.vector)
+    _, vectors = choose_register_tile(row_tile, columns, lanes, rules.unit.registers)
+    v = f"{s.name}.{c.vector}"
+    shared = set(rules.fused.shared[s.name])
+    own = [f"{s.name}.{n}" for n in free_indices(s) if n not in shared and n != c.vector]
+    if columns > lanes * vectors or not is_constant(s, c.vector):
+        rules.out.append(Tile(loop=v, size=lanes * vectors))
+        own.append(f"{v}.o")
+        v = f"{v}.i"
+    tile: list[str] = []
+    if vectors > 1 and columns > lanes:
+        rules.out.append(Tile(loop=v, size=lanes))
+        tile, v = [f"{v}.o"], f"{v}.i"
+    reduced = reduced_loops(rules, s, c)
+    tile = [*halves, *tile, v]
+    rules.out.append(Reorder(statement=s.name, loops=(*outer, *own, *reduced, *tile)))
+    rules.annotate_tile(tile)
+    rules.out.append(Accumulate(statement=s.name, scope="register"))

@@ -1,0 +1,70 @@
+"""What the rules of the default schedule share: a kernel's facts, and the steps so far."""
+
+from __future__ import annotations
+
+from nestor.ir.program import Statement, Tensor
+from nestor.ir.schedule import (
+    ComputeAt,
+    Step,
+    Unroll,
+    Vectorize,
+)
+from nestor.passes.contraction import Contraction, contraction_of
+from nestor.passes.fusion import FusedKernel
+from nestor.passes.register_tile import VectorUnit
+from nestor.passes.statement_facts import (
+    bounding_indices,
+)
+
+
+class Rules:
+    """A kernel being scheduled: its statements, and ``out``, the steps decided so far."""
+
+    def __init__(self, fused: FusedKernel, unit: VectorUnit):
+        self.fused = fused
+        self.unit = unit
+        self.kernel = fused.kernel
+        self.tensors = {t.name: t for t in self.kernel.tensors}
+        self.statements = [s for s in self.kernel.statements if isinstance(s, Statement)]
+        self.out: list[Step] = []
+
+    def contraction(self, s: Statement) -> Contraction | None:
+        """The contraction that ``s`` is, if its loops may stand in any order: no range of one
+        depends on another, as in a triangle."""
+        sequential = {p for p in s.order if isinstance(p, str)}
+        return None if bounding_indices(s) - sequential else contraction_of(s, self.tensors)
+
+    def sequential_loop(self, s: Statement, index: str) -> str:
+        """The loop that a seq region shares under the name of its first statement."""
+        for other in self.statements:
+            if other.order[:1] == s.order[:1]:
+                position = [p for p in s.order if isinstance(p, str)].index(index)
+                return f"{other.name}.{[p for p in other.order if isinstance(p, str)][position]}"
+        return f"{s.name}.{index}"
+
+    def keep_temps(self, scope: str) -> None:
+        """Keep temps of bounded size in ``scope`` instead of memory."""
+        for t in self.kernel.tensors:
+            if t.role == "temp" and self.is_bounded(t):
+                self.out.append(ComputeAt(tensor=t.name, scope=scope))  # type: ignore[arg-type]
+
+    def is_bounded(self, t: Tensor) -> bool:
+        """Whether what a row keeps of ``t`` has a constant size; else it stays in memory."""
+        for s in self.statements:
+            for w in s.writes:
+                if w.tensor != t.name:
+                    continue
+                rows = {str(n) for n in self.fused.shared[s.name]}
+                if any(
+                    not extent.is_const and str(i) not in rows
+                    for i, extent in zip(w.indices, t.shape)
+                ):
+                    return False
+        return True
+
+    def annotate_tile(self, loops: list[str]) -> None:
+        """Unroll the loops of a register tile; the innermost one becomes vectors."""
+        for loop in loops[:-1]:
+            self.out.append(Unroll(loop=loop))
+        if loops:
+            self.out.append(Vectorize(loop=loops[-1]))

@@ -28,7 +28,7 @@ from nestor.passes.statement_facts import (
 
 
 def schedule_alone(rules: Rules, statement: Statement, sequential: list[str]) -> None:
-    """One statement of a kernel: a contraction, or whatever else. ``sequential`` loops stay outside."""
+    """One statement, a contraction or whatever else; ``sequential`` loops stay outside."""
     contraction = rules.contraction(statement)
     if contraction is not None:
         # The time loop of a recurrence is neither a row nor a column of its product.

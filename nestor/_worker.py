@@ -1,8 +1,9 @@
 """A compile worker: ``python -m nestor._worker`` reads jobs from stdin and answers on stdout.
 
 A message is ``u32`` length of a text, the text, ``u64`` length of a body, the body (little endian).
-A job's text is its kind, an answer's is ``ok`` or ``error``. The end of stdin ends the worker, also
-in the middle of a job: then the parent is gone.
+A job's text is its kind and its limit in seconds, an answer's is ``ok`` or ``error``. The end of
+stdin ends the worker, also in the middle of a job: then the parent is gone. Where a library holds
+the interpreter that goes unnoticed, and an alarm a little past the limit ends it.
 
 ``python -m nestor._worker --replay FOLDER`` runs one job from a reproducer in the foreground.
 """
@@ -15,6 +16,7 @@ import importlib
 import json
 import os
 import queue
+import signal
 import struct
 import sys
 import threading
@@ -27,12 +29,17 @@ from nestor import errors
 KINDS = {
     "compile": "nestor._worker:compile_llvm",
     "kernel": "nestor.kernel_store:run_pickled_job",
+    "isl": "nestor.isl_stages:run_job",
+    "isl-warm": "nestor.isl_stages:warm_up",
     "polyhedral": "nestor.passes.polyhedral.proposals:run_job",
     "selftest": "nestor._worker:selftest",
 }
 """Kind of job → ``module:function`` (bytes → bytes); nothing else can be asked of a worker."""
 
 _MAX_BODY_BYTES = 4 << 30
+
+ALARM_SECONDS = 2.0
+"""How long after its limit a job whose parent did not end it is ended [s]."""
 
 
 def write_message(pipe: IO[bytes], text: str, body: bytes) -> None:
@@ -144,11 +151,15 @@ def serve(source: IO[bytes], sink: IO[bytes]) -> None:
 
     threading.Thread(target=read, daemon=True).start()
     while True:
-        kind, payload = jobs.get()
+        text, payload = jobs.get()
+        kind, _, limit = text.partition(" ")
+        # The signal's default action, the end of the process, needs no interpreter.
+        signal.setitimer(signal.ITIMER_REAL, float(limit) + ALARM_SECONDS)
         try:
             status, body = "ok", run_job(kind, payload)
         except Exception as error:
             status, body = "error", encode_error(error)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         write_message(sink, status, body)
 
 
@@ -182,9 +193,8 @@ def main() -> None:
     sink = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     # The keyboard's Ctrl-C reaches the whole group; the parent decides.
-    import signal
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     with contextlib.suppress(BrokenPipeError):
         serve(sys.stdin.buffer, sink)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from nestor.cache import ObjectCache
 from nestor.config import Config
 from nestor.ir.schedule import schedule_from_json, schedule_to_json
-from nestor.kernel_job import KernelJob, KernelObject, run_kernel_job
+from nestor.kernel_job import KernelJob, KernelObject, Proofs, run_kernel_job
 from nestor.workers import WorkerPool, shared_pool
 
 Progress = Callable[[int, int], None]
@@ -38,10 +38,14 @@ def job_key(job: KernelJob) -> str:
 
 
 def compile_jobs(
-    jobs: dict[str, KernelJob], config: Config, progress: Progress | None = None
+    jobs: dict[str, KernelJob],
+    config: Config,
+    progress: Progress | None = None,
+    proofs: Proofs | None = None,
 ) -> tuple[dict[str, KernelObject], frozenset[str]]:
     """Objects for all jobs, by key, and the keys of those that came from the cache.
 
+    Args: proofs: where a single job asks isl; None: in this process. Several go to workers.
     Raises: what a job raises, after the others have finished.
     """
     cache = ObjectCache(config.cache_dir)
@@ -56,7 +60,7 @@ def compile_jobs(
     report(len(hits), len(jobs))
     wanted = config.worker_count() if len(missing) > 1 else 1
     pool = shared_pool(wanted) if wanted > 1 else None
-    results = _compile_here(missing) if pool is None else _compile_in_workers(pool, missing)
+    results = _compile_here(missing, proofs) if pool is None else _compile_in_workers(pool, missing)
     for position, (key, compiled) in enumerate(results):
         done[key] = compiled
         cache.put(key, encode_object(compiled))
@@ -64,9 +68,11 @@ def compile_jobs(
     return done, hits
 
 
-def _compile_here(jobs: dict[str, KernelJob]) -> Iterator[tuple[str, KernelObject]]:
+def _compile_here(
+    jobs: dict[str, KernelJob], proofs: Proofs | None
+) -> Iterator[tuple[str, KernelObject]]:
     for key, job in jobs.items():
-        yield key, run_kernel_job(job)
+        yield key, run_kernel_job(job, proofs)
 
 
 def _compile_in_workers(

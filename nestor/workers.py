@@ -243,7 +243,7 @@ class LimitedWorker:
         clock = time.monotonic()
         with self._limit(timeout_s):
             try:
-                _worker.write_message(self._process.stdin, kind, payload)
+                _worker.write_message(self._process.stdin, f"{kind} {timeout_s}", payload)
                 answer = _worker.read_message(self._process.stdout)
             except (OSError, ValueError):
                 answer = None

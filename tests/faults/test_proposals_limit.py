@@ -86,6 +86,7 @@ def test_the_keyboard_interrupts() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         from tests.faults.test_proposals_limit import deep
         from nestor import proposing
+        from nestor.isl_helper import shared_helper
         from tests.helpers.affine_programs import KERNELS
         program = deep(8, 12)
         proposing.propose(KERNELS["gemm"]())
@@ -93,7 +94,7 @@ def test_the_keyboard_interrupts() -> None:
         try:
             proposing.propose(program, limit_seconds=60.0)
         except KeyboardInterrupt:
-            assert not proposing._helper.is_alive()
+            assert not shared_helper().is_alive()
             print("interrupted", flush=True)
     """
     process = subprocess.Popen(

@@ -26,7 +26,7 @@ from nestor.passes.polyhedral.promotions import check_promotions
 from nestor.passes.polyhedral.races import check_races
 from nestor.passes.polyhedral.values import check_values
 
-CHECKER_VERSION = "4"
+CHECKER_VERSION = "5"
 """Raised whenever what is accepted may change: recorded verdicts of other versions do not count."""
 
 MAX_OPERATIONS = 20_000_000

@@ -154,20 +154,27 @@ def _conflict(a: Access, b: Access) -> Any:
 def runs_in_program_order(a: Site, b: Site, a_info: StatementInfo, b_info: StatementInfo) -> bool:
     """True if the loops that two sites share are plainly the Program's, in its order.
 
-    Then all their instances keep the Program's order, whatever they touch, and isl need not be
-    asked: most pairs of a nest that runs nearly as written. False says nothing.
+    Each index of the order is a loop, perhaps shifted by what the loops around it determine. Then
+    all their instances keep the Program's order, whatever they touch, and isl need not be asked:
+    most pairs of a nest that runs nearly as written, and all of one that runs exactly so. False
+    says nothing.
     """
     shared, static = shared_loops(a, b)
     if any(len({v.index for v in s.loops}) != len(s.loops) for s in (a, b)):
         return False  # a name that stands for two loops
-    inst_a, inst_b = a.instance, b.instance
     level = 0
     for x, y in zip(a_info.sequence, b_info.sequence):
         if isinstance(x, str) and isinstance(y, str):
             if level == shared:
                 return False
-            value = variable(a.loops[level].index)
-            if inst_a.get(x) != value or inst_b.get(y) != value:
+            # Past equal outer loops, a shift by what is equal there keeps this loop's order.
+            outer = {v.index for v in a.loops[:level]} | {p.name for p in a.points.symbols}
+            shift_a = _shift(a, x, level)
+            if (
+                shift_a is None
+                or shift_a != _shift(b, y, level)
+                or not shift_a.variables() <= outer
+            ):
                 return False
             level += 1
         elif x != y:
@@ -176,6 +183,12 @@ def runs_in_program_order(a: Site, b: Site, a_info: StatementInfo, b_info: State
     if a_info is b_info:
         return a is b  # instances that agree in the whole sequence have no order
     return level == shared and static == (-1 if a_info.position < b_info.position else 1)
+
+
+def _shift(site: Site, index: str, level: int) -> Affine | None:
+    """How far the statement's ``index`` is from the loop at ``level``; None if it has no value."""
+    value = site.instance.get(index)
+    return None if value is None else value - variable(site.loops[level].index)
 
 
 def _seq_names(info: StatementInfo) -> list[str]:

@@ -165,13 +165,11 @@ def _analysed(text: str) -> DependenceAnalysis:
 def run_job(payload: bytes) -> bytes:
     """Kind ``polyhedral``: JSON ``{"program": text, "strategy": name}`` → proposal as JSON.
 
-    Besides ``STRATEGIES`` there are ``original``; ``dependences``, which gives a list of them in
-    about ``seconds``; and ``warm``, which does nothing but load isl.
+    Besides ``STRATEGIES`` there are ``original``, and ``dependences``, a list of which is made in
+    about ``seconds``.
     """
     job = json.loads(payload)
     strategy = job["strategy"]
-    if strategy == "warm":
-        return b"{}"
     analysis = _analysed(job["program"])
     answer: Any
     if strategy == DEPENDENCES:

@@ -12,6 +12,8 @@ PEERS ?= eager,compile,nestor
 KERNELS ?= all
 SIZE ?= LARGE
 COMPILERS ?= clang,gcc,nestor
+OPS ?= all
+OP_PEERS ?= eager,compile,ort,openvino,nestor
 PYTEST_ARGS ?=
 
 # The newest Python that is new enough; set PYTHON to choose another.
@@ -19,7 +21,8 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	"$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
 	&& { echo "$$p"; break; }; done)
 
-.PHONY: demo test check format bench bench-models bench-polybench fuzz golden clean help
+.PHONY: demo test check format bench bench-models bench-polybench bench-ops fuzz golden \
+	clean help
 
 help:
 	@echo "make demo          embed sentences and classify an image; compare with PyTorch"
@@ -28,6 +31,7 @@ help:
 	@echo "make bench         time every model against its peers, taking turns"
 	@echo "make bench-models  the same for MODELS=\"resnet50 gpt2\" and PEERS=eager,ort,nestor"
 	@echo "make bench-polybench  loop kernels against clang and gcc: KERNELS=\"gemm lu\" SIZE=MEDIUM"
+	@echo "make bench-ops     single operators against libraries: OPS=\"gemm_1024 attention\""
 	@echo "make fuzz SEED=7   random programs and schedules, 2,000 cases"
 	@echo "make golden        write the expected texts of tests/golden anew"
 	@echo "make clean         remove the environment, caches and built files"
@@ -65,6 +69,9 @@ bench-models: $(STAMP)
 bench-polybench: $(STAMP)
 	$(BIN)/python -m benchmarks.polybench $(KERNELS) --size $(SIZE) --peers $(COMPILERS) \
 		--threads $(THREADS)
+
+bench-ops: $(STAMP)
+	$(BIN)/python -m benchmarks.ops $(OPS) --peers $(OP_PEERS) --threads $(THREADS)
 
 fuzz: $(STAMP)
 	$(BIN)/python -m pytest tests/fuzz --fuzz-seed $(SEED) --fuzz-cases $(CASES) $(PYTEST_ARGS)

@@ -18,13 +18,18 @@ from nestor.benchmarking import peers as known
 from nestor.benchmarking.peers import Prepared
 from nestor.errors import UserError
 
-PEER_NAMES = {"ort": "onnxruntime", "ov": "openvino"}
-"""Short name → package that it needs."""
+PEER_NAMES = {"ort": "onnxruntime", "ov": "openvino", "openvino": "openvino"}
+"""Name → package that it needs."""
 
 
 def register() -> None:
-    """Make the peers of this module known by their short names."""
-    known.PEERS.update(ort="benchmarks.peers:onnx_runtime", ov="benchmarks.peers:openvino")
+    """Make the peers of this module known by their names; ``ov`` is short for ``openvino``."""
+    known.PEERS.update(
+        compile="benchmarks.peers:frozen_compile",
+        ort="benchmarks.peers:onnx_runtime",
+        ov="benchmarks.peers:openvino",
+        openvino="benchmarks.peers:openvino",
+    )
 
 
 def _need(package: str) -> None:
@@ -43,6 +48,18 @@ def _export(model: Any, inputs: Sequence[Any], folder: str) -> Path:
     with contextlib.redirect_stdout(io.StringIO()):
         torch.onnx.export(model, tuple(inputs), file, dynamo=True, external_data=True)
     return file
+
+
+def frozen_compile(model: Any, inputs: Sequence[Any], threads: int) -> Prepared:
+    """``torch.compile`` that may fold and repack the weights, as every peer that is compared may.
+
+    ``nestor bench`` takes PyTorch's defaults; beside peers that own the weights, that would be
+    unfair to it.
+    """
+    import torch._inductor.config
+
+    torch._inductor.config.freezing = True
+    return known.torch_compile(model, inputs, threads)
 
 
 def onnx_runtime(model: Any, inputs: Sequence[Any], threads: int) -> Prepared:

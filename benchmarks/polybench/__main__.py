@@ -13,10 +13,10 @@ from typing import Any
 from benchmarks.harness import RESULTS, machine
 from benchmarks.polybench import runner, tables
 from benchmarks.polybench.case import SIZES
-from benchmarks.polybench.floor import Machine, measure_machine
 from benchmarks.polybench.native import C_PEERS, compiler_version, find_compiler
 from benchmarks.polybench.peers import PEERS, warm_up
 from benchmarks.polybench.registry import CASES
+from benchmarks.roofline import Machine, measure_machine
 from nestor.cli import run_guarded
 from nestor.cli_progress import progress_bar
 from nestor.errors import UserError

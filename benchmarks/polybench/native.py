@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import shutil
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.c_library import CLANG, build_library, find_command
 from nestor.codegen.c import print_c
 from nestor.errors import UserError
 from nestor.ir.numeric import numpy_dtype
@@ -27,8 +27,6 @@ EXACT = ("-O1", "-ffp-contract=off")
 POLLY = ("-mllvm", "-polly", "-mllvm", "-polly-parallel")
 """LLVM's own polyhedral optimiser, with parallel loops."""
 
-_CLANG = ("clang-22", "clang-21", "clang-20", "clang-19", "clang")
-
 
 @dataclass(frozen=True, slots=True)
 class CPeer:
@@ -40,20 +38,17 @@ class CPeer:
 
 
 C_PEERS = {
-    "clang": CPeer(_CLANG),
+    "clang": CPeer(CLANG),
     "gcc": CPeer(("gcc",)),
-    "polly": CPeer(_CLANG, (*FAST, *POLLY), ("-lm", "-lgomp")),
+    "polly": CPeer(CLANG, (*FAST, *POLLY), ("-lm", "-lgomp")),
 }
-COMPILE_LIMIT = 300
-"""A compiler that takes longer has failed [s]."""
 
 
 def find_compiler(peer: str) -> str:
     """The command of a C compiler. Raises: ``UserError`` if none is installed."""
     commands = C_PEERS[peer].commands
-    for command in commands:
-        if shutil.which(command):
-            return command
+    if command := find_command(commands):
+        return command
     raise UserError(
         f"no {commands[0]} here (looked for {', '.join(commands)}); "
         f"install it, or leave {peer} out of --peers"
@@ -152,33 +147,3 @@ def compile_c(
         symbols=dict(symbols),
         compile_seconds=seconds,
     )
-
-
-def build_library(
-    source: Path,
-    target: Path,
-    *,
-    command: str,
-    flags: Sequence[str],
-    libraries: Sequence[str] = ("-lm",),
-) -> None:
-    """Compile ``source`` to a shared object.
-
-    Linking is a step of its own, without ``flags``: at ``-ffast-math`` compilers link start-up code
-    that lets the whole process that loads the object flush denormal numbers to zero.
-    Raises: ``UserError`` with the compiler's words if it refuses, or takes too long.
-    """
-    unit = target.with_suffix(".o")
-    steps = (
-        [command, "-std=gnu99", "-fPIC", *flags, "-c", str(source), "-o", str(unit)],
-        [command, "-shared", str(unit), "-o", str(target), *libraries],
-    )
-    for line in steps:
-        try:
-            done = subprocess.run(
-                line, capture_output=True, text=True, check=False, timeout=COMPILE_LIMIT
-            )
-        except subprocess.TimeoutExpired:
-            raise UserError(f"{command} took over {COMPILE_LIMIT} s for {source.name}") from None
-        if done.returncode:
-            raise UserError(f"{command} refused {source.name}:\n{done.stderr.strip()}")

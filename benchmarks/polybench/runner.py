@@ -16,7 +16,8 @@ import numpy as np
 from benchmarks.polybench import peers
 from benchmarks.polybench.case import Case
 from benchmarks.polybench.compare import relative_error
-from benchmarks.polybench.floor import Machine
+from benchmarks.polybench.floor import floor_seconds
+from benchmarks.roofline import Machine
 from nestor.benchmarking.turns import Spread
 from nestor.errors import NestorError
 
@@ -207,7 +208,7 @@ def measure(
         size=size,
         dtype=dtype,
         peers=found,
-        floor_seconds=machine.floor_seconds(case, size, dtype),
+        floor_seconds=floor_seconds(machine, case, size, dtype),
         operations=case.work(size),
     )
 

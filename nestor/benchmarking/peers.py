@@ -25,12 +25,14 @@ class Prepared:
         compiles_at_first_call: then the first call belongs to ``compile_seconds``, and memory is
             measured at the one after it: the first that only runs the model.
         note: what a reader should know, e.g. how many kernels there are.
+        externs: operators of one call that are left to PyTorch by a peer that replaces it.
     """
 
     call: Callable[[], Any]
     compile_seconds: float = 0.0
     compiles_at_first_call: bool = False
     note: str = ""
+    externs: int = 0
 
 
 PeerMaker = Callable[[Any, Sequence[Any], int], Prepared]
@@ -101,6 +103,9 @@ def nestor_compiled(model: Any, inputs: Sequence[Any], threads: int) -> Prepared
     seconds = time.perf_counter() - start
     report = compiled.report()
     note = f"{len(report.kernels)} kernels, {report.cache_hits} from the cache"
-    if report.externs:
-        note += f", {sum(e.count for e in report.externs)} calls of PyTorch"
-    return Prepared(call=lambda: compiled(*inputs), compile_seconds=seconds, note=note)
+    externs = sum(e.count for e in report.externs)
+    if externs:
+        note += f", {externs} calls of PyTorch"
+    return Prepared(
+        call=lambda: compiled(*inputs), compile_seconds=seconds, note=note, externs=externs
+    )

@@ -78,6 +78,7 @@ class PeerResult:
         outputs: what the model returned, flattened.
         others: what it returned at each of the other inputs asked for, flattened.
         note: what the peer says about itself.
+        externs: operators of one call that it leaves to PyTorch.
     """
 
     name: str
@@ -89,6 +90,7 @@ class PeerResult:
     outputs: list[NDArray[Any]] = field(default_factory=list)
     others: list[list[NDArray[Any]]] = field(default_factory=list)
     note: str = ""
+    externs: int = 0
 
     @property
     def call_seconds(self) -> Spread | None:
@@ -112,6 +114,7 @@ class PeerResult:
             "ratio": ratio.to_dict() if ratio else None,
             "turns_ns": self.turns_ns,
             "note": self.note,
+            "externs": self.externs,
         }
 
 
@@ -294,6 +297,7 @@ def _prepare(
         result.compile_seconds = answer["compile_seconds"]
         result.peak_bytes = answer["peak_bytes"]
         result.note = answer["note"]
+        result.externs = answer["externs"]
         result.outputs = process.fetch_outputs()
     except (UserError, InternalError) as error:
         result.failure = str(error)

@@ -76,7 +76,12 @@ class Session:
             compile_seconds += time.perf_counter() - start
         self.outputs, peak = measure_call_memory(prepared.call)
         self.prepared, self.inputs = prepared, inputs
-        return {"compile_seconds": compile_seconds, "peak_bytes": peak, "note": prepared.note}
+        return {
+            "compile_seconds": compile_seconds,
+            "peak_bytes": peak,
+            "note": prepared.note,
+            "externs": prepared.externs,
+        }
 
     def save_outputs(self, file: str) -> Any:
         """Write the last outputs, flattened, as ``.npz``; gives how many there are."""

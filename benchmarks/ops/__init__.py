@@ -1,0 +1,1 @@
+"""Single operators, timed against libraries and compilers and held against the machine's limit."""

@@ -1,0 +1,160 @@
+"""``python -m benchmarks.ops NAME…``: time operators against their peers, taking turns."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import peers
+from benchmarks.c_library import CLANG, find_command
+from benchmarks.harness import RESULTS, failures, machine
+from benchmarks.ops import registry, tables
+from benchmarks.ops.runner import Measured, measure
+from benchmarks.roofline import Machine, measure_machine
+from nestor.benchmarking.peers import check_peer_names
+from nestor.benchmarking.turns import Timing
+from nestor.cli import run_guarded
+from nestor.cli_progress import progress_bar
+from nestor.errors import UserError
+from nestor.tables import print_tables
+
+PEERS = "eager,compile,ort,openvino,nestor"
+
+
+def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.ops",
+        description="Time single operators against their peers, taking turns.",
+        epilog="example:\n  python -m benchmarks.ops gemm_1024 'conv*' --peers eager,nestor",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "ops", nargs="*", metavar="OP", help="names, patterns or groups; default: every operator"
+    )
+    parser.add_argument("--list", action="store_true", help="print the operators and stop")
+    parser.add_argument(
+        "--peers", default=PEERS, help=f"of {PEERS}; ratios: to the first and the best"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the inputs")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=11, help="turns of each peer")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE.md",
+        help="write the table there and JSON beside it; default: benchmarks/results/ops.md for a "
+        "run of every operator and peer, else nowhere",
+    )
+    return parser.parse_args(given)
+
+
+def _peaks(threads: int) -> Machine | None:
+    """The machine's peaks in float32; None without a C compiler."""
+    command = find_command(("gcc", *CLANG))
+    if command is None:
+        return None
+    with tempfile.TemporaryDirectory(prefix="nestor-ops-") as folder:
+        return measure_machine(command, Path(folder), threads=threads, dtype="float32")
+
+
+def _higher(first: Machine | None, second: Machine | None) -> Machine | None:
+    """The higher peaks of two measurements: what else the machine does only lowers them."""
+    if first is None or second is None:
+        return first or second
+    return Machine(
+        flops=max(first.flops, second.flops), bandwidth=max(first.bandwidth, second.bandwidth)
+    )
+
+
+def _about(peaks: Machine | None, threads: int, names: Sequence[str]) -> dict[str, Any]:
+    from importlib.metadata import version
+
+    about = machine()
+    for name in names:
+        if package := peers.PEER_NAMES.get(name):
+            about[package] = version(package)
+    about["threads"] = threads
+    if peaks is None:
+        return about | {"peak": "not measured: no C compiler"}
+    return about | {
+        "peak": f"{peaks.flops / 1e9:.0f} Gflop/s",
+        "copy": f"{peaks.bandwidth / 1e9:.1f} GB/s",
+    }
+
+
+def _output(given: argparse.Namespace, count: int, names: Sequence[str]) -> Path | None:
+    """Where results are written: a part of the suite must not replace the whole one's figures."""
+    if given.output is not None:
+        return Path(given.output).with_suffix(".md")
+    whole = count == len(registry.OPS) and set(names) == set(PEERS.split(","))
+    return RESULTS / "ops.md" if whole else None
+
+
+def run(given: argparse.Namespace) -> int:
+    """Run what was asked for; 1 if Nestor's answer is wrong or Nestor fails."""
+    peers.register()
+    cases, names = registry.choose(given.ops), given.peers.split(",")
+    if given.list:
+        print("\n".join(f"{c.group:12} {c.name}" for c in cases))
+        return 0
+    check_peer_names(names)
+    if given.rounds < 1 or given.threads < 1:
+        raise UserError("--rounds and --threads are at least 1")
+    markdown = _output(given, len(cases), names)
+    # Processes that this one starts, a compiler's among them, ask OpenMP for its default.
+    os.environ["OMP_NUM_THREADS"] = str(given.threads)
+    peaks = _peaks(given.threads)
+    measured: list[Measured] = []
+    with progress_bar() as tell:
+        for i, case in enumerate(cases):
+            measured.append(
+                measure(
+                    case,
+                    names,
+                    peaks,
+                    seed=given.seed,
+                    threads=given.threads,
+                    timing=Timing(rounds=given.rounds),
+                    progress=lambda what, done, i=i, case=case: tell(
+                        f"{case.name}: {what}", (i + done) / len(cases)
+                    ),
+                )
+            )
+            # After each operator, so that an interrupted run keeps what it has.
+            if markdown is not None:
+                tables.write_results(measured, names, _about(peaks, given.threads, names), markdown)
+    peaks = _higher(peaks, _peaks(given.threads))
+    about = _about(peaks, given.threads, names)
+    measured = [dataclasses.replace(m, machine=peaks) for m in measured]
+    _show(measured, names, about, as_json=given.json)
+    if markdown is not None:
+        tables.write_results(measured, names, about, markdown)
+        print(f"wrote {markdown} and {markdown.with_suffix('.json')}", file=sys.stderr)
+    own = [m.result for m in measured]
+    failed = any(p.name == "nestor" and p.failure for r in own for p in r.peers)
+    return 1 if failed or tables.summary(measured)["wrong"] else 0
+
+
+def _show(
+    measured: Sequence[Measured], names: Sequence[str], about: dict[str, Any], *, as_json: bool
+) -> None:
+    if as_json:
+        print(json.dumps(tables.to_json(measured, about), indent=1))
+        return
+    print(", ".join(f"{k}: {v}" for k, v in about.items()))
+    print_tables(tables.speed_table(measured, names))
+    lines = [*tables.summary_lines(measured), *failures([m.result for m in measured])]
+    if lines:
+        print("\n" + "\n".join(lines))
+
+
+if __name__ == "__main__":
+    sys.exit(run_guarded(lambda: run(_arguments(None))))

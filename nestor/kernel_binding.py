@@ -42,11 +42,13 @@ class BoundCall:
     Attributes:
         arrays, scalars: by parameter name; a scalar is an array of shape ().
         symbols: sizes and ``int`` arguments.
+        integers: the ``int`` arguments in order.
     """
 
     arrays: dict[str, BoundArray]
     scalars: dict[str, np.ndarray[Any, Any]]
     symbols: dict[str, int]
+    integers: tuple[int, ...] = ()
 
     def write_back(self) -> None:
         """Copy what was computed in copies to where the caller sees it."""
@@ -91,7 +93,7 @@ class Binder:
             if len(self._sizes) < 256:
                 self._sizes[key] = symbols
         self._refuse_overlap(list(arrays.values()))
-        return BoundCall(arrays, scalars, symbols)
+        return BoundCall(arrays, scalars, symbols, tuple(integers))
 
     def _arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
         if not kwargs and len(args) == len(self.parameters):

@@ -6,6 +6,7 @@ import ctypes
 import threading
 from collections import deque
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from nestor.config import Config
 from nestor.errors import IndexOutOfRange, InputError, InternalError, UserError
@@ -100,50 +101,96 @@ class NativeKernel:
 
         Raises: ``IndexOutOfRange`` if an index that is data was outside its array.
         """
-        try:
-            frame = self._frames.pop()
-        except IndexError:
-            frame = _Frame(len(self._tensors), len(self.program.symbols))
+        frame = self._frame()
         try:
             status = self._run(bound, frame)
         finally:
             self._frames.append(frame)
-        if status == 1:
-            raise self._out_of_range()
         if status:
-            raise InternalError(f"native code returned the unknown status {status}")
+            raise self._error(status)
 
-    def _run(self, bound: BoundCall, frame: _Frame) -> int:
-        frame.services.update(1 if self._is_small(bound) else thread_count(self._threads))
-        offsets, total = temp_layout(self._temps, bound.symbols)
-        base = frame.arena.reserve(total) if total else frame.arena.reserve(ALIGNMENT)
+    def run_planned(self, plan: Plan, addresses: list[int], numbers: bytes) -> None:
+        """Run on arrays at ``addresses``, in the order of ``plan``.
+
+        Args: numbers: the scalars of the plan in eight bytes each.
+        Raises: ``IndexOutOfRange`` as a call does.
+        """
+        frame = self._frame()
+        try:
+            if frame.plan is not plan:
+                self._prepare(frame, plan)
+            if frame.addresses != addresses:
+                for k, position in frame.places:
+                    frame.arguments[position] = addresses[k]
+                frame.addresses = addresses
+            if numbers:
+                ctypes.memmove(frame.numbers_address, numbers, len(numbers))
+            frame.services.update(1 if frame.is_small else thread_count(self._threads))
+            status = self._function(
+                frame.arguments_address, frame.symbols_address, frame.services.address
+            )
+        finally:
+            self._frames.append(frame)
+        if status:
+            raise self._error(status)
+
+    def _frame(self) -> _Frame:
+        try:
+            return self._frames.pop()
+        except IndexError:
+            return _Frame(len(self._tensors), len(self.program.symbols))
+
+    def _error(self, status: int) -> Exception:
+        if status == 1:
+            return self._out_of_range()
+        return InternalError(f"native code returned the unknown status {status}")
+
+    def _prepare(self, frame: _Frame, plan: Plan) -> None:
+        """Everything in the frame but the addresses of arrays and the numbers."""
+        frame.plan, frame.addresses = None, []
+        frame.is_small = self._is_small(plan.symbols)
+        self._place_temporaries(frame, plan.symbols)
+        positions = {t.name: k for k, t in enumerate(self._tensors)}
+        frame.places = tuple((k, positions[n]) for k, n in enumerate(plan.arrays) if n in positions)
+        frame.make_numbers(len(plan.scalars))
+        for k, name in enumerate(plan.scalars):
+            if name in positions:
+                frame.arguments[positions[name]] = frame.numbers_address + 8 * k
+        frame.plan = plan
+
+    def _place_temporaries(self, frame: _Frame, symbols: dict[str, int]) -> int:
+        """Symbols and temporaries of a frame; an address for what has no elements."""
+        offsets, total = temp_layout(self._temps, symbols)
+        base = frame.arena.reserve(max(total, ALIGNMENT))
         for position, tensor in enumerate(self._tensors):
             if tensor.role == "temp":
-                pointer = base + offsets[tensor.name]
-            elif tensor.name in bound.arrays:
-                array = bound.arrays[tensor.name]
-                pointer = array.library.pointer(array.dense) or base
-            else:
-                pointer = NUMPY.pointer(bound.scalars[tensor.name])
-            frame.arguments[position] = pointer
+                frame.arguments[position] = base + offsets[tensor.name]
         for position, symbol in enumerate(self.program.symbols):
-            frame.symbols[position] = bound.symbols[symbol.name]
+            frame.symbols[position] = symbols[symbol.name]
+        return base
+
+    def _run(self, bound: BoundCall, frame: _Frame) -> int:
+        frame.services.update(1 if self._is_small(bound.symbols) else thread_count(self._threads))
+        frame.plan = None
+        base = self._place_temporaries(frame, bound.symbols)
+        for position, tensor in enumerate(self._tensors):
+            if tensor.name in bound.arrays:
+                array = bound.arrays[tensor.name]
+                frame.arguments[position] = array.library.pointer(array.dense) or base
+            elif tensor.role != "temp":
+                frame.arguments[position] = NUMPY.pointer(bound.scalars[tensor.name])
         return int(
-            self._function(
-                ctypes.addressof(frame.arguments),
-                ctypes.addressof(frame.symbols),
-                frame.services.address,
-            )
+            self._function(frame.arguments_address, frame.symbols_address, frame.services.address)
         )
 
-    def _is_small(self, bound: BoundCall) -> bool:
+    def _is_small(self, symbols: dict[str, int]) -> bool:
         """Whether starting threads would take longer than they save."""
-        sizes = tuple(bound.symbols.values())
+        sizes = tuple(symbols.values())
         found = self._small.get(sizes)
         if found is None:
             if len(self._small) >= 1024:
                 self._small.clear()
-            found = count_instances(self.program, bound.symbols) < SMALL_INSTANCES
+            found = count_instances(self.program, symbols) < SMALL_INSTANCES
             self._small[sizes] = found
         return found
 
@@ -159,16 +206,54 @@ class NativeKernel:
         )
 
 
-class _Frame:
-    """What one call in flight needs: pointers, symbols, services, temporaries."""
+class Plan(Protocol):
+    """What a frame keeps from call to call: names of arrays and scalars in order, and symbols."""
 
-    __slots__ = ("arena", "arguments", "services", "symbols")
+    arrays: tuple[str, ...]
+    scalars: tuple[str, ...]
+    symbols: dict[str, int]
+
+
+class _Frame:
+    """What one call in flight needs: pointers, symbols, services, temporaries.
+
+    Attributes:
+        plan: whose symbols, temporaries and scalars it holds. places: which of the plan's arrays is
+            which argument. addresses: of the arrays there. is_small: it runs on one thread.
+    """
+
+    __slots__ = (
+        "_numbers",
+        "addresses",
+        "arena",
+        "arguments",
+        "arguments_address",
+        "is_small",
+        "numbers_address",
+        "places",
+        "plan",
+        "services",
+        "symbols",
+        "symbols_address",
+    )
 
     def __init__(self, tensors: int, symbols: int) -> None:
         self.arguments = (ctypes.c_uint64 * max(1, tensors))()
         self.symbols = (ctypes.c_int64 * max(1, symbols))()
+        self.arguments_address = ctypes.addressof(self.arguments)
+        self.symbols_address = ctypes.addressof(self.symbols)
         self.services = Services()
         self.arena = Arena()
+        self.plan: Plan | None = None
+        self.places: tuple[tuple[int, int], ...] = ()
+        self.addresses: list[int] = []
+        self.is_small = False
+        self.make_numbers(0)
+
+    def make_numbers(self, count: int) -> None:
+        """Room for ``count`` scalars of eight bytes."""
+        self._numbers = (ctypes.c_uint64 * max(1, count))()
+        self.numbers_address = ctypes.addressof(self._numbers)
 
 
 def count_instances(program: Program, symbols: dict[str, int]) -> int:

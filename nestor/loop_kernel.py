@@ -16,6 +16,7 @@ from nestor.ir.schedule import format_schedule
 from nestor.ir.types import DType
 from nestor.kernel_binding import Binder, BoundArray, BoundCall
 from nestor.kernel_native import NativeOptions, Variants
+from nestor.kernel_plan import CallPlan
 from nestor.runtime.threads import thread_count
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ class Kernel:
         thread_count(threads)
         options = NativeOptions(reassociate=reassociate, contract=contract, threads=threads)
         self._variants = Variants(self.__nestor_kernel__.program, options)
+        self._has_plans = CallPlan.suits(self._binder)
+        self._plan: CallPlan | None = None
 
     @property
     def name(self) -> str:
@@ -98,9 +101,15 @@ class Kernel:
                 with these sizes an access would leave its array.
             IndexOutOfRange: an index that is data lies outside its array.
         """
+        plan = self._plan
+        if plan is not None and plan.run(args, kwargs):
+            return
         bound = self._binder.bind(args, kwargs)
-        self._variants.for_sizes(bound.symbols)(bound)
+        native = self._variants.for_sizes(bound.symbols)
+        native(bound)
         bound.write_back()
+        if self._has_plans:
+            self._plan = CallPlan(self._binder, native, bound)
 
     def compile(self) -> None:
         """Compile now, for sizes of at least 1, rather than at the first call."""

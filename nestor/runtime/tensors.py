@@ -32,6 +32,8 @@ DTYPE_NAMES = {
 }  # fmt: skip
 """The names that users know, by dtype of the IR."""
 
+_addressof, _from_buffer = ctypes.addressof, ctypes.c_char.from_buffer
+
 Shape = tuple[int, ...]
 Order = Shape | None
 """Physical order of dimensions, outermost first; None is row-major."""
@@ -50,6 +52,12 @@ class Library(Protocol):
 
     def pointer(self, value: Any) -> int:
         """Address of the first element."""
+
+    def ready(self, value: object, dtype: Any, shape: Shape, written: bool) -> int:
+        """Address of an array that native code may use as it is; 0 if anything has to be asked.
+
+        Args: dtype: the library's, as an earlier array had it. written: native code writes to it.
+        """
 
     def empty(self, shape: Shape, dtype: str, order: Order) -> Any:
         """A new array, not initialised, dense in ``order``."""
@@ -92,6 +100,17 @@ class NumpyLibrary:
     def pointer(self, value: Any) -> int:
         """See ``Library``."""
         return int(value.__array_interface__["data"][0])
+
+    def ready(self, value: object, dtype: Any, shape: Shape, written: bool) -> int:
+        """See ``Library``. Arrays that are read-only have to be asked."""
+        del written
+        if type(value) is not np.ndarray or value.dtype is not dtype or value.shape != shape:
+            return 0
+        try:  # only of memory that is writable and dense
+            address = _addressof(_from_buffer(value))  # type: ignore[arg-type]
+        except (BufferError, TypeError, ValueError):
+            return 0
+        return 0 if address % dtype.alignment else address
 
     def empty(self, shape: Shape, dtype: str, order: Order) -> Any:
         """See ``Library``."""
@@ -167,6 +186,21 @@ class TorchLibrary:
 
     def pointer(self, value: Any) -> int:
         """See ``Library``."""
+        return int(value.data_ptr())
+
+    def ready(self, value: Any, dtype: Any, shape: Shape, written: bool) -> int:
+        """See ``Library``."""
+        if (
+            type(value) not in self._plain
+            or value.dtype is not dtype
+            or value.shape != shape
+            or not value.is_cpu
+            or value.layout is not self._strided
+            or not value.is_contiguous()
+            or value.is_neg()
+            or (written and value.requires_grad)
+        ):
+            return 0
         return int(value.data_ptr())
 
     def empty(self, shape: Shape, dtype: str, order: Order) -> Any:

@@ -23,6 +23,7 @@ from nestor.runtime.manifest import ExternCall, KernelCall, Manifest
 from nestor.runtime.memory import copy_bytes
 from nestor.runtime.outputs import OutputPlan
 from nestor.runtime.plan import Layout, ShapePlan, bind_symbols
+from nestor.runtime.pool import POOLED_BYTES, OutputPool
 from nestor.runtime.structure import CallFlattener, check_tree, make_builder
 from nestor.runtime.tensors import (
     DTYPE_NAMES,
@@ -88,6 +89,7 @@ class Executable:
         self._repack = repack
         self._plans: dict[object, tuple[ShapePlan, OutputPlan]] = {}
         self._frames: deque[Frame] = deque()
+        self._pool = OutputPool()
         self._lock = threading.Lock()
         # Calls that update state take turns, as the second must see what the first wrote.
         self._state_lock = threading.RLock() if self._weights.states else None
@@ -183,7 +185,11 @@ class Executable:
             library = self._output_library(libraries)
             arrays: list[Any] = []
             for output, shape in plan.outputs:
-                array = library.empty(shape, output.dtype, output.order)
+                size = plan.sizes[output.slot]
+                if size < POOLED_BYTES:
+                    array = library.empty(shape, output.dtype, output.order)
+                else:
+                    array = library.over(self._pool.take(size), shape, output.dtype, output.order)
                 pointer = library.pointer(array)
                 for entry in output.entries:
                     table[entry] = pointer
@@ -244,6 +250,7 @@ class Executable:
             return found
         shapes = [tuple(inputs[t.position].shape) for t in self._layout.inputs]
         plan = ShapePlan(self._layout, bind_symbols(self._layout, inputs, shapes))
+        self._pool.allow(plan.sizes[o.slot] for o, _ in plan.outputs)
         made = plan, OutputPlan(self._layout, plan)
         with self._lock:
             while len(self._plans) >= MAX_PLANS:

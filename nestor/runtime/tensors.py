@@ -62,6 +62,9 @@ class Library(Protocol):
     def empty(self, shape: Shape, dtype: str, order: Order) -> Any:
         """A new array, not initialised, dense in ``order``."""
 
+    def over(self, memory: Any, shape: Shape, dtype: str, order: Order) -> Any:
+        """An array over the start of a ctypes buffer, which it keeps alive, dense in ``order``."""
+
     def view(self, value: Any, order: Order, shape: Shape, strides: Shape, offset: int) -> Any:
         """A view of the memory of ``value``, dense in ``order`` [strides, offset in elements]."""
 
@@ -117,6 +120,13 @@ class NumpyLibrary:
         if order is None:
             return np.empty(shape, NUMPY_DTYPES[dtype])
         stored = np.empty([shape[p] for p in order], NUMPY_DTYPES[dtype])
+        return stored.transpose(_inverse(order))
+
+    def over(self, memory: Any, shape: Shape, dtype: str, order: Order) -> Any:
+        """See ``Library``."""
+        if order is None:
+            return np.ndarray(shape, NUMPY_DTYPES[dtype], memory)
+        stored = np.ndarray([shape[p] for p in order], NUMPY_DTYPES[dtype], memory)
         return stored.transpose(_inverse(order))
 
     def view(self, value: Any, order: Order, shape: Shape, strides: Shape, offset: int) -> Any:
@@ -207,12 +217,15 @@ class TorchLibrary:
         """See ``Library``."""
         if order is None:
             return self._empty(shape, dtype=self.dtypes[dtype], device=self._cpu)
-        strides = [0] * len(shape)
-        step = 1
-        for p in reversed(order):
-            strides[p] = step
-            step *= max(shape[p], 1)
+        strides = _strides(shape, order)
         return self._empty_strided(shape, strides, dtype=self.dtypes[dtype], device=self._cpu)
+
+    def over(self, memory: Any, shape: Shape, dtype: str, order: Order) -> Any:
+        """See ``Library``. Its memory cannot be resized, as that of any tensor over a buffer."""
+        flat = self._torch.frombuffer(memory, dtype=self.dtypes[dtype], count=prod(shape))
+        strides = _strides(shape, order or tuple(range(len(shape))))
+        # A tensor of its own, where a view would carry the flat one along.
+        return flat.set_(flat.untyped_storage(), 0, shape, strides)
 
     def view(self, value: Any, order: Order, shape: Shape, strides: Shape, offset: int) -> Any:
         """See ``Library``; RuntimeError where it reaches outside."""
@@ -277,6 +290,16 @@ def aligned_copy(value: Any, alignment: int = 64) -> np.ndarray[Any, Any]:
     copy = copy.reshape(value.shape)
     copy[...] = value
     return copy
+
+
+def _strides(shape: Shape, order: Shape) -> list[int]:
+    """Strides [elements] of an array dense in ``order``."""
+    strides = [0] * len(shape)
+    step = 1
+    for p in reversed(order):
+        strides[p] = step
+        step *= max(shape[p], 1)
+    return strides
 
 
 def _inverse(order: Shape) -> Shape:

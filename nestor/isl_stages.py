@@ -160,7 +160,8 @@ class IslStages:
                     f"kernel '{kernel}': the step '{step}' was given up: {error}"
                 ) from None
             finally:
-                self.spend(time.monotonic() - clock)
+                # Past the limit nothing ran: a process that was stopped loses no more than that.
+                self.spend(min(limit, time.monotonic() - clock))
 
 
 def _is_apart() -> bool:

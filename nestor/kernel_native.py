@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import ctypes
 import threading
+import time
 from collections import deque
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from nestor.config import Config
-from nestor.errors import IndexOutOfRange, InputError, InternalError, UserError
+from nestor.errors import IndexOutOfRange, InputError, InternalError, LegalityUnknown, UserError
 from nestor.ir.affine import Affine, Interval
 from nestor.ir.program import Program, Statement, Tensor
 from nestor.ir.schedule import Schedule
+from nestor.isl_stages import ISL_SECONDS, PLAIN_SECONDS, IslStages
 from nestor.kernel_binding import BoundCall
 from nestor.kernel_job import KernelJob, KernelObject
 from nestor.kernel_store import compile_jobs, job_key
+from nestor.passes.affine_facts import AffineFacts
 from nestor.runtime.arena import ALIGNMENT, Arena
 from nestor.runtime.elf import load_object
 from nestor.runtime.frames import KERNEL_TYPE
@@ -38,18 +41,22 @@ class NativeOptions:
     threads: int | None
 
 
-def choose(program: Program, target: CpuTarget, *, reassociate: bool) -> tuple[Schedule, ...]:
+def choose(
+    program: Program, target: CpuTarget, stages: IslStages, *, reassociate: bool
+) -> tuple[Schedule, ...]:
     """Schedules of a kernel without tuning: the best, and what to try where it is refused."""
     from nestor.passes.affine_schedule import affine_space, fallback_points
     from nestor.passes.affine_space import schedule_of
     from nestor.proposing import propose
 
-    space = affine_space(
-        program,
-        target,
-        reassociate=reassociate,
-        propose=lambda asked, limit: propose(asked, limit_seconds=limit),
-    )
+    def ask(asked: Program, limit_seconds: float) -> AffineFacts:
+        clock = time.monotonic()
+        limit = min(limit_seconds, stages.left - PLAIN_SECONDS)
+        found = propose(asked, limit_seconds=max(0.0, limit))
+        stages.spend(min(limit_seconds, time.monotonic() - clock))  # less the helper's start
+        return found
+
+    space = affine_space(program, target, reassociate=reassociate, propose=ask)
     return tuple(schedule_of(space, point) for point in fallback_points(space))
 
 
@@ -59,15 +66,22 @@ class NativeKernel:
     Attributes:
         program: what was compiled (origins left out: they are no part of a kernel's identity).
         compiled: object code and what making it cost. from_cache: it was found there.
+        refused: what was given up on the way, or refused; empty if nothing was.
+        isl_seconds: what isl took, less than ``ISL_SECONDS``.
     """
 
-    def __init__(self, program: Program, options: NativeOptions, config: Config) -> None:
+    def __init__(
+        self, program: Program, options: NativeOptions, config: Config, stages: IslStages
+    ) -> None:
         self.target = parse_target(config.target)
         self.options, self.origins = options, program
-        from nestor.passes.affine_pipeline import prepare_affine
-
-        self.program = _without_origins(prepare_affine(program, reassociate=options.reassociate))
-        chosen = choose(self.program, self.target, reassociate=options.reassociate)
+        given_up = ""
+        try:
+            prepared = stages.prepare(program, reassociate=options.reassociate)
+        except LegalityUnknown as error:
+            prepared, given_up = program, str(error)
+        self.program = _without_origins(prepared)
+        chosen = choose(self.program, self.target, stages, reassociate=options.reassociate)
         job = KernelJob(
             kernel=self.program,
             schedule=chosen[0],
@@ -77,24 +91,19 @@ class NativeKernel:
             contract=options.contract,
         )
         key = job_key(job)
-        objects, cached = compile_jobs({key: job}, config)
+        objects, cached = compile_jobs({key: job}, config, proofs=stages)
         self.compiled: KernelObject = objects[key]
+        self.isl_seconds = ISL_SECONDS - stages.left
+        self.refused = "\n".join(filter(None, (given_up, self.compiled.refused)))
         self.from_cache = key in cached
         self._loaded = load_object(self.compiled.code, label=program.name)
         self._function = KERNEL_TYPE(self._loaded.address(self.compiled.function_name))
         by_name = {t.name: t for t in self.program.tensors}
-        self._tensors = [by_name[n] for n in self._argument_names(job)]
+        self._tensors = [by_name[n] for n in self.compiled.tensors]
         self._temps = [t for t in self._tensors if t.role == "temp"]
         self._threads = options.threads if options.threads is not None else config.threads
         self._small: dict[tuple[int, ...], bool] = {}
         self._frames: deque[_Frame] = deque()
-
-    def _argument_names(self, job: KernelJob) -> tuple[str, ...]:
-        if self.compiled.tensors:
-            return self.compiled.tensors
-        from nestor.passes.nest import apply_schedule
-
-        return tuple(t.name for t in apply_schedule(job.kernel, self.compiled.schedule).tensors)
 
     def __call__(self, bound: BoundCall) -> None:
         """Run on bound arguments whose symbols are within the Program's ranges.
@@ -356,7 +365,8 @@ class Variants:
         with self._lock:
             if key not in self._native:
                 restricted = conditions.restrict(key[0], key[1])
-                self._native[key] = NativeKernel(restricted, self.options, Config.load())
+                stages = IslStages(ISL_SECONDS - conditions.seconds)
+                self._native[key] = NativeKernel(restricted, self.options, Config.load(), stages)
             return self._native[key]
 
 
@@ -368,14 +378,16 @@ def _has_sizes(program: Program) -> bool:
 class Conditions:
     """The size conditions of a Program, and the errors for sizes that do not meet them.
 
-    Raises: ``UserError`` if no sizes meet them, or an access is outside whenever it runs.
+    Attributes: seconds: that isl took to find them.
+    Raises: ``UserError`` if no sizes meet them, or an access is outside whenever it runs;
+        ``LegalityUnknown`` if isl cannot tell in time.
     """
 
     def __init__(self, program: Program) -> None:
-        from nestor.passes.polyhedral.size_conditions import find_size_conditions
-
         self.program = program
-        self.found = find_size_conditions(program)
+        stages = IslStages()
+        self.found = stages.sizes(program)
+        self.seconds = ISL_SECONDS - stages.left
         self._refuse_certain()
 
     def check(self, symbols: dict[str, int]) -> int:

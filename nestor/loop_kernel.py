@@ -140,7 +140,7 @@ class Kernel:
                     schedule=format_schedule(form.compiled.schedule),
                     check_seconds=form.compiled.seconds.get("check"),
                     compile_seconds=None if form.from_cache else form.compiled.seconds.get("llvm"),
-                    refused=form.compiled.refused or "",
+                    refused=form.refused,
                 )
                 for form in forms
             ),

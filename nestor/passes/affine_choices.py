@@ -444,12 +444,14 @@ def _jam(nest: Nest, target: CpuTarget) -> Choice | None:
         return None
     rest = _rest(nest, row, last)
     parallel = next((n for n in (*rest, row) if nest.is_parallel_tile(n)), None)
+    stays = [v.target.tensor for v in nest.deep] if _reused(nest, last) else []
     return Choice(
         shape="jam",
         rows=((row, JAM_ROWS),),
         order=(row, last),
         tile_order=rest,
         parallel=parallel,
+        promote=tuple((tensor, last) for tensor in dict.fromkeys(stays)),
         reasons=((f"{JAM_ROWS} of {row} side by side", f"each waits for its own {last} before"),),
     )
 

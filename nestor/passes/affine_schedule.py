@@ -16,6 +16,7 @@ from nestor.ir.schedule import Schedule
 from nestor.passes.affine_access import OTHER, tensor_bytes
 from nestor.passes.affine_choices import Choice
 from nestor.passes.affine_facts import AffineFacts, Dependence
+from nestor.passes.affine_latency import UNKNOWN_CYCLES, carried_cycles
 from nestor.passes.affine_nests import Nest
 from nestor.passes.affine_space import (
     ORDER,
@@ -36,8 +37,8 @@ Proposer = Callable[[Program, float], AffineFacts]
 START_CYCLES = 25_000.0
 """To start a team of threads and wait for it: 5 µs where nothing else runs, more elsewhere."""
 
-RECURRENCE_CYCLES = 12.0
-"""From one iteration to the next where it needs the result of the one before."""
+SCALAR_RATE = 4.0
+"""Operations in a cycle that are no vectors: loads are operands of arithmetic."""
 
 GUARD_FACTOR = 1.2
 """A statement of fewer loops in the middle of a product costs conditions, and time to prove."""
@@ -262,15 +263,14 @@ def _cycles(
     work = 0.0
     for v in nest.deep:
         widest = max(s.element_bytes for s in v.streams)
-        lanes = target.lanes(8 * widest) if choice.vector else 1
-        own = v.operations / 2.0 / lanes
-        work += own
+        rate = 2.0 * target.lanes(8 * widest) if choice.vector else SCALAR_RATE
+        work += v.operations / rate
     if choice.vector is None:
         last = (choice.order or nest.loops)[-1]
         outside = [n for n in nest.loops if n != last]
         flows = {(v.source, v.target) for v in nest.facts.carried(last, outside)}
         side_by_side = max(1, math.prod(size for _, size in choice.rows))
-        work = max(work, len(flows) * RECURRENCE_CYCLES / side_by_side)
+        work = max(work, _waiting_cycles(nest, flows, last) / side_by_side)
     if choice.shape == "wavefront" and choice.vector:
         work *= WAVE_FACTOR
     if len(nest.deep) < len(nest.views) and choice.shape in ("contract", "dot"):
@@ -280,6 +280,17 @@ def _cycles(
         moved, work = moved * RAGGED_FACTOR, work * RAGGED_FACTOR
     runs = nest.trips
     return instances * max(work, moved) + runs * CALL_CYCLES
+
+
+def _waiting_cycles(nest: Nest, flows: set[tuple[str, str]], loop: str) -> float:
+    """From one iteration of ``loop`` to the next, which needs results of the one before."""
+    total = 0.0
+    views = {v.name: v for v in nest.views}
+    for source, target in flows:
+        known = views.get(source) if source == target else None
+        own = carried_cycles(known, loop) if known else None
+        total += UNKNOWN_CYCLES if own is None else own
+    return total
 
 
 def _bytes_moved(

@@ -94,6 +94,7 @@ def assert_equal(program: Program, prepared: Program, schedule: Schedule, size: 
         ("mvt", "dot"),
         ("atax", "panel"),
         ("jacobi_2d", "wavefront"),
+        ("seidel_2d", "wavefront"),
     ],
 )
 def test_shapes_follow_from_structure(name: str, expected: str) -> None:

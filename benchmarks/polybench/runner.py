@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.polybench import peers
+from benchmarks.polybench import judge, peers
 from benchmarks.polybench.case import Case
 from benchmarks.polybench.compare import relative_error
 from benchmarks.polybench.floor import floor_seconds
@@ -44,7 +44,7 @@ class PeerTimes:
         seconds: of each turn [s].
         ratios: the first peer's time over this one's, turn by turn.
         compile_seconds: from source to machine code [s].
-        error: the largest relative difference from the first peer's outputs.
+        error: the largest relative difference from the reference (``judge``).
         failure: why it did not take part; empty if it did.
     """
 
@@ -83,6 +83,7 @@ class Measured:
         peers: in the order asked for; ratios are against the first that works.
         floor_seconds: least time on this machine [s].
         operations: arithmetic operations.
+        strict_error: what the element type alone costs (``judge.strict_error``).
     """
 
     case: Case
@@ -91,6 +92,21 @@ class Measured:
     peers: list[PeerTimes]
     floor_seconds: float
     operations: float
+    strict_error: float = 0.0
+
+    @property
+    def freedom_error(self) -> float:
+        """How far the C compilers' own answers are from the reference."""
+        errors = [(p.name, p.error) for p in self.peers if not p.failure]
+        return judge.freedom_error(errors, self.strict_error)
+
+    def is_wrong(self, peer: PeerTimes) -> bool:
+        """Whether the peer's outputs differ from the reference by more than rounding explains."""
+        return not peer.error <= judge.allowed_error(peer.name, self.dtype, self.freedom_error)
+
+    def is_sensitive(self, peer: PeerTimes) -> bool:
+        """Whether the peer is right only by what the C compilers' freedom costs them."""
+        return not self.is_wrong(peer) and peer.error > judge.ALLOWED[self.dtype]
 
     def peer(self, name: str) -> PeerTimes | None:
         """The peer called ``name``, if it took part."""
@@ -112,6 +128,8 @@ class Measured:
             "dtype": self.dtype,
             "floor_seconds": self.floor_seconds,
             "operations": self.operations,
+            "strict_error": self.strict_error,
+            "freedom_error": self.freedom_error,
             "published": self.published(),
             "peers": [p.to_dict() for p in self.peers],
         }
@@ -167,7 +185,7 @@ def measure(
     """Compile ``case`` by every peer, check the answers, take turns.
 
     A peer that cannot compile or run it gets a ``failure``; its answer is judged by the caller.
-    Args: names: of peers; the first is what the others are held against. rounds: turns of each, at
+    Args: names: of peers; the first is what the others are timed against. rounds: turns of each, at
         most; fewer for slow kernels (``rounds_for``). tell: told what is done and how much of all.
         restrict: whether C compilers are told that arrays do not overlap.
     """
@@ -175,7 +193,9 @@ def measure(
     found = [PeerTimes(name=name) for name in names]
     ready: dict[str, peers.Ready] = {}
     with tempfile.TemporaryDirectory(prefix="nestor-polybench-") as folder:
-        first: dict[str, np.ndarray] | None = None
+        tell(f"{case.name}: reference", 0.0)
+        exact = judge.exact_outputs(case, size, bench.pristine, Path(folder))
+        strict = judge.strict_error(case, size, dtype, bench.pristine, exact, Path(folder))
         for k, peer in enumerate(found):
             tell(f"{case.name}: {peer.name} compiles", 0.3 * k / len(found))
             try:
@@ -195,11 +215,7 @@ def measure(
             except NestorError as error:
                 peer.failure = str(error)
                 continue
-            outputs = bench.outputs()
-            if first is None:
-                first = outputs
-            else:
-                peer.error = relative_error(case.name, outputs, first)
+            peer.error = relative_error(case.name, bench.outputs(), exact)
         working = [p for p in found if not p.failure]
         if working:
             _take_turns(bench, working, ready, rounds, tell)
@@ -210,6 +226,7 @@ def measure(
         peers=found,
         floor_seconds=floor_seconds(machine, case, size, dtype),
         operations=case.work(size),
+        strict_error=strict,
     )
 
 

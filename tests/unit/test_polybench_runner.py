@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks.polybench import __main__ as main
-from benchmarks.polybench import peers, registry, runner, tables
+from benchmarks.polybench import judge, peers, registry, runner, tables
 from benchmarks.polybench.floor import floor_seconds
 from benchmarks.polybench.native import compile_c
 from benchmarks.polybench.registry import CASES
@@ -33,7 +33,13 @@ def measure(
             raise UserError("no absent here; install it\nand more")
         return peers.Ready(call=lambda: works[peer](arguments), compile_seconds=0.25)
 
+    def exact(case: Any, size: str, pristine: Any, folder: Path) -> dict[str, Any]:
+        given = {name: np.array(value) for name, value in pristine.items()}
+        right(given)
+        return {"C": given["C"]}
+
     monkeypatch.setattr(peers, "prepare", prepare)
+    monkeypatch.setattr(judge, "exact_outputs", exact)
     monkeypatch.setattr(runner, "SETTLE_SECONDS", 0.0)
     monkeypatch.setattr(runner, "TURN_SECONDS", 0.001)
     names = list(works)
@@ -88,7 +94,7 @@ def test_wrong_answers_and_absent_peers_are_told(monkeypatch: pytest.MonkeyPatch
     assert table.rows[0][0] == "gemm"
     assert table.rows[0][3] == "failed"
     wide = tables.speed_table([result], ["good", "bad"], 2)
-    assert wide.rows[0][-1].endswith("WRONG")
+    assert wide.rows[0][-2].endswith("WRONG")
 
 
 def test_sensitive_kernels_may_differ_as_c_compilers_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +105,25 @@ def test_sensitive_kernels_may_differ_as_c_compilers_do(monkeypatch: pytest.Monk
     for names, expected in ((("clang", "gcc", "nestor"), []), (("clang", "nestor"), ["nestor"])):
         works = {n: right if n == "clang" else off for n in names}
         result = measure(monkeypatch, works)
-        assert [p.name for p in result.peers if tables.is_wrong(result, p)] == expected
+        assert [p.name for p in result.peers if result.is_wrong(p)] == expected
+        caption = tables.speed_table([result], names, 2).caption
+        assert caption.endswith("clause: none." if expected else "clause: gemm.")
+
+
+def test_a_wrong_c_compiler_excuses_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = measure(monkeypatch, {"clang": right, "gcc": wrong, "nestor": wrong})
+    assert [p.name for p in result.peers if result.is_wrong(p)] == ["gcc", "nestor"]
+
+
+@pytest.mark.skipif(not shutil.which("gcc"), reason="no gcc")
+def test_float32_is_held_against_float64_of_the_same_input(tmp_path: Path) -> None:
+    case = CASES["trisolv"]
+    inputs = case.make_inputs("MINI", "float32")
+    exact = judge.exact_outputs(case, "MINI", inputs, tmp_path)
+    assert exact["x"].dtype == np.float64
+    strict = judge.strict_error(case, "MINI", "float32", inputs, exact, tmp_path)
+    assert 1e-9 < strict < 1e-5
+    assert judge.strict_error(case, "MINI", "float64", inputs, exact, tmp_path) == 0
 
 
 def test_slow_kernels_get_fewer_turns() -> None:

@@ -9,6 +9,7 @@ from nestor.codegen.llvm.builder import Val
 from nestor.codegen.llvm.computes import emit_compute, merge_tree
 from nestor.codegen.llvm.context import LANE, Context, Variable, Vector
 from nestor.codegen.llvm.indexing import condition, first_iteration, scalar_affine
+from nestor.codegen.llvm.prefetch import prefetch_rows
 from nestor.codegen.llvm.storage import allocate, release
 from nestor.codegen.llvm.transpose import MIN_ROWS, store_rows, transposed_store
 from nestor.codegen.llvm.windows import Windows, is_straight, stored_tensors
@@ -61,7 +62,12 @@ def _emit_loop(ctx: Context, loop: Loop) -> None:
     elif loop.kind == "grid":
         raise InternalError(f"kernel {ctx.info.name}: a grid loop is not for a CPU")
     else:
-        emit_serial(ctx, loop.index, loop.lower, loop.upper, lambda: emit_node(ctx, loop.body))
+        emit_serial(ctx, loop.index, loop.lower, loop.upper, lambda: _emit_body(ctx, loop))
+
+
+def _emit_body(ctx: Context, loop: Loop) -> None:
+    prefetch_rows(ctx, loop)
+    emit_node(ctx, loop.body)
 
 
 # --- serial and unrolled loops -----------------------------------------------------------------

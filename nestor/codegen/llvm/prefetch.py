@@ -1,0 +1,113 @@
+"""Ask for the rows that a sum reads next.
+
+A sum along a row of a matrix ends where the row does, and the next one starts a stream that the
+hardware has to notice first; with one row at a time and rows of some kilobytes that is most of the
+time. So while one row is read, the same place some rows further on is asked for, into the second-
+level cache. A prefetch never faults, so nothing is asked about where the matrix ends.
+"""
+
+from __future__ import annotations
+
+from nestor.codegen.llvm.addressing import AccessPlan, locate
+from nestor.codegen.llvm.builder import Val, int_val
+from nestor.codegen.llvm.context import Context
+from nestor.codegen.llvm.expressions import Expressions
+from nestor.codegen.llvm.indexing import emit_at
+from nestor.codegen.llvm.types import TYPE_BYTES
+from nestor.ir.affine import Affine
+from nestor.ir.expr import Load, distinct_nodes
+from nestor.ir.loopnest import Compute, Guard, Loop, Node
+
+ROWS_AHEAD = 2
+"""How far ahead: with short rows one is over before the memory answers."""
+
+L2_SHARE = 4
+"""What is asked for ahead fills at most one part in this many of the second-level cache."""
+
+NEAR_BYTES = 2048
+"""How far ahead in the same row where rows are longer than that."""
+
+
+def prefetch_rows(ctx: Context, loop: Loop) -> None:
+    """At the start of an iteration of ``loop``: prefetch for the sums of a vector loop in it."""
+    vector = loop.body
+    if ctx.vector is not None or not isinstance(vector, Loop) or vector.kind != "vector":
+        return
+    compute = _partial_sum(ctx, vector.body)
+    if compute is None or not all(a.is_const for a in (*vector.lower, *vector.upper)):
+        return
+    count = vector.upper[0].const - vector.lower[0].const
+    seen: list[AccessPlan] = []
+    for value in compute.values:
+        for node in distinct_nodes(value):
+            if not isinstance(node, Load) or node.tensor not in ctx.info.tensors:
+                continue
+            if not all(isinstance(i, Affine) for i in node.indices):
+                continue
+            plan = Expressions(ctx).plan(node.tensor, node.indices)
+            if plan is not None and plan not in seen and _is_row(plan, vector.index):
+                seen.append(plan)
+                _prefetch(ctx, plan, loop, vector, count)
+
+
+def _partial_sum(ctx: Context, node: Node) -> Compute | None:
+    """The update of partial states in registers, under guards or not."""
+    while isinstance(node, Guard) and node.orelse is None:
+        node = node.body
+    if not isinstance(node, Compute) or node.phase != "update":
+        return None
+    return node if all(s.target in ctx.buffers for s in node.stores) else None
+
+
+def _is_row(plan: AccessPlan, lane: str) -> bool:
+    """Lanes lie along memory that the kernel only reads."""
+    if not plan.storage.read_only or plan.linear.coefficient(lane) != 1:
+        return False
+    return not any(lane in index.variables() for index, _, _ in plan.symbolic)
+
+
+def _prefetch(ctx: Context, plan: AccessPlan, loop: Loop, vector: Loop, count: int) -> None:
+    distance = _distance(ctx, plan, loop.index)
+    if distance is None:
+        return
+    old = ctx.env.get(vector.index)
+    ctx.env[vector.index] = vector.lower[0]
+    pointer = locate(ctx, plan).pointer
+    if old is None:
+        del ctx.env[vector.index]
+    else:
+        ctx.env[vector.index] = old
+    ty = plan.storage.ty
+    there = ctx.fb.emit(f"getelementptr {ty}, ptr {pointer.text}, i64 {distance.text}", "ptr")
+    name = ctx.fb.module.declare("llvm.prefetch.p0", "void", "ptr, i32, i32, i32")
+    for start in range(0, count * TYPE_BYTES[ty], ctx.target.line_bytes):
+        at = ctx.fb.emit(f"getelementptr i8, ptr {there.text}, i64 {start}", "ptr")
+        ctx.fb.line(f"call void {name}(ptr {at.text}, i32 0, i32 2, i32 1)")
+
+
+def _distance(ctx: Context, plan: AccessPlan, inner: str) -> Val | None:
+    """Elements from here to what is asked for; None if no loop around goes from row to row."""
+    symbols = {s.name for s in ctx.info.symbols}
+    around = [n for n in reversed(ctx.variables) if n not in symbols and n != inner]
+    item = TYPE_BYTES[plan.storage.ty]
+    limit = ctx.target.l2_bytes // L2_SHARE // item
+    for name in around:
+        constant = plan.linear.coefficient(name) * ROWS_AHEAD
+        terms = [
+            (index.coefficient(name) * factor * ROWS_AHEAD, stride)
+            for index, factor, stride in plan.symbolic
+            if index.coefficient(name)
+        ]
+        if not terms:
+            if abs(constant) * item <= ROWS_AHEAD * ctx.target.line_bytes:
+                continue
+            return int_val(constant if abs(constant) <= limit else NEAR_BYTES // item)
+        total = int_val(constant)
+        for scale, stride in terms:
+            term = emit_at(ctx, 0, f"mul nsw i64 {stride.text}, {scale}")
+            total = emit_at(ctx, 0, f"add nsw i64 {total.text}, {term.text}")
+        shifted = emit_at(ctx, 0, f"add nsw i64 {total.text}, {limit}")
+        fits = emit_at(ctx, 0, f"icmp ule i64 {shifted.text}, {2 * limit}", "i1")
+        near = f"i64 {NEAR_BYTES // item}"
+        return emit_at(ctx, 0, f"select i1 {fits.text}, i64 {total.text}, {near}")
+    return None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -53,6 +55,15 @@ def test_an_error_in_the_model_is_an_export_error() -> None:
 
     with pytest.raises(ExportError, match=__file__):
         import_model(function, (torch.ones(3, 4),))
+
+
+def test_a_folder_whose_name_starts_like_that_of_torch_is_the_users() -> None:
+    """As a folder ``torchlib`` beside the installed ``torch`` is."""
+    file = str(Path(torch.__file__).parent) + "lib/model.py"
+    scope: dict[str, Any] = {"torch": torch}
+    exec(compile("def function(x):\n    return x @ torch.ones(5, 2)\n", file, "exec"), scope)
+    with pytest.raises(ExportError, match=f"{re.escape(file)}:2"):
+        import_model(scope["function"], (torch.ones(3, 4),))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import inspect
 import io
 import logging
 import operator
+import os
 import sys
 import threading
 import traceback
@@ -25,7 +26,8 @@ from nestor.frontends.torch.origins import whole_stack_traces
 from nestor.frontends.torch.recurrent_ops import keep_recurrences
 from nestor.frontends.torch.registry import RULES
 
-_TORCH = str(Path(torch.__file__).parent)
+_TORCH = str(Path(torch.__file__).parent) + os.sep
+"""With the separator: a folder beside it may have a name that starts with ``torch``."""
 _IGNORED = (
     "aten._assert_tensor_metadata",
     "aten._assert_scalar",

@@ -52,6 +52,8 @@ def contraction_of(statement: object, tensors: Mapping[str, Tensor]) -> Contract
     write = statement.writes[0]
     out = access_strides(tensors[write.tensor], write.indices, names)
     strides = [_factor_strides(f, tensors, names) for f in factors]
+    if all((strides[0][n] == 0) == (strides[1][n] == 0) for n in free):
+        return None  # as a sum of squares: no operand is used by more than one result
     best = max(
         ((v, b) for v in free for b in (0, 1) if strides[b].get(v) != 0),
         key=lambda choice: _score(statement, choice, factors, strides, out, tensors),

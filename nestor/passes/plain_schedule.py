@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 from nestor.ir.expr import loads
 from nestor.ir.program import Statement
 from nestor.ir.schedule import (
@@ -29,6 +31,9 @@ from nestor.passes.strides import access_strides
 
 MAX_UNROLLED_TAPS = 9
 """Reduced loops of constant extents with at most this many iterations together are unrolled."""
+
+MAX_NEAR_STRIDE = 4
+"""Lanes at most this far apart share their cache lines [elements]."""
 
 
 def plain_loops(rules: Rules, s: Statement, sequential: list[str], shared: list[str]) -> None:
@@ -145,17 +150,30 @@ def _vector_key(rules: Rules, s: Statement, n: str, reduced: set[str]) -> tuple[
 
 
 def unit_score(rules: Rules, s: Statement, index: str) -> float:
-    """How contiguous the accesses are along ``index``: a unit stride counts, a jump costs."""
+    """How contiguous the accesses are along ``index``: a unit stride counts, a jump costs.
+
+    A store counts twice, as a line that is written is read first; after a reduction, by how often
+    it happens: what reads a thousand elements for each that it writes should read them in order.
+    Lanes a few elements apart still share their cache lines: they neither gain nor cost.
+    """
     score = 0.0
-    accesses = [(w.tensor, w.indices, 2.0) for w in s.writes]
+    stored = 2.0 / _terms(s)
+    accesses = [(w.tensor, w.indices, stored) for w in s.writes]
     accesses += [(x.tensor, x.indices, 1.0) for e in s.elements for x in loads(e)]
     for tensor, indices, weight in accesses:
         stride = access_strides(rules.tensors[tensor], indices, [index])[index]
         if stride == 1:
             score += weight
-        elif stride != 0:
+        elif stride is None or abs(stride) > MAX_NEAR_STRIDE:
             score -= weight
     return score
+
+
+def _terms(s: Statement) -> int:
+    """How many elements are read for each result."""
+    if s.reduction is None or s.reduction.scan:
+        return 1
+    return prod(extent_of(s, n) for n in reduced_indices(s))
 
 
 def _by_stride(rules: Rules, s: Statement, names: list[str]) -> list[str]:

@@ -7,6 +7,7 @@ STAMP := $(VENV)/.installed
 SEED ?= 0
 CASES ?= 2000
 THREADS ?= 2
+BATCH ?= 1
 MODELS ?= all
 PEERS ?= eager,compile,nestor
 KERNELS ?= all
@@ -29,7 +30,7 @@ help:
 	@echo "make test          every test (about 25 minutes on two cores)"
 	@echo "make check         format, lint, types, import direction, unit tests (under 2 minutes)"
 	@echo "make bench         time every model against its peers, taking turns"
-	@echo "make bench-models  the same for MODELS=\"resnet50 gpt2\" and PEERS=eager,ort,nestor"
+	@echo "make bench-models  the same for MODELS=\"resnet50 gpt2\" PEERS=eager,ort,nestor BATCH=1,8"
 	@echo "make bench-polybench  loop kernels against clang and gcc: KERNELS=\"gemm lu\" SIZE=MEDIUM"
 	@echo "make bench-ops     single operators against libraries: OPS=\"gemm_1024 attention\""
 	@echo "make fuzz SEED=7   random programs and schedules, 2,000 cases"
@@ -61,10 +62,12 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 
 bench: $(STAMP)
-	$(BIN)/python -m benchmarks all --peers $(PEERS) --threads $(THREADS)
+	$(BIN)/python -m benchmarks all --peers $(PEERS) --threads $(THREADS) \
+		--batch $(BATCH)
 
 bench-models: $(STAMP)
-	$(BIN)/python -m benchmarks $(MODELS) --peers $(PEERS) --threads $(THREADS)
+	$(BIN)/python -m benchmarks $(MODELS) --peers $(PEERS) --threads $(THREADS) \
+		--batch $(BATCH)
 
 bench-polybench: $(STAMP)
 	$(BIN)/python -m benchmarks.polybench $(KERNELS) --size $(SIZE) --peers $(COMPILERS) \

@@ -19,7 +19,7 @@ from nestor.tables import print_tables
 def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Time models of benchmarks/models.py against their peers, taking turns.",
+        description="Time models of benchmarks/models against their peers, taking turns.",
         epilog="example:\n  python -m benchmarks resnet50 gpt2 --peers eager,ort,nestor",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -29,7 +29,7 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
         default="eager,compile,nestor",
         help="of eager, compile, ort, ov, nestor; ratios are against the first",
     )
-    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--batch", default="1", help="batch sizes, one after the other: 1 or 1,8")
     parser.add_argument("--seed", type=int, default=0, help="of the inputs")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=15, help="turns of each peer")
@@ -47,27 +47,36 @@ def _names(asked: Sequence[str]) -> list[str]:
     return list(MODELS) if "all" in asked else list(dict.fromkeys(asked))
 
 
+def _batches(asked: str) -> list[int]:
+    """The batch sizes that ``1,8`` stands for."""
+    sizes = asked.split(",")
+    if not all(size.isdecimal() and int(size) >= 1 for size in sizes):
+        raise UserError(f"--batch {asked} is not one or more whole numbers of at least 1, as 1,8")
+    return [int(size) for size in dict.fromkeys(sizes)]
+
+
 def run(given: argparse.Namespace) -> int:
     """Run what was asked for; 1 if a peer's answer is wrong."""
     peers.register()
     names, asked = _names(given.models), given.peers.split(",")
     check_peer_names(asked)
+    cases = [(name, batch) for name in names for batch in _batches(given.batch)]
     label = "models" if len(names) > 1 else names[0]
     markdown = given.md or harness.RESULTS / f"{label}.md"
     data = given.json or markdown.with_suffix(".json")
     results: list[harness.CaseResult] = []
     with progress_bar() as tell:
-        for i, name in enumerate(names):
+        for i, (name, batch) in enumerate(cases):
             results.append(
                 harness.run_case(
                     name,
                     asked,
-                    batch=given.batch,
+                    batch=batch,
                     seed=given.seed,
                     threads=given.threads,
                     timing=Timing(rounds=given.rounds),
                     progress=lambda what, done, i=i, name=name: tell(
-                        f"{name}: {what}", (i + done) / len(names)
+                        f"{name}: {what}", (i + done) / len(cases)
                     ),
                 )
             )

@@ -14,6 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+
 from nestor.benchmarking import peers as known
 from nestor.benchmarking.peers import Prepared
 from nestor.errors import UserError
@@ -56,8 +58,11 @@ def frozen_compile(model: Any, inputs: Sequence[Any], threads: int) -> Prepared:
     ``nestor bench`` takes PyTorch's defaults; beside peers that own the weights, that would be
     unfair to it.
     """
+    import torch._dynamo
     import torch._inductor.config
 
+    # Past a number of modules of one class, a compilation would quietly run eager.
+    torch._dynamo.reset()
     torch._inductor.config.freezing = True
     return known.torch_compile(model, inputs, threads)
 
@@ -102,9 +107,20 @@ def openvino(model: Any, inputs: Sequence[Any], threads: int) -> Prepared:
     request = compiled.create_infer_request()
     seconds = time.perf_counter() - start
 
+    wanted = None
+    if all(o.partial_shape.is_static for o in compiled.outputs):
+        wanted = [(tuple(o.shape), o.element_type.to_dtype()) for o in compiled.outputs]
+
     def call() -> Any:
-        request.infer([x.numpy() for x in inputs])
-        # A copy, as every other peer returns fresh outputs.
-        return [output.data.copy() for output in request.output_tensors]
+        feed = [x.numpy() for x in inputs]
+        if wanted is None:
+            request.infer(feed, share_inputs=True)
+            return [output.data.copy() for output in request.output_tensors]
+        # Fresh outputs, as of every other peer, written in place: a copy would count against it.
+        outputs = [np.empty(shape, dtype) for shape, dtype in wanted]
+        for i, output in enumerate(outputs):
+            request.set_output_tensor(i, ov.Tensor(output, shared_memory=True))
+        request.infer(feed, share_inputs=True)
+        return outputs
 
     return Prepared(call=call, compile_seconds=seconds)

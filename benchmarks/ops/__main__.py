@@ -45,6 +45,12 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the inputs")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=11, help="turns of each peer")
+    parser.add_argument(
+        "--keep-memory",
+        action="store_true",
+        help="let the C library keep freed memory in every peer's process: without the cost of "
+        "fresh pages, which weighs on large outputs of peers without an allocator of their own",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     parser.add_argument(
         "--output",
@@ -111,6 +117,9 @@ def run(given: argparse.Namespace) -> int:
     markdown = _output(given, len(cases), names)
     # Processes that this one starts, a compiler's among them, ask OpenMP for its default.
     os.environ["OMP_NUM_THREADS"] = str(given.threads)
+    if given.keep_memory:
+        # Read by glibc when a process starts: no mapping of its own for a large block, no trimming.
+        os.environ.update(MALLOC_MMAP_MAX_="0", MALLOC_TRIM_THRESHOLD_=str(1 << 36))
     peaks = _peaks(given.threads)
     measured: list[Measured] = []
     with progress_bar() as tell:

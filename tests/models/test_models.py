@@ -14,13 +14,15 @@ import torch
 
 import nestor
 from benchmarks.criterion import inputs_per_sample, judge, reference, stack_outputs
-from benchmarks.models import MODELS, ModelCase
+from benchmarks.models import MODELS, SMALLER, ModelCase
 
 SAMPLES = 3
 """How often a compiled model is judged, each time at fresh inputs."""
 
 
-@pytest.fixture(params=MODELS.values(), ids=lambda case: case.name)
+@pytest.fixture(
+    params=[SMALLER.get(name, case) for name, case in MODELS.items()], ids=lambda case: case.name
+)
 def case(request: pytest.FixtureRequest) -> Iterator[ModelCase]:
     """A model; what it took is given back before the next one."""
     yield request.param

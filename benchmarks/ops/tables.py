@@ -35,7 +35,7 @@ def speed_table(measured: Sequence[Measured], peers: Sequence[str]) -> Table:
         f"against the fastest other peer: medians of rounds taken in turns, quartiles in brackets. "
         f"Gflop/s, share of the limit (the larger of operations over the peak of multiply-adds and "
         f"least bytes over the bandwidth of a copy, c or m, over the time; a copy also reads what "
-        f"it overwrites and Winograd's convolutions multiply less than is counted, so that both may "
+        f"it overwrites and Winograd's convolutions multiply less than is counted, so both may "
         f"be passed) and error (over the allowed error) are {OWN}'s "
         f"or, without it, the best peer's."
     )

@@ -49,6 +49,9 @@ RAGGED_FACTOR = 1.5
 WAVE_FACTOR = 2.5
 """Skewed tiles have short rows with ragged ends: measured on stencils that fit the cache."""
 
+APART_FACTOR = 1.5
+"""As ``WAVE_FACTOR`` where rows are whole and run for one statement after the other."""
+
 CALL_CYCLES = 30.0
 """Overhead of one run of a nest: loop bounds, masks."""
 
@@ -272,7 +275,7 @@ def _cycles(
         side_by_side = max(1, math.prod(size for _, size in choice.rows))
         work = max(work, _waiting_cycles(nest, flows, last) / side_by_side)
     if choice.shape == "wavefront" and choice.vector:
-        work *= WAVE_FACTOR
+        work *= APART_FACTOR if choice.is_apart else WAVE_FACTOR
     if len(nest.deep) < len(nest.views) and choice.shape in ("contract", "dot"):
         work *= GUARD_FACTOR
     moved = _bytes_moved(program, target, nest, choice, sizes)

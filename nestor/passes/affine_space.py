@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Union
 
 from nestor.errors import UserError
+from nestor.ir.affine import Affine, affine_sum, variable
 from nestor.ir.program import Program
 from nestor.ir.schedule import Arrange, Parallel, Schedule, Step
 from nestor.ir.schedule_tree import Band, BandLoop, Leaf, Sequence, Tree, tree_statements
@@ -235,12 +236,26 @@ def _split_rows(tree: Tree, nest: Nest) -> Tree:
             last = tree.loops[-1]
             rows = tuple(
                 Band(
-                    loops=(BandLoop(name=rows_apart(nest, s), rows=((s, last.row(s)),)),),
+                    loops=(BandLoop(name=rows_apart(nest, s), rows=((s, row),)),),
                     child=Leaf(statement=s),
                 )
                 for s in tree_statements(tree.child)
+                for row in [_unskewed(nest, s, last)]
             )
             return replace(tree, loops=tree.loops[:-1], child=Sequence(children=rows))
+
+
+def _unskewed(nest: Nest, statement: str, last: BandLoop) -> Affine:
+    """The statement's row in ``last`` less what the loops around hold still.
+
+    A skewed row would start at another lane of its vectors in each iteration around.
+    """
+    row = last.row(statement)
+    view = next(v for v in nest.views if v.name == statement)
+    moving = {index for index, by_loop in view.moves.items() if by_loop.get(last.name)}
+    own = [(variable(n), c) for n in sorted(moving) if (c := row.coefficient(n))]
+    is_known = all(view.moves.values()) and all(isinstance(atom, str) for atom, _ in row.terms)
+    return affine_sum(own) if own and is_known else row
 
 
 def parallel_around(space: Space, point: Point) -> frozenset[str]:

@@ -11,7 +11,8 @@ from nestor.errors import IllegalSchedule, LegalityUnknown, Unsupported, UserErr
 from nestor.ir.interpreter import run_program
 from nestor.ir.nest_interpreter import run_nest
 from nestor.ir.program import Program
-from nestor.ir.schedule import Parallel, Schedule, schedule_from_json, schedule_to_json
+from nestor.ir.schedule import Arrange, Parallel, Schedule, schedule_from_json, schedule_to_json
+from nestor.ir.schedule_tree import tree_bands
 from nestor.ir.verifier import verify_nest, verify_program
 from nestor.passes.affine_pipeline import prepare_affine
 from nestor.passes.affine_schedule import (
@@ -202,3 +203,13 @@ def test_self_copies_vanish() -> None:
         "kept", "N", {"x": "N"}, "for i in 0..N { x[i] = x[i]; x[i] = x[i] + 1.0; }"
     )
     assert [s.name for s in drop_self_copies(program).statements] == ["S1"]
+
+
+def test_rows_that_run_apart_are_not_skewed() -> None:
+    space = space_of("jacobi_2d")
+    arrange = schedule_of(space, space.default())[0]
+    assert isinstance(arrange, Arrange)
+    skewed, *rows = tree_bands(arrange.tree)
+    assert len(rows) == len(space.program.statements)
+    assert all(len(row.variables()) > 1 for _, row in skewed.loops[-1].rows)
+    assert all(len(row.variables()) == 1 for band in rows for _, row in band.loops[0].rows)

@@ -119,7 +119,8 @@ class IslStages:
     def prove(self, job: KernelJob) -> None:
         """Prove one schedule. Raises: ``IllegalSchedule``, ``LegalityUnknown``, ``UserError``."""
         is_plain = job.schedule == plain_schedule(job.kernel)
-        most = self.left if is_plain else min(ARRANGED_SECONDS, self.left - PLAIN_SECONDS)
+        arranged = min(ARRANGED_SECONDS / INNER_SHARE, self.left - PLAIN_SECONDS)
+        most = self.left if is_plain else arranged
         # Rounded, for the proof is found again by it.
         self._inner = round(INNER_SHARE * most, 3)
         self._run("prove", (job, self._inner), most, job.kernel.name)

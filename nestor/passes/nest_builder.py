@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -24,6 +24,7 @@ from nestor.ir.loopnest import (
 )
 from nestor.ir.program import Reduction
 from nestor.passes.nest import LoopInfo, ScheduleState, StatementState, nest_tensors
+from nestor.passes.nest_constraints import Bound, Constraints
 from nestor.passes.temp_buffers import TempBuffer, place_temps
 
 
@@ -45,13 +46,14 @@ class Context:
     path: tuple[str, ...] = ()
     values: tuple[tuple[str, Affine], ...] = ()
     inner: tuple[tuple[str, Affine], ...] = ()
+    held: frozenset[tuple[str, Affine]] = frozenset()
+    """Constraints of statements that loop bounds or guards around ensure."""
 
     def enter(self, loop: str, value: Affine | None, inner: tuple[str, Affine] | None) -> Context:
         """The context inside ``loop``; ``value`` is set where a tail fixes the loop's index."""
         values = self.values if value is None else (*self.values, (loop, value))
-        return Context(
-            (*self.path, loop), values, self.inner if inner is None else (*self.inner, inner)
-        )
+        inner_extents = self.inner if inner is None else (*self.inner, inner)
+        return Context((*self.path, loop), values, inner_extents, self.held)
 
     def inner_extent(self, parent: str) -> Affine | None:
         """Extent of the inner half of tile ``parent``, once its outer half was entered."""
@@ -73,6 +75,7 @@ class _Builder:
                 upper = self.extent(info, Context()).bounds(self.ranges)[1]
                 self.ranges[name] = (0, None if upper is None else max(0, upper - 1))
         self.temps = place_temps(state, self.ranges)
+        self.constraints = Constraints(self.ranges, frozenset(self.symbol_ranges))
 
     def build(self) -> LoopNest:
         items = []
@@ -129,13 +132,19 @@ class _Builder:
             buffers += [*opened.accumulator, *opened.partial]
             b, i, a = _phases(opened, self._kept(item.user, rest), self._lanes(item.user, rest))
             before, inside, after = before + b, inside + i, after + a
-        core = self.loop(loop, lambda inner: self.inside(loop, inside, inner), ctx)
+        core = self.loop(loop, inside, ctx)
         if not buffers:
             return core
         nodes = self.generate(before, ctx) + core + self.generate(after, ctx)
         return [Alloc(buffers=tuple(buffers), body=_block(nodes))]
 
     def inside(self, loop: str, items: list[Item], ctx: Context) -> list[Node]:
+        """The body of ``loop``, where all items ask for the same conditions under one guard."""
+        conditions, ctx = self.constraints.guards(items, ctx)
+        nodes = self.blocks(loop, items, ctx)
+        return [Guard(conditions=conditions, body=_block(nodes))] if conditions else nodes
+
+    def blocks(self, loop: str, items: list[Item], ctx: Context) -> list[Node]:
         """The body of ``loop``; where it sums in blocks, each update has a partial state there."""
         if not self.state.loops[loop].blocks:
             return self.generate(items, ctx)
@@ -216,35 +225,35 @@ class _Builder:
             return (self.extent(parent, ctx) + (info.size - 1)) // info.size
         return ctx.inner_extent(info.parent) or affine(info.size)
 
-    def loop(self, name: str, body: Callable[[Context], list[Node]], ctx: Context) -> list[Node]:
+    def loop(self, name: str, items: list[Item], ctx: Context) -> list[Node]:
         """Open a loop: the outer half of a tile also decides how its tail runs."""
         info = self.state.loops[name]
         if info.half != "o" or info.parent is None:
-            return self._plain_loop(info, self.extent(info, ctx), body, ctx, None)
+            return self._plain_loop(info, self.extent(info, ctx), items, ctx, None)
         total = self.extent(self.state.loops[info.parent], ctx)
         full, rest = total // info.size, total % info.size
         whole = (info.parent, affine(info.size))
         if rest == ZERO:
-            return self._plain_loop(info, full, body, ctx, whole)
+            return self._plain_loop(info, full, items, ctx, whole)
         if f"{info.parent}.i" in ctx.path:
-            return self._guarded_loop(info, total, body, ctx)
+            return self._guarded_loop(info, total, items, ctx)
         if full == ZERO:
-            return body(ctx.enter(name, ZERO, (info.parent, rest)))
-        tail = body(ctx.enter(name, full, (info.parent, rest)))
+            return self.inside(name, items, ctx.enter(name, ZERO, (info.parent, rest)))
+        tail = self.inside(name, items, ctx.enter(name, full, (info.parent, rest)))
         if info.kind in ("parallel", "grid"):
-            main = body(ctx.enter(name, None, whole))
+            main = self.inside(name, items, ctx.enter(name, None, whole))
             choice = Guard(
                 conditions=(full - 1 - variable(name),), body=_block(main), orelse=_block(tail)
             )
             return [_loop(name, (total + (info.size - 1)) // info.size, info.kind, choice)]
-        return self._plain_loop(info, full, body, ctx, whole) + tail
+        return self._plain_loop(info, full, items, ctx, whole) + tail
 
     def _guarded_loop(
-        self, info: LoopInfo, total: Affine, body: Callable[[Context], list[Node]], ctx: Context
+        self, info: LoopInfo, total: Affine, items: list[Item], ctx: Context
     ) -> list[Node]:
         """The outer half inside the inner one: no tail can be split off, so test each index."""
         index = variable(info.name) * info.size + variable(f"{info.parent}.i")
-        inner = body(ctx.enter(info.name, None, None))
+        inner = self.inside(info.name, items, ctx.enter(info.name, None, None))
         guarded = Guard(conditions=(total - 1 - index,), body=_block(inner))
         count = (total + (info.size - 1)) // info.size
         kind = info.kind if count.is_const or info.kind == "parallel" else "serial"
@@ -254,12 +263,12 @@ class _Builder:
         self,
         info: LoopInfo,
         count: Affine,
-        body: Callable[[Context], list[Node]],
+        items: list[Item],
         ctx: Context,
         inner: tuple[str, Affine] | None,
     ) -> list[Node]:
         if count == ONE:
-            return body(ctx.enter(info.name, ZERO, inner))
+            return self.inside(info.name, items, ctx.enter(info.name, ZERO, inner))
         if count.is_const and count.const <= 0:
             return []
         kind = info.kind
@@ -270,10 +279,13 @@ class _Builder:
                 count = affine(info.size)
             else:
                 kind = "serial"
-        nodes = _block(body(ctx.enter(info.name, None, inner)))
+        bounds: tuple[Bound, ...] = ()
+        if kind in ("serial", "parallel"):
+            bounds, ctx = self.constraints.bounds(info.name, items, ctx)
+        nodes = _block(self.inside(info.name, items, ctx.enter(info.name, None, inner)))
         if conditions:
             nodes = Guard(conditions=conditions, body=nodes)
-        return [_loop(info.name, count, kind, nodes)]
+        return [_loop(info.name, count, kind, nodes, bounds)]
 
     # Computes
 
@@ -296,12 +308,8 @@ class _Builder:
             values=exprs,
             monoid=reduction.monoid if reduction and item.phase in ("update", "merge") else None,
         )
-        conditions = [
-            self._value(c, indices)
-            for c in statement.domain.constraints
-            if c.variables() <= {*names, *self.symbol_ranges}
-        ]
-        return Guard(conditions=tuple(conditions), body=node) if conditions else node
+        conditions = self.constraints.left(item, names, ctx)
+        return Guard(conditions=conditions, body=node) if conditions else node
 
     def _value(self, index: Affine, values: dict[str, Affine]) -> Affine:
         return index.substitute(values).simplify(self.ranges)
@@ -464,8 +472,10 @@ def _load(store: Store, dtype: object) -> Load:
     return Load(tensor=store.target, indices=store.indices, dtype=dtype)  # type: ignore[arg-type]
 
 
-def _loop(index: str, extent: Affine, kind: str, body: Node) -> Loop:
-    return Loop(index=index, lower=(ZERO,), upper=(extent,), kind=kind, body=body)  # type: ignore[arg-type]
+def _loop(index: str, extent: Affine, kind: str, body: Node, bounds: Iterable[Bound] = ()) -> Loop:
+    lower = (ZERO, *(b.value for b in bounds if not b.is_upper))
+    upper = (extent, *(b.value for b in bounds if b.is_upper))
+    return Loop(index=index, lower=lower, upper=upper, kind=kind, body=body)  # type: ignore[arg-type]
 
 
 def _block(nodes: list[Node]) -> Node:

@@ -19,6 +19,7 @@ from nestor.passes.fold_scales import fold_scales
 from nestor.passes.inline import inline_producers
 from nestor.passes.layouts import assign_layouts, stage_outputs
 from nestor.passes.linearize import merge_summed_dimensions
+from nestor.passes.masked_terms import skip_masked_terms
 from nestor.passes.materialize import pad_operands
 from nestor.passes.moments import split_moments
 from nestor.passes.phases import split_phases
@@ -59,6 +60,8 @@ PASSES: tuple[Pass | Split, ...] = (
     simplify_program,
     # Ordering: after scales are folded, which needs one writer.
     split_phases,
+    # Ordering: after inlining and sharing, when a softmax has the statements that will run.
+    skip_masked_terms,
     # Ordering: before the weight program is split off, which takes the copies in.
     plain_weights,
     # Ordering: after scales are folded, so that what is left of a scale's offset is outlined too.

@@ -16,6 +16,7 @@ from nestor.passes.plain_schedule import plain_inner, unit_score
 from nestor.passes.register_tile import choose_register_tile
 from nestor.passes.schedule_rules import Rules
 from nestor.passes.statement_facts import (
+    block_of,
     bounding_indices,
     extent_of,
     free_indices,
@@ -65,6 +66,9 @@ def _row_tile(rules: Rules, positions: list[int]) -> tuple[int | None, int]:
         for row in c.rows:
             if row in rules.fused.shared[s.name]:
                 lanes = rules.unit.lanes(4)
+                block = block_of(s, row)
+                if block is not None:
+                    return rules.fused.shared[s.name].index(row), block
                 tile, _ = choose_register_tile(
                     reuse_extent(s, row),
                     reuse_extent(s, c.vector),
@@ -146,7 +150,9 @@ def _row_contraction(
         if isinstance(step, Tile) and halves and step.loop == halves[0][:-2]:
             row_tile = step.size
     columns = reuse_extent(s, c.vector)
-    _, vectors = choose_register_tile(row_tile, columns, lanes, rules.unit.registers)
+    # Constraints count in blocks: a tile of columns is part of one.
+    most = min(columns, block_of(s, c.vector) or columns)
+    _, vectors = choose_register_tile(row_tile, most, lanes, rules.unit.registers)
     v = f"{s.name}.{c.vector}"
     shared = set(rules.fused.shared[s.name])
     own = [f"{s.name}.{n}" for n in free_indices(s) if n not in shared and n != c.vector]

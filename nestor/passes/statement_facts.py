@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from nestor.ir.affine import FloorDiv, variable
 from nestor.ir.expr import loads
 from nestor.ir.program import Statement
 from nestor.passes.contraction import Contraction
@@ -99,3 +100,13 @@ def widest_bytes(s: Statement) -> int:
 
 def magnitude(stride: int | None) -> int:
     return 1 << 40 if stride is None else abs(stride)
+
+
+def block_of(s: Statement, index: str) -> int | None:
+    """The size of the blocks of ``index`` in which the domain's constraints count, if they do:
+    64 for ``64*(i//64) ≤ n``. A tile of that size stands or falls as a whole."""
+    for c in s.domain.constraints:
+        for atom, _ in c.terms:
+            if isinstance(atom, FloorDiv) and atom.num == variable(index):
+                return atom.den
+    return None

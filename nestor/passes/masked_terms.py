@@ -1,0 +1,396 @@
+"""Leave out the terms of a softmax that a mask makes zero: causal masks and sliding windows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Literal
+
+from nestor.ir.affine import Affine, AffineLike, variable
+from nestor.ir.expr import Binary, Cast, Const, Expr, Index, Load, Select, Unary, walk
+from nestor.ir.monoid import is_builtin
+from nestor.ir.program import AnyStatement, Program, Statement
+from nestor.passes.analysis import (
+    ProgramFacts,
+    contraction_roles,
+    is_functional,
+    is_pointwise,
+    program_facts,
+)
+from nestor.passes.context import PassContext
+from nestor.passes.register_tile import VectorUnit, choose_register_tile
+from nestor.passes.rewriting import first_position, replace_statements, statement_loads
+from nestor.passes.strides import typical
+
+_NAME = "skip_masked_terms"
+KEY_VECTORS = 4
+"""Terms are left out in blocks of this many vectors: a register tile's columns."""
+
+_NEGATED = {"ge": "lt", "gt": "le", "le": "gt", "lt": "ge"}
+Masked = Literal["-inf", "0"]
+Names = dict[str, str]
+
+
+def skip_masked_terms(program: Program, ctx: PassContext) -> Program:
+    """Bound a softmax and its sums to the blocks of terms that a mask leaves.
+
+    Rewrite: ``X[q,t] = S[q,t] if t ≤ q else -inf; m[q] = max_t X; E = exp(X - m); l = Σ_t E;
+        O = Σ_t E·V`` → the same statements over ``{q, t | 64*(t//64) ≤ 6*(q//6) + 5}`` alone:
+        blocks of terms that are masked for every row of a tile are not computed.
+    Legal when: what is left out is the identity of each reduction that takes it (-∞ of a maximum, 0
+        of a sum), and nobody else reads it. Where a masked score, a row's maximum or a value that a
+        zero weighs is NaN or an infinity, the original may give NaN there and the result not.
+    Source: the skipped blocks of Dao et al., "FlashAttention", NeurIPS 2022, section 3.1.
+    """
+    masks = _Masks(program, program_facts(program))
+    unit = VectorUnit() if ctx.target is None else _unit(ctx)
+    statements = list(program.statements)
+    for number, alive in masks.found:
+        members, keys = masks.follow(number, alive)
+        if not masks.pays(members, keys, unit):
+            continue
+        bound = masks.relaxed(number, alive, keys, unit)
+        for member, names in members.items():
+            statement = statements[member]
+            assert isinstance(statement, Statement)
+            mapping: dict[str, AffineLike] = {a: variable(b) for a, b in names.items()}
+            constraints = (*statement.domain.constraints, bound.substitute(mapping))
+            domain = replace(statement.domain, constraints=constraints)
+            statements[member] = replace(statement, domain=domain)
+            ctx.changed(_NAME, statement.name, f"runs only where {constraints[-1]} ≥ 0")
+    return replace_statements(program, statements)
+
+
+def _unit(ctx: PassContext) -> VectorUnit:
+    return VectorUnit(bits=ctx.target.vector_bits, registers=ctx.target.vector_registers)
+
+
+class _Masks:
+    """Which statements write masked values, and how far each mask reaches.
+
+    ``found``: pairs of a statement's number and an affine over its indices: where that is negative,
+    the statement writes -∞. A *member* is a statement that need not run there; its ``Names`` tell
+    what it calls the indices that the affine speaks of.
+    """
+
+    def __init__(self, program: Program, facts: ProgramFacts):
+        self.statements = program.statements
+        self.facts = facts
+        self.in_order = sorted(
+            range(len(program.statements)), key=lambda n: first_position(program.statements[n])
+        )
+        self.found: list[tuple[int, Affine]] = []
+        for number in self.in_order:
+            written = _written(program.statements[number], facts)
+            if written is not None:
+                for alive in dict.fromkeys(_comparisons(written)):
+                    if _value_at(written, alive, {}) == "-inf":
+                        self.found.append((number, alive))
+
+    def follow(self, first: int, alive: Affine) -> tuple[dict[int, Names], set[str]]:
+        """Members, and those indices of the statement ``first`` that are summed over.
+
+        Members after the first one write or reduce masked values; those before it compute what is
+        thrown away.
+        """
+        source = self._statement(first)
+        own = [n for n in source.domain.names if n in alive.variables()]
+        members: dict[int, Names] = {first: {n: n for n in own}}
+        values: dict[str, Masked] = {source.writes[0].tensor: "-inf"}
+        writers = {source.writes[0].tensor: first}
+        ends: set[int] = set()
+        for number in self.in_order[self.in_order.index(first) + 1 :]:
+            statement = self.statements[number]
+            if not isinstance(statement, Statement) or not is_functional(statement):
+                continue
+            names = self._seen_by(statement, members, writers)
+            if names is None:
+                continue
+            here = _renamed(alive, names)
+            if statement.reduction is not None:
+                if _drops_masked(statement, here, values):
+                    members[number] = names
+                    ends.add(number)
+            elif _is_private(statement, self.facts):
+                value = _value_at(statement.elements[0], here, values)
+                if value is not None:
+                    members[number] = names
+                    values[statement.writes[0].tensor] = value
+                    writers[statement.writes[0].tensor] = number
+        self._add_producers(members)
+        members = self._closed(members, ends)
+        return members, self._keys(members, ends)
+
+    def _keys(self, members: Mapping[int, Names], ends: set[int]) -> set[str]:
+        keys: set[str] = set()
+        for number in ends & set(members):
+            reduction = self._statement(number).reduction
+            assert reduction is not None
+            keys |= {a for a, b in members[number].items() if b in reduction.indices}
+        return keys
+
+    def _statement(self, number: int) -> Statement:
+        statement = self.statements[number]
+        assert isinstance(statement, Statement)
+        return statement
+
+    def _seen_by(
+        self, reader: Statement, members: Mapping[int, Names], writers: Mapping[str, int]
+    ) -> Names | None:
+        """What a reader of masked values calls the mask's indices, if its loads agree on that."""
+        found: list[Names | None] = []
+        for load in statement_loads(reader):
+            if load.tensor in writers:
+                found.append(self._mapped(writers[load.tensor], members, load, reader))
+        return found[0] if found and all(f == found[0] for f in found) else None
+
+    def _mapped(
+        self, writer: int, members: Mapping[int, Names], load: Load, reader: Statement
+    ) -> Names | None:
+        names = _same_points(self._statement(writer), load, reader)
+        if names is None or not set(members[writer].values()) <= set(names):
+            return None
+        return {a: names[b] for a, b in members[writer].items()}
+
+    def _add_producers(self, members: dict[int, Names]) -> None:
+        """Statements whose results only members read."""
+        work = list(members)
+        while work:
+            number = work.pop()
+            reader = self._statement(number)
+            for load in statement_loads(reader):
+                writers = self.facts.writers.get(self.facts.roots[load.tensor], [])
+                if len(writers) != 1 or writers[0] in members:
+                    continue
+                source = self.statements[writers[0]]
+                if not isinstance(source, Statement) or not _is_private(source, self.facts):
+                    continue
+                names = _same_points(source, load, reader)
+                back = {b: a for a, b in names.items()} if names else {}
+                if set(members[number].values()) <= set(back):
+                    members[writers[0]] = {a: back[b] for a, b in members[number].items()}
+                    work.append(writers[0])
+
+    def _closed(self, members: dict[int, Names], ends: set[int]) -> dict[int, Names]:
+        """``members`` without those that somebody reads where they would not run."""
+        kept = dict(members)
+        while True:
+            lost = [n for n in kept if n not in ends and not self._is_only_read_by(n, kept)]
+            if not lost:
+                return kept
+            for n in lost:
+                del kept[n]
+
+    def _is_only_read_by(self, number: int, kept: Mapping[int, Names]) -> bool:
+        if not _is_private(self._statement(number), self.facts):
+            return False
+        name = self._statement(number).writes[0].tensor
+        for reader_number in self.facts.readers.get(name, []):
+            reader = self.statements[reader_number]
+            if reader_number not in kept or not isinstance(reader, Statement):
+                return False
+            places = [x for x in statement_loads(reader) if x.tensor == name]
+            if any(self._mapped(number, kept, x, reader) != kept[reader_number] for x in places):
+                return False
+            if any(_reads(f, name) for f in (reader.reduction.final if reader.reduction else ())):
+                return False  # the final map runs for every output point
+        return True
+
+    def pays(self, members: Mapping[int, Names], keys: set[str], unit: VectorUnit) -> bool:
+        """A contraction is among the members, and the masked index has several blocks."""
+        if len(keys) != 1:
+            return False
+        (key,) = keys
+        for number, names in members.items():
+            statement = self._statement(number)
+            if contraction_roles(statement) is not None:
+                return typical_extent(statement, names[key]) > _block(unit)
+        return False
+
+    def relaxed(self, number: int, alive: Affine, keys: set[str], unit: VectorUnit) -> Affine:
+        """An affine that is negative where ``alive`` is, for all rows of a tile and all terms of a
+        block; over the indices of the statement ``number``."""
+        statement = self._statement(number)
+        block = _block(unit)
+        corner: dict[str, AffineLike] = {}
+        for atom, c in alive.terms:
+            if not isinstance(atom, str) or atom not in statement.domain.names:
+                continue
+            size = block
+            if atom not in keys:
+                rows = typical_extent(statement, atom)
+                size, _ = choose_register_tile(rows, block, unit.lanes(4), unit.registers)
+            first = variable(atom) // size * size
+            corner[atom] = first + (size - 1) if c > 0 else first
+        return alive.substitute(corner)
+
+
+def _renamed(alive: Affine, names: Names) -> Affine:
+    mapping: dict[str, AffineLike] = {a: variable(b) for a, b in names.items()}
+    return alive.substitute(mapping)
+
+
+def _block(unit: VectorUnit) -> int:
+    return KEY_VECTORS * unit.lanes(4)
+
+
+def typical_extent(statement: Statement, name: str) -> int:
+    """Extent of an index; a symbolic one at its typical value."""
+    r = statement.domain.range_of(name)
+    return typical(r.upper - r.lower)
+
+
+def _reads(expression: Expr, name: str) -> bool:
+    return any(isinstance(n, Load) and n.tensor == name for n in walk(expression))
+
+
+def _is_private(statement: Statement, facts: ProgramFacts) -> bool:
+    """One result that is a temp, which nothing else writes."""
+    if not is_functional(statement) or len(statement.writes) != 1:
+        return False
+    if statement.reduction is not None and statement.reduction.scan:
+        return False
+    name = statement.writes[0].tensor
+    return facts.is_private_temp(name) and len(facts.writers[facts.roots[name]]) == 1
+
+
+def _written(statement: AnyStatement, facts: ProgramFacts) -> Expr | None:
+    """What a statement of one private result stores: its element, or its sum's final map."""
+    if not isinstance(statement, Statement) or not _is_private(statement, facts):
+        return None
+    if statement.reduction is None:
+        return statement.elements[0] if is_pointwise(statement) else None
+    return statement.reduction.final[0]
+
+
+def _same_points(writer: Statement, load: Load, reader: Statement) -> dict[str, str] | None:
+    """Indices of ``writer`` → indices of ``reader``, where both access one tensor by plain
+    indices of equal ranges."""
+    if load.predicate:
+        return None
+    names: dict[str, str] = {}
+    for w, r in zip(writer.writes[0].indices, load.indices, strict=True):
+        if not isinstance(w, Affine) or not isinstance(r, Affine):
+            return None
+        if w == r and w.is_const:
+            continue
+        pair = _plain(w), _plain(r)
+        if pair[0] is None or pair[1] is None:
+            return None
+        a, b = pair
+        if a not in writer.domain.names or b not in reader.domain.names or a in names:
+            return None
+        ours, theirs = writer.domain.range_of(a), reader.domain.range_of(b)
+        if (ours.lower, ours.upper) != (theirs.lower, theirs.upper):
+            return None
+        names[a] = b
+    return names if len(set(names.values())) == len(names) else None
+
+
+def _plain(index: Affine) -> str | None:
+    if index.const or len(index.terms) != 1 or index.terms[0][1] != 1:
+        return None
+    atom = index.terms[0][0]
+    return atom if isinstance(atom, str) else None
+
+
+# ------------------------------------------------------------------------------- masked values
+
+
+def _comparisons(node: Expr) -> Iterator[Affine]:
+    """What keeps a value: affines that are negative where some mask in ``node`` hides it."""
+    for n in walk(node):
+        if isinstance(n, Select):
+            for part in _parts(n.condition, "and"):
+                alive = _difference(part, negate=False)
+                if alive is not None:
+                    yield alive
+            for part in _parts(n.condition, "or"):
+                alive = _difference(part, negate=True)
+                if alive is not None:
+                    yield alive
+
+
+def _parts(node: Expr, op: str) -> Iterator[Expr]:
+    if isinstance(node, Binary) and node.op == op:
+        yield from _parts(node.a, op)
+        yield from _parts(node.b, op)
+    else:
+        yield node
+
+
+def _difference(test: Expr, *, negate: bool) -> Affine | None:
+    """An affine that is ≥ 0 exactly where a comparison of indices holds (or does not)."""
+    if isinstance(test, Unary) and test.op == "not":
+        return _difference(test.x, negate=not negate)
+    if not isinstance(test, Binary) or test.op not in _NEGATED:
+        return None
+    a, b = _as_affine(test.a), _as_affine(test.b)
+    if a is None or b is None:
+        return None
+    op = _NEGATED[test.op] if negate else test.op
+    return {"ge": a - b, "gt": a - b - 1, "le": b - a, "lt": b - a - 1}[op]
+
+
+def _as_affine(node: Expr) -> Affine | None:
+    if isinstance(node, Index):
+        return node.value
+    if isinstance(node, Const) and not node.dtype.is_float:
+        return Affine((), int(node.value))
+    return None
+
+
+def _value_at(node: Expr, alive: Affine, known: Mapping[str, Masked]) -> Masked | None:
+    """The value of ``node`` where ``alive`` is negative, if that is -∞ or 0; other operands are
+    taken to be finite."""
+    match node:
+        case Const() if node.dtype.is_float:
+            return "-inf" if node.value == float("-inf") else "0" if node.value == 0 else None
+        case Load():
+            return known.get(node.tensor)
+        case Cast() if node.dtype.is_float:
+            return _value_at(node.x, alive, known)
+        case Unary() if node.op == "exp":
+            return "0" if _value_at(node.x, alive, known) == "-inf" else None
+        case Select():
+            if alive in (_difference(p, negate=False) for p in _parts(node.condition, "and")):
+                return _value_at(node.b, alive, known)
+            if alive in (_difference(p, negate=True) for p in _parts(node.condition, "or")):
+                return _value_at(node.a, alive, known)
+            both = {_value_at(node.a, alive, known), _value_at(node.b, alive, known)}
+            return both.pop() if len(both) == 1 else None
+        case Binary():
+            return _binary_at(node, alive, known)
+        case _:
+            return None
+
+
+def _binary_at(node: Binary, alive: Affine, known: Mapping[str, Masked]) -> Masked | None:
+    a, b = _value_at(node.a, alive, known), _value_at(node.b, alive, known)
+    if node.op == "add" and "-inf" in (a, b):
+        return "-inf"
+    if node.op == "sub" and a == "-inf" and b != "-inf":
+        return "-inf"
+    if node.op == "mul":
+        if "0" in (a, b) and "-inf" not in (a, b):
+            return "0"
+        scale = node.b if a == "-inf" else node.a
+        is_positive = isinstance(scale, Const) and float(scale.value) > 0
+        return "-inf" if "-inf" in (a, b) and is_positive else None
+    if node.op == "div" and a == "0":
+        return "0"
+    return None
+
+
+def _drops_masked(statement: Statement, alive: Affine, known: Mapping[str, Masked]) -> bool:
+    """A maximum of -∞ or a sum of zeros over an index that the mask speaks of."""
+    reduction = statement.reduction
+    assert reduction is not None
+    if reduction.scan or len(statement.elements) != 1:
+        return False
+    if not is_builtin(reduction.monoid) or alive.variables().isdisjoint(reduction.indices):
+        return False
+    if any(_reads(f, name) for f in reduction.final for name in known):
+        return False
+    identity = {"max": "-inf", "sum": "0"}.get(reduction.monoid.name)
+    return identity is not None and _value_at(statement.elements[0], alive, known) == identity

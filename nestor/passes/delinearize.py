@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from nestor.ir.affine import Affine, FloorDiv, Interval, Mod, affine, variable
 from nestor.ir.expr import Index, Load, walk
+from nestor.ir.names import Names
 from nestor.ir.program import Domain, Extern, IndexRange, Program, Reduction, Statement
 from nestor.passes.context import PassContext
 from nestor.passes.index_maps import atoms_within
@@ -126,8 +127,8 @@ def divide_exactly(value: Affine, divisor: int) -> Affine | None:
 
 def _split(statement: Statement, name: str, inner: int) -> Statement:
     """Replace index ``name`` by ``outer*inner + rest``."""
-    names = set(statement.domain.names)
-    outer_name, inner_name = _fresh(f"{name}_o", names), _fresh(f"{name}_i", names)
+    names = Names(statement.domain.names)
+    outer_name, inner_name = names.fresh(f"{name}_o"), names.fresh(f"{name}_i")
     ranges: list[IndexRange] = []
     for r in statement.domain.ranges:
         if r.name != name:
@@ -162,10 +163,3 @@ def _split_reduction(reduction: Reduction, name: str, pair: tuple[str, str]) -> 
         if components is None
         else tuple(None if c is None else expand(c) for c in components),
     )
-
-
-def _fresh(wish: str, taken: set[str]) -> str:
-    while wish in taken:
-        wish += "_"
-    taken.add(wish)
-    return wish

@@ -29,6 +29,7 @@ from nestor.ir.loopnest import (
     Store,
     node_children,
 )
+from nestor.ir.names import fresh_name
 from nestor.ir.program import Program, Tensor
 from nestor.passes.loop_facts import LoopFacts
 from nestor.passes.promotion_tiles import (
@@ -74,9 +75,7 @@ def promote(
         raise UserError(f"nothing to promote: nest '{nest.name}' is given no tensor '{tensor}'")
     symbols = {s.name: (s.lower, s.upper) for s in nest.symbols}
     taken = {t.name for t in (*nest.tensors, *kernel.tensors)} | set(_buffer_names(nest.body))
-    name = f"{tensor}.{loop}"
-    while name in taken:
-        name += ".p"
+    name = fresh_name(f"{tensor}.{loop}", taken, separator=".")
     rewriter = _Promoter(found, loop, scope, name)
     body = rewriter.visit(nest.body, LoopFacts(symbols))
     if not rewriter.done:

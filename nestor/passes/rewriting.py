@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from nestor.ir.affine import Affine, AffineLike, Interval, variable
 from nestor.ir.expr import Binary, Const, Expr, Index, IndexExpr, Load, map_affines, map_expr, walk
+from nestor.ir.names import Names as Names
 from nestor.ir.program import (
     AnyStatement,
     Domain,
@@ -200,22 +201,6 @@ def renumber(statements: Iterable[AnyStatement]) -> list[AnyStatement]:
             statement = replace(statement, order=(position, *statement.order[1:]))
         out.append(statement)
     return out
-
-
-class Names:
-    """Fresh names: ``fresh("x_pad")`` gives it, or ``x_pad_1``, … if it is taken."""
-
-    def __init__(self, taken: Iterable[str]):
-        self._taken = set(taken)
-
-    def fresh(self, wish: str) -> str:
-        """A name that nobody has; it is taken from now on."""
-        name, n = wish, 0
-        while name in self._taken:
-            n += 1
-            name = f"{wish}_{n}"
-        self._taken.add(name)
-        return name
 
 
 def names_of(program: Program) -> Names:

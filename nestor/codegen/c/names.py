@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 
+from nestor.ir import names
+
 KEYWORDS = frozenset(
     "auto break case char const continue default do double else enum extern float for goto if"
     " inline int long register restrict return short signed sizeof static struct switch typedef"
@@ -21,10 +23,7 @@ def fresh_name(wanted: str, taken: Collection[str]) -> str:
     name = re.sub(r"\W", "_", wanted, flags=re.ASCII) or "v"
     if name[0].isdigit() or name.startswith("_"):
         name = f"v{name}"
-    candidate, number = name, 2
-    while candidate in taken or candidate in KEYWORDS:
-        candidate, number = f"{name}_{number}", number + 1
-    return candidate
+    return names.fresh_name(name, KEYWORDS.union(taken), first=2)
 
 
 def name_all(wanted: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:

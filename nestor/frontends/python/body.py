@@ -20,6 +20,7 @@ from nestor.frontends.python.tree import Assign, Branch, Loop, Node
 from nestor.frontends.python.values import TypeProblem, Value
 from nestor.ir.affine import Affine, affine
 from nestor.ir.expr import Const, Expr, Unary, Var, const
+from nestor.ir.names import Names, fresh_name
 from nestor.ir.program import Tensor
 from nestor.ir.types import DType
 
@@ -53,7 +54,7 @@ class Body:
 
     def __init__(self, knowledge: Knowledge, taken: set[str]) -> None:
         self.knowledge = knowledge
-        self.taken = set(taken)
+        self.names = Names(taken, first=2)
         self.tensors: list[Tensor] = []
         self.written: set[str] = set()
         self.calls: list[Source] = []
@@ -74,17 +75,11 @@ class Body:
 
     def fresh(self, name: str) -> str:
         """``name``, or with a number after it if that is taken; taken from now on."""
-        found, number = name, 2
-        while found in self.taken:
-            found, number = f"{name}_{number}", number + 1
-        self.taken.add(found)
-        return found
+        return self.names.fresh(name)
 
     def index_name(self, name: str) -> str:
         """A name for a loop index: its own, unless a tensor, a size or a loop around has it."""
-        found, number = name, 2
-        while found in self.taken or found in self.active:
-            found, number = f"{name}_{number}", number + 1
+        found = fresh_name(name, {*self.names, *self.active}, first=2)
         self.active.append(found)
         return found
 

@@ -31,6 +31,7 @@ from nestor.frontends.torch.value import (
 from nestor.ir.affine import Affine, Interval, affine, variable
 from nestor.ir.expr import Expr, IndexExpr, Load, map_expr, substitute_vars
 from nestor.ir.monoid import Monoid
+from nestor.ir.names import Names
 from nestor.ir.program import (
     AnyStatement,
     Domain,
@@ -114,18 +115,14 @@ class Builder:
         self.origin: Origin | None = None
         self.hint = "t"
         self.equal = EqualSymbols()
-        self._names: set[str] = set()
+        self._names = Names()
         self._position = 0
 
     # ------------------------------------------------------------------------------- tensors
 
     def fresh(self, hint: str) -> str:
         """A name that neither a tensor nor a statement has."""
-        name, k = hint, 1
-        while name in self._names:
-            name, k = f"{hint}_{k}", k + 1
-        self._names.add(name)
-        return name
+        return self._names.fresh(hint)
 
     def tensor(self, hint: str, shape: Sequence[Affine], dtype: DType, role: Role = "temp") -> str:
         """Declare a tensor; returns its name."""

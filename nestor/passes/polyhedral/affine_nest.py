@@ -20,6 +20,7 @@ from nestor.errors import Unsupported
 from nestor.ir.affine import ZERO, Affine, Interval, affine, variable
 from nestor.ir.expr import Expr, Index, Load, map_expr
 from nestor.ir.loopnest import Block, Compute, Guard, Loop, LoopKind, LoopNest, Node, Store
+from nestor.ir.names import Names
 from nestor.ir.program import Program, Statement
 from nestor.ir.schedule import Schedule
 from nestor.passes.index_set_splitting import split_index_sets
@@ -33,7 +34,7 @@ from nestor.passes.polyhedral.isl_util import (
     union_of,
 )
 from nestor.passes.polyhedral.model import domain_points
-from nestor.passes.polyhedral.order_tree import FreshNames
+from nestor.passes.polyhedral.order_tree import loop_names
 from nestor.passes.polyhedral.pruning import drop_idle
 from nestor.passes.polyhedral.statement_times import (
     StatementTime,
@@ -77,7 +78,7 @@ class _Scan:
         self.times = statement_times(kernel, arranged)
         self.ranges: dict[str, Interval] = dict(kernel.symbol_ranges())
         self.bodies: dict[str, _Body] = {}
-        names = FreshNames(arranged.names())
+        names = loop_names(arranged.names())
         for number, time in enumerate(self.times):
             _refuse_unknown(kernel, time.statement)
             body = _body(kernel, time, number, names)
@@ -150,7 +151,7 @@ class _Body(Protocol):
 class _Instance:
     """A statement without a register tile: the points are its instances."""
 
-    def __init__(self, time: StatementTime, points: Points, number: int, names: FreshNames):
+    def __init__(self, time: StatementTime, points: Points, number: int, names: Names):
         self.name = f"S{number}"
         self.time = time
         self.points = points
@@ -325,7 +326,7 @@ def _is_decided(gap: Affine, name: str, values: Mapping[str, Affine]) -> bool:
     )
 
 
-def _body(kernel: Program, time: StatementTime, number: int, names: FreshNames) -> _Body:
+def _body(kernel: Program, time: StatementTime, number: int, names: Names) -> _Body:
     """What is scanned for one statement."""
     domain = time.statement.domain
     points = domain_points(kernel, domain, domain.names)

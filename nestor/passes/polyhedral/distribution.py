@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from nestor.ir.names import Names
 from nestor.ir.schedule_tree import Band, BandLoop, Leaf, Sequence, Tree, tree_statements
 from nestor.passes.polyhedral.dependence_analysis import DependenceAnalysis, Relation
-from nestor.passes.polyhedral.order_tree import FreshNames, normalize
+from nestor.passes.polyhedral.order_tree import loop_names, normalize
 
 Active = list[tuple[Relation, Any]]
 """Relations with what is left of their maps below some loops."""
@@ -23,12 +24,12 @@ def distribute_tree(analysis: DependenceAnalysis, tree: Tree) -> Tree:
     Rewrite: ``for i { S; T }`` → ``for i { S }`` ``for i { T }``; each loop has its own name.
     Legal when: no dependence goes from T back to S in a later iteration.
     """
-    names = FreshNames([s.name for s in analysis.program.symbols])
+    names = loop_names([s.name for s in analysis.program.symbols])
     active: Active = [(r, r.map) for r in analysis.relations]
     return normalize(_visit(normalize(tree), active, names))
 
 
-def _visit(tree: Tree, active: Active, names: FreshNames) -> Tree:
+def _visit(tree: Tree, active: Active, names: Names) -> Tree:
     match tree:
         case Leaf():
             return tree
@@ -50,7 +51,7 @@ def _within(active: Active, tree: Tree) -> Active:
     ]
 
 
-def _distribute(band: Band, active: Active, names: FreshNames) -> Tree:
+def _distribute(band: Band, active: Active, names: Names) -> Tree:
     children = band.child.children if isinstance(band.child, Sequence) else (band.child,)
     parts: list[Tree] = []
     for group in _components(children, active):

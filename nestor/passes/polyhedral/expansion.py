@@ -29,7 +29,7 @@ from nestor.ir.program import (
 )
 from nestor.passes.polyhedral.isl_util import IN, OUT, context
 from nestor.passes.polyhedral.model import domain_points
-from nestor.passes.polyhedral.order_tree import FreshNames, program_tree
+from nestor.passes.polyhedral.order_tree import loop_names, program_tree
 from nestor.passes.polyhedral.statement_times import TimeLoop, statement_times
 from nestor.passes.polyhedral.tree_steps import Arranged
 
@@ -245,7 +245,7 @@ def _with_copies(
     if is_needed:
         after = max(int(s.order[0]) for s in statements if s.name in touched) + 1
         names = _element_names(program, tensor)
-        own = FreshNames([s.name for s in statements]).fresh(f"{name}_last")
+        own = loop_names([s.name for s in statements]).fresh(f"{name}_last")
         statements.append(_copy_back(tensor, name, shape[:depth], after, own, names))
     return replace(program, tensors=tuple(tensors), statements=tuple(statements))
 
@@ -264,7 +264,7 @@ def _redirected(s: Statement, old: str, new: str, outer: tuple[Affine, ...]) -> 
 
 def _element_names(program: Program, tensor: Tensor, taken: tuple[str, ...] = ()) -> list[str]:
     """An index for each dimension that is no symbol and not among ``taken``."""
-    fresh = FreshNames([*taken, *(s.name for s in program.symbols)])
+    fresh = loop_names([*taken, *(s.name for s in program.symbols)])
     return [fresh.fresh(f"d{k}") for k in range(len(tensor.shape))]
 
 

@@ -15,7 +15,7 @@ from nestor.ir.affine import Affine, affine_sum, floor_div, variable
 from nestor.ir.schedule_tree import Band, BandLoop, Leaf, Sequence, Tree
 from nestor.passes.polyhedral.dependence_analysis import DependenceAnalysis, StatementModel
 from nestor.passes.polyhedral.isl_util import IN, PARAM, context
-from nestor.passes.polyhedral.order_tree import FreshNames, normalize
+from nestor.passes.polyhedral.order_tree import loop_names, normalize
 
 _NODE: Any = isl.schedule_node_type
 
@@ -77,7 +77,7 @@ class _Reader:
         self.models = models
         self.symbols = symbols
         indices = {n for m in models.values() for n in m.points.names}
-        self.names = FreshNames(symbols)
+        self.names = loop_names(symbols)
         self.time = _time_names(indices | set(symbols))
 
     def visit(self, node: Any, inside: list[StatementModel]) -> Tree:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from collections.abc import Sequence as List
 
 from nestor.errors import UserError
 from nestor.ir.affine import variable
+from nestor.ir.names import Names
 from nestor.ir.program import Extern, Program, Statement
 from nestor.ir.schedule_tree import Band, BandLoop, Leaf, Sequence, Tree
 
@@ -22,26 +24,15 @@ def program_tree(program: Program) -> Tree:
         if isinstance(s, Extern):
             raise UserError(f"kernel '{program.name}': extern '{s.name}' has no loops")
         statements.append(s)
-    return normalize(_build(statements, 0, FreshNames()))
+    return normalize(_build(statements, 0, loop_names()))
 
 
-class FreshNames:
-    """Names that are not taken."""
-
-    def __init__(self, taken: List[str] = ()):
-        self._taken = set(taken)
-
-    def fresh(self, wanted: str) -> str:
-        """``wanted``, or with the first number that makes it new."""
-        name, number = wanted, 1
-        while name in self._taken:
-            number += 1
-            name = f"{wanted}.{number}"
-        self._taken.add(name)
-        return name
+def loop_names(taken: Iterable[str] = ()) -> Names:
+    """Names of loops that are not ``taken``."""
+    return Names(taken, separator=".", first=2)
 
 
-def _build(statements: List[Statement], depth: int, names: FreshNames) -> Tree:
+def _build(statements: List[Statement], depth: int, names: Names) -> Tree:
     """The tree of statements whose orders agree before position ``depth`` (an even number)."""
     groups: dict[int, list[Statement]] = {}
     for s in statements:
@@ -62,7 +53,7 @@ def _build(statements: List[Statement], depth: int, names: FreshNames) -> Tree:
     return children[0] if len(children) == 1 else Sequence(children=tuple(children))
 
 
-def _leaf(statement: Statement, names: FreshNames) -> Tree:
+def _leaf(statement: Statement, names: Names) -> Tree:
     """The statement, within loops over what its order leaves open."""
     leaf = Leaf(statement=statement.name)
     rest = [n for n in statement.domain.names if n not in statement.order]

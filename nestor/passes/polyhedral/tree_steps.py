@@ -39,7 +39,7 @@ from nestor.ir.schedule_tree import (
     tree_bands,
     tree_statements,
 )
-from nestor.passes.polyhedral.order_tree import FreshNames, normalize, program_tree
+from nestor.passes.polyhedral.order_tree import loop_names, normalize, program_tree
 
 
 @dataclass(slots=True, kw_only=True)
@@ -224,7 +224,7 @@ def _skew(state: Arranged, step: Skew) -> None:
 
 
 def _distribute(state: Arranged, step: Distribute) -> None:
-    names = FreshNames(_spoken_for(state))
+    names = loop_names(_spoken_for(state))
 
     def change(band: Band) -> Tree:
         k = _position(band, step.loop)

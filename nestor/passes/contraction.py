@@ -23,6 +23,8 @@ class Contraction:
         vector: the output index to vectorise; its factor is the *vector operand*.
         rows: output indices that the other factor alone depends on, nearest memory first: they
             reuse a loaded vector of the vector operand.
+        row_strides: distance of the other factor's elements along each of ``rows`` [bytes]; None
+            where it is irregular.
         reduced: reduced indices, outermost first as the row factor's memory suggests.
         vector_operand: the load to be read as vectors; None if that factor is not one plain load.
         vector_operand_bytes: its footprint for one instance of the other output indices [bytes].
@@ -32,6 +34,7 @@ class Contraction:
     statement: Statement
     vector: str
     rows: tuple[str, ...]
+    row_strides: tuple[int | None, ...]
     reduced: tuple[str, ...]
     vector_operand: Load | None
     vector_operand_bytes: int
@@ -78,6 +81,7 @@ def contraction_of(statement: object, tensors: Mapping[str, Tensor]) -> Contract
         statement=statement,
         vector=vector,
         rows=tuple(rows),
+        row_strides=tuple(_bytes(row_strides[n], factors[1 - b]) for n in rows),
         reduced=tuple(reduced),
         vector_operand=operand,
         vector_operand_bytes=footprint * factors[b].dtype.bytes,
@@ -153,6 +157,10 @@ def _score(
 def _extent(statement: Statement, name: str) -> int:
     r = statement.domain.range_of(name)
     return max(1, typical(r.upper - r.lower))
+
+
+def _bytes(stride: int | None, factor: Expr) -> int | None:
+    return None if stride is None else stride * factor.dtype.bytes
 
 
 def _magnitude(stride: int | None) -> int:

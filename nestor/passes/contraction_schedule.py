@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from nestor.ir.affine import Affine
 from nestor.ir.program import Statement
 from nestor.ir.schedule import (
@@ -15,7 +17,7 @@ from nestor.ir.schedule import (
 )
 from nestor.passes.contraction import Contraction
 from nestor.passes.plain_schedule import plain_loops
-from nestor.passes.register_tile import choose_block, choose_register_tile
+from nestor.passes.register_tile import choose_block, choose_register_tile, row_sets
 from nestor.passes.schedule_rules import Rules
 from nestor.passes.statement_facts import (
     constant_extent,
@@ -82,7 +84,11 @@ def _contraction_loops(
     row = next((n for n in c.rows if is_constant(s, n)), c.rows[0] if c.rows else None)
     columns = reuse_extent(s, c.vector)
     rows = reuse_extent(s, row) if row else 1
-    row_tile, vectors = choose_register_tile(rows, columns, lanes, rules.unit.registers)
+    sets = row_sets(c.row_strides[c.rows.index(row)] if row else None)
+    terms = math.prod(reuse_extent(s, n) for n in c.reduced)
+    row_tile, vectors = choose_register_tile(
+        rows, columns, lanes, rules.unit.registers, terms, sets
+    )
     name, v = s.name, f"{s.name}.{c.vector}"
     outer: list[str] = []
     tile: list[str] = []

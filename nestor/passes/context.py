@@ -40,6 +40,8 @@ class PassOptions:
         max_scaled_copy_bytes: a weight that is also used elsewhere is scaled into a second copy
             only up to this size [bytes].
         min_channels: fewest channels for which a convolution asks for channels-last.
+        least_window_gain: estimated gain from which a sliding window of three is transformed
+            (``transform_windows``); 0 transforms every one that may be.
         min_relayout_rows: fewest reuses of an operand that pay for a transposed copy of it.
         disabled: names of passes to skip.
     """
@@ -49,6 +51,7 @@ class PassOptions:
     max_hoisted_bytes: int = 1 << 23
     max_scaled_copy_bytes: int = 1 << 20
     min_channels: int = 8
+    least_window_gain: float = 1.1
     min_relayout_rows: int = 8
     disabled: frozenset[str] = frozenset()
 

@@ -28,6 +28,7 @@ from nestor.passes.relayout import relayout_operands
 from nestor.passes.simplify import simplify_program
 from nestor.passes.softmax import defer_divisions, share_expensive_elements
 from nestor.passes.weight_copies import plain_weights
+from nestor.passes.winograd import transform_windows
 
 __all__ = ["LogEntry", "PassContext", "PassOptions", "PipelineResult", "run_pipeline"]
 
@@ -60,6 +61,9 @@ PASSES: tuple[Pass | Split, ...] = (
     simplify_program,
     # Ordering: after scales are folded, which needs one writer.
     split_phases,
+    # Ordering: after scales are folded and phases split, which show plain windows; before the
+    # weight program is split off, which takes the weights' transforms in.
+    transform_windows,
     # Ordering: after inlining and sharing, when a softmax has the statements that will run.
     skip_masked_terms,
     # Ordering: before the weight program is split off, which takes the copies in.

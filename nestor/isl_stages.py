@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import pickle
+import signal
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,10 @@ PREPARE_SECONDS = 1.5
 
 PLAIN_SECONDS = 2.0
 """Kept back for the proof of the loops as written."""
+
+PLAIN_PATIENCE = 3.0
+"""Wall-clock over processor time for that proof: nothing stands behind it, and on a machine that is
+busy or stops the process it should not fail for want of a turn. Elsewhere the two are the same."""
 
 INNER_SHARE = 0.8
 """Of a step's time, what the checker is told: it then says what it was about, and lives on."""
@@ -79,12 +84,17 @@ STEPS: dict[str, Callable[..., Any]] = {
 
 
 def run_job(payload: bytes) -> bytes:
-    """Kind ``isl``: a pickled ``(step, arguments)`` from the parent's own pipe → pickled result."""
-    step, arguments = pickle.loads(payload)
+    """Kind ``isl``: a pickled ``(step, arguments, processor_seconds)`` from the parent's own pipe →
+    pickled result. Past its time on the processor the process is ended, by SIGPROF's default.
+    """
+    step, arguments, processor_seconds = pickle.loads(payload)
+    signal.setitimer(signal.ITIMER_PROF, processor_seconds)
     try:
         return pickle.dumps(STEPS[step](*arguments))
     except MemoryError:
         raise LegalityUnknown(f"the step '{step}' needs more memory than a worker has") from None
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def warm_up(payload: bytes) -> bytes:
@@ -120,10 +130,10 @@ class IslStages:
         """Prove one schedule. Raises: ``IllegalSchedule``, ``LegalityUnknown``, ``UserError``."""
         is_plain = job.schedule == plain_schedule(job.kernel)
         arranged = min(ARRANGED_SECONDS / INNER_SHARE, self.left - PLAIN_SECONDS)
-        most = self.left if is_plain else arranged
+        most, patience = (self.left, PLAIN_PATIENCE) if is_plain else (arranged, 1.0)
         # Rounded, for the proof is found again by it.
-        self._inner = round(INNER_SHARE * most, 3)
-        self._run("prove", (job, self._inner), most, job.kernel.name)
+        self._inner = round(INNER_SHARE * most * patience, 3)
+        self._run("prove", (job, self._inner), most, job.kernel.name, patience)
 
     def generate(self, job: KernelJob) -> KernelObject:
         """Code for the schedule that was proved last.
@@ -132,9 +142,9 @@ class IslStages:
         """
         arguments = (job, self._inner)
         try:
-            made: KernelObject = _call("generate", arguments, DEFAULT_TIMEOUT_S)
+            made: KernelObject = _call("generate", arguments, DEFAULT_TIMEOUT_S, DEFAULT_TIMEOUT_S)
         except Unanswered as error:
-            payload = pickle.dumps(("generate", arguments))
+            payload = pickle.dumps(("generate", arguments, DEFAULT_TIMEOUT_S))
             folder = write_reproducer("isl", payload, str(error), None)
             raise InternalError(
                 f"kernel '{job.kernel.name}': generating code failed: {error}"
@@ -147,7 +157,14 @@ class IslStages:
         """Note what was used elsewhere."""
         self.left = max(0.0, self.left - seconds)
 
-    def _run(self, step: str, arguments: tuple[Any, ...], most: float, kernel: str) -> Any:
+    def _run(
+        self,
+        step: str,
+        arguments: tuple[Any, ...],
+        most: float,
+        kernel: str,
+        patience: float = 1.0,
+    ) -> Any:
         limit = min(most, self.left)
         if limit <= 0:
             raise LegalityUnknown(f"kernel '{kernel}': {ISL_SECONDS:g} s of isl are used up")
@@ -155,7 +172,7 @@ class IslStages:
             _is_apart()  # starting the helper is no work of isl's
             clock = time.monotonic()
             try:
-                return _call(step, arguments, limit)
+                return _call(step, arguments, limit, limit * patience)
             except Unanswered as error:
                 raise LegalityUnknown(
                     f"kernel '{kernel}': the step '{step}' was given up: {error}"
@@ -170,10 +187,13 @@ def _is_apart() -> bool:
     return default_worker_count() > 0 and shared_helper().start()
 
 
-def _call(step: str, arguments: tuple[Any, ...], limit_seconds: float) -> Any:
+def _call(
+    step: str, arguments: tuple[Any, ...], processor_seconds: float, wall_seconds: float
+) -> Any:
     """Run a step in the helper, or here. Raises: ``Unanswered``; what the step raises."""
     helper = shared_helper()
     with helper.lock:
         if not _is_apart():
             return STEPS[step](*arguments)
-        return pickle.loads(helper.ask("isl", pickle.dumps((step, arguments)), limit_seconds))
+        payload = pickle.dumps((step, arguments, processor_seconds))
+        return pickle.loads(helper.ask("isl", payload, wall_seconds))

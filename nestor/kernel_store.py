@@ -21,6 +21,7 @@ Progress = Callable[[int, int], None]
 def job_key(job: KernelJob) -> str:
     """Digest of everything that makes the object: kernel, schedule, target, code versions."""
     from nestor.codegen.llvm import CODEGEN_VERSION
+    from nestor.codegen.llvm.streaming import depends_on_caches
     from nestor.ir.printer import print_program
     from nestor.passes.polyhedral import CHECKER_VERSION
 
@@ -28,6 +29,7 @@ def job_key(job: KernelJob) -> str:
         "kernel": print_program(job.kernel),
         "schedule": schedule_to_json(job.schedule),
         "target": job.target.isa_fingerprint(),
+        "stream": depends_on_caches(job.kernel.tensors, job.target),
         "function": job.function_name,
         "contract": job.contract,
         "fallbacks": [schedule_to_json(s) for s in job.fallbacks],

@@ -15,6 +15,7 @@ from nestor.ir.schedule import (
     Unroll,
     Vectorize,
 )
+from nestor.passes.column_tiles import column_loops
 from nestor.passes.schedule_rules import Rules
 from nestor.passes.statement_facts import (
     bounding_indices,
@@ -28,6 +29,7 @@ from nestor.passes.statement_facts import (
     widest_bytes,
 )
 from nestor.passes.strides import access_strides
+from nestor.passes.transpose_schedule import transposed_loops
 
 MAX_UNROLLED_TAPS = 9
 """Reduced loops of constant extents with at most this many iterations together are unrolled."""
@@ -46,8 +48,12 @@ def plain_loops(rules: Rules, s: Statement, sequential: list[str], shared: list[
         rules.out.append(Reorder(statement=s.name, loops=(*seq, *(f"{s.name}.{n}" for n in names))))
         return
     free = [n for n in names if n not in reduced]
+    if transposed_loops(rules, s, seq):
+        return
     vector = _choose_vector(rules, s, names)
     outer = _by_stride(rules, s, [n for n in free if n != vector])
+    if vector is not None and vector in free and column_loops(rules, s, vector, outer, seq):
+        return
     loops = [f"{s.name}.{n}" for n in outer]
     halves: list[str] = []
     if vector is not None and vector in free:
@@ -88,9 +94,10 @@ def plain_inner(
             loop = f"{name}.{index}"
             if index in summed:
                 if extent_of(s, index) >= 2 * size and _may_split(rules, s):
-                    chains = next(
-                        c for c in (4, 2, 1) if c == 1 or extent_of(s, index) >= 2 * c * size
-                    )
+                    # Wide states (a value and its index) still run in vectors of what is read.
+                    most = 4 * max(1, rules.unit.lanes(s.elements[0].dtype.bytes) // size)
+                    room = (extent_of(s, index) // (2 * size)).bit_length() - 1
+                    chains = min(most, 1 << room)
                     rules.out.append(SplitReduction(loop=loop, lanes=size * chains))
                     summed.remove(index)
                     inner, vector = [f"{loop}.o"], [f"{loop}.i"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from nestor.ir.affine import FloorDiv, variable
+from nestor.ir.affine import Affine, FloorDiv, variable
 from nestor.ir.expr import loads
 from nestor.ir.program import Statement
 from nestor.passes.contraction import Contraction
@@ -92,9 +92,14 @@ def is_constant(s: Statement, name: str) -> bool:
 
 
 def widest_bytes(s: Statement) -> int:
-    """Bytes of the widest type that the statement loads or computes, at least 4."""
+    """Bytes of the widest type that the statement loads or computes, at least 4.
+
+    Indices that a load reads from another tensor do not count: its elements decide.
+    """
     widths = [4, *(e.dtype.bytes for e in s.elements)]
-    widths += [x.dtype.bytes for e in s.elements for x in loads(e)]
+    found = [x for e in s.elements for x in loads(e)]
+    nested = [i for x in found for a in x.indices if not isinstance(a, Affine) for i in loads(a)]
+    widths += [x.dtype.bytes for x in found if not any(x is i for i in nested)]
     return max(widths)
 
 

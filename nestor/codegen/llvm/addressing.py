@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from math import gcd
 
 from nestor.codegen.llvm.builder import Val, int_val
 from nestor.codegen.llvm.context import IN_BODY, LANE, Context, Storage
@@ -38,6 +39,8 @@ class Location:
             they are at equal distances; it is available in the function's head.
         is_fixed: True if no iteration of the vector loop around moves it.
         row: what ``pointer`` is a constant distance from, and that distance [elements].
+        grain: the distance of ``pointer`` from the storage's start is a multiple of it [elements];
+            only decided for what is written past the caches, else 1.
     """
 
     storage: Storage
@@ -48,6 +51,7 @@ class Location:
     step: Val | None = None
     is_fixed: bool = False
     row: tuple[Val, int] | None = None
+    grain: int = 1
 
     @property
     def is_contiguous(self) -> bool:
@@ -142,7 +146,15 @@ def locate(ctx: Context, plan: AccessPlan) -> Location:
     start_inside = _inner_start(ctx, plan)
     fixed = plan.is_fixed(ctx)
     row = (base, const)
-    return Location(plan.storage, pointer, offsets, inside, start_inside, step, fixed, row)
+    grain = 1
+    if plan.storage.root in ctx.streamed:
+        parts = [c * factor for i, factor, _ in symbolic for c in (i.const, *_factors(i))]
+        grain = gcd(const, *_factors(uniform), *parts)
+    return Location(plan.storage, pointer, offsets, inside, start_inside, step, fixed, row, grain)
+
+
+def _factors(a: Affine) -> list[int]:
+    return [c for _, c in a.terms]
 
 
 def _canonical(offsets: tuple[int, ...]) -> tuple[int, ...] | None:
@@ -175,7 +187,9 @@ def _locate_plain(ctx: Context, plan: AccessPlan) -> Location | None:
     pointer = _step(ctx, plan.storage, base, int_val(const), IN_BODY) if const else base
     offsets = stride_pattern(stride, ctx.lanes) if stride else None
     if ctx.condition is None and ctx.full_mask() is None:
-        return Location(plan.storage, pointer, offsets, True, row=(base, const))
+        streamed = plan.storage.root in ctx.streamed
+        grain = gcd(const, *(c for _, c in terms)) if streamed else 1
+        return Location(plan.storage, pointer, offsets, True, row=(base, const), grain=grain)
     inside = _is_inside(ctx, plan.storage, ctx.resolve(plan.linear))
     start = _inner_start(ctx, plan)
     return Location(plan.storage, pointer, offsets, inside, start, None, plan.is_fixed(ctx))

@@ -132,6 +132,22 @@ class ModuleBuilder:
         """Note one more place that calls a helper."""
         self._calls[name] = self._calls.get(name, 0) + 1
 
+    def calls(self) -> dict[str, int]:
+        """How many places call each helper so far."""
+        return dict(self._calls)
+
+    def set_calls(self, calls: dict[str, int]) -> None:
+        """Go back to what ``calls`` gave; helpers that are new since then keep their count."""
+        self._calls.update(calls)
+
+    def count_functions(self) -> int:
+        """How many functions were added so far."""
+        return len(self._functions)
+
+    def drop_functions(self, count: int) -> None:
+        """Forget all functions but the first ``count``."""
+        del self._functions[count:]
+
     def add_global(self, name: str, text: str) -> str:
         """Add a global definition, once; returns ``@name``."""
         self._globals.setdefault(name, text)

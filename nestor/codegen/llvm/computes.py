@@ -9,7 +9,7 @@ from nestor.codegen.llvm.expressions import Expressions
 from nestor.codegen.llvm.memory import load, store
 from nestor.ir.affine import Affine
 from nestor.ir.expr import Binary, Var
-from nestor.ir.loopnest import Compute, Store
+from nestor.ir.loopnest import Compute, Loop, Store
 from nestor.ir.monoid import Monoid
 from nestor.ir.types import DType
 
@@ -131,6 +131,36 @@ def reduce_lanes(ctx: Context, monoid: Monoid, values: list[Val]) -> list[Val]:
         states = combine(ctx, monoid, left, right)
         lanes = half
     return states
+
+
+def lane_merge(ctx: Context, loop: Loop) -> Compute | None:
+    """What a vector loop merges into one state, if the order does not matter: whole vectors may
+    then be combined first, and lanes of the last one only."""
+    compute = loop.body
+    if not isinstance(compute, Compute) or compute.phase != "merge" or ctx.mask is not None:
+        return None
+    assert compute.monoid is not None
+    indices = [i for s in compute.stores for i in s.indices]
+    fixed = all(isinstance(i, Affine) and loop.index not in i.variables() for i in indices)
+    per_lane = any(
+        s.target in ctx.buffers and ctx.buffers[s.target].per_lane for s in compute.stores
+    )
+    return compute if fixed and compute.monoid.commutative and not per_lane else None
+
+
+def merge_vector(ctx: Context, compute: Compute, states: list[list[Val]], *, last: bool) -> None:
+    """Take one vector of partial states to ``states``; with the last, combine them all."""
+    assert compute.monoid is not None
+    ev = Expressions(ctx)
+    states.append([ctx.fb.broadcast(ev.evaluate(v), ctx.lanes) for v in compute.values])
+    if not last:
+        return
+    while len(states) > 1:
+        pairs = zip(states[0::2], states[1::2])
+        merged = [combine(ctx, compute.monoid, a, b) for a, b in pairs]
+        states[:] = merged + (states[-1:] if len(states) % 2 else [])
+    places = [Expressions(ctx).location(s.target, s.indices) for s in compute.stores]
+    with_state(ctx, compute, places, reduce_lanes(ctx, compute.monoid, states[0]))
 
 
 def merge_tree(ctx: Context, compute: Compute, index: str, count: int) -> None:

@@ -102,6 +102,9 @@ class NestInfo:
         metadata: per root or buffer name, the alias information of its accesses.
         inner_dims: per buffer name, the dimension that lies along vectors.
         gathers: whether some index depends on data.
+        read: roots that the nest reads, or accumulates into.
+        picked: roots that are read by indices that depend on data.
+        nontemporal: what marks a store past the caches; empty until there is one.
         regions: parallel regions written so far.
     """
 
@@ -117,6 +120,9 @@ class NestInfo:
     metadata: dict[str, str]
     inner_dims: dict[str, int]
     gathers: bool
+    read: frozenset[str] = frozenset()
+    picked: frozenset[str] = frozenset()
+    nontemporal: str = ""
     regions: int = 0
 
 
@@ -126,7 +132,8 @@ class Context:
     ``env`` maps loop indices that are no SSA values (unrolled and vector ones) to affines over
     ``LANE``; ``variables`` holds the others. ``mask`` (lanes) and ``condition`` (scalar) say where
     memory may be touched; None means everywhere. ``first`` (scalar): whether the first iteration of
-    the vector loop is under ``mask``, known only where no other is without it.
+    the vector loop is under ``mask``, known only where no other is without it. ``streamed``: roots
+    that start at cache lines and are written past the caches; ``streams``: some store was so.
     """
 
     def __init__(self, info: NestInfo, fb: FunctionBuilder):
@@ -151,6 +158,8 @@ class Context:
         self.first: Val | None = None
         self.flag: str | None = None
         self.inside_parallel = False
+        self.streamed: frozenset[str] = frozenset()
+        self.streams = False
         self.local_bytes = 0
         self.free_slots: dict[tuple[str, str, int], list[Val]] = {}
 

@@ -8,13 +8,14 @@ from collections.abc import Iterator, Sequence
 from nestor.codegen.llvm.builder import FunctionBuilder, ModuleBuilder
 from nestor.codegen.llvm.context import Context, NestInfo
 from nestor.codegen.llvm.nest import emit_node
+from nestor.codegen.llvm.streaming import read_roots
 from nestor.errors import InternalError
 from nestor.ir.affine import Affine
 from nestor.ir.expr import Load, loads, walk
 from nestor.ir.loopnest import Alloc, Compute, Loop, LoopNest, Node, node_children
 from nestor.target.cpu import TRIPLE, CpuTarget
 
-CODEGEN_VERSION = 8
+CODEGEN_VERSION = 9
 """Raised whenever the same nest may give other code; part of the key of cached objects."""
 
 
@@ -64,6 +65,7 @@ def _nest_info(
     if clash:
         raise InternalError(f"kernel {nest.name}: {sorted(clash)} are both buffers and tensors")
     written = {s.target for c in computes for s in c.stores}
+    read, picked = read_roots(nest.body, roots)
     return NestInfo(
         module=module,
         target=target,
@@ -77,6 +79,8 @@ def _nest_info(
         metadata=_alias_metadata(module, [*dict.fromkeys(roots.values()), *buffers]),
         inner_dims=_inner_dims(nest.body),
         gathers=any(_depends_on_data(c) for c in computes),
+        read=read,
+        picked=picked,
     )
 
 

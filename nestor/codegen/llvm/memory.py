@@ -19,6 +19,9 @@ from nestor.ir.types import DType
 ZEROS_BYTES = 1024
 """Size of the block of zeros that stands in for what must not be read [bytes]."""
 
+MIN_STREAMED_BYTES = 32
+"""Shorter pieces of a line would reach memory one by one."""
+
 # --- loads -----------------------------------------------------------------------------------
 
 
@@ -245,9 +248,33 @@ def _store_plain(ctx: Context, at: Location, pointer: Val, value: Val) -> None:
     )
 
 
+def is_streamed(ctx: Context, at: Location, size: int) -> bool:
+    """Whether ``size`` bytes there are to be written past the caches: an aligned vector."""
+    if at.storage.root not in ctx.streamed or size < MIN_STREAMED_BYTES:
+        return False
+    return at.grain * TYPE_BYTES[at.storage.ty] % min(size, ctx.target.line_bytes) == 0
+
+
+def store_past_caches(ctx: Context, value: Val, pointer: Val, size: int, metadata: str) -> None:
+    """A non-temporal store of ``size`` bytes, aligned to as many (at most to a line)."""
+    info = ctx.info
+    ctx.streams = True
+    if not info.nontemporal:
+        info.nontemporal = f", !nontemporal {info.module.metadata('!{i32 1}')}"
+    align = min(size, ctx.target.line_bytes)
+    ctx.fb.line(
+        f"store {value.full} {value.text}, ptr {pointer.text}, align {align}{metadata}"
+        f"{info.nontemporal}"
+    )
+
+
 def _store_row(ctx: Context, at: Location, value: Val, mask: Val | None) -> None:
     fb, storage = ctx.fb, at.storage
     if mask is None or (mask == ctx.tail_mask() and _pads(ctx, at)):
+        size = value.lanes * TYPE_BYTES[value.ty]
+        if mask is None and size >= ctx.target.vector_bits // 8 and is_streamed(ctx, at, size):
+            store_past_caches(ctx, value, at.pointer, size, storage.metadata)
+            return
         _store_plain(ctx, at, at.pointer, value)
         return
     if storage.private and at.inside:

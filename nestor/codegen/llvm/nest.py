@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import assert_never
 
 from nestor.codegen.llvm.builder import Val
-from nestor.codegen.llvm.computes import emit_compute, merge_tree
+from nestor.codegen.llvm.computes import emit_compute, lane_merge, merge_tree, merge_vector
 from nestor.codegen.llvm.context import LANE, Context, Variable, Vector
 from nestor.codegen.llvm.indexing import condition, first_iteration, scalar_affine
 from nestor.codegen.llvm.prefetch import prefetch_rows
@@ -276,6 +277,15 @@ def _emit_vector(ctx: Context, loop: Loop, body: Callable[[], None] | None = Non
         return
     native = native_lanes(ctx, loop.body)
     chunks = (high - low) // native
+    if body is None and 1 < chunks <= MAX_CHUNKS and chunks * native == high - low:
+        merge = lane_merge(ctx, loop)
+        if merge is not None:
+            states: list[list[Val]] = []
+            for start in range(low, high, native):
+                last = start + native == high
+                step = functools.partial(merge_vector, ctx, merge, states, last=last)
+                _emit_lanes(ctx, loop.index, affine(start), native, step, low)
+            return
     if chunks > MAX_CHUNKS:
         counter = f"{loop.index}%vectors"
         emit_serial(

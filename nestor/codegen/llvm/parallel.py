@@ -21,6 +21,7 @@ from nestor.codegen.llvm.nest import (
     resolved_bounds,
 )
 from nestor.codegen.llvm.storage import private_storage
+from nestor.codegen.llvm.streaming import fence, streamed_tensors, streaming_test
 from nestor.ir.affine import Affine
 from nestor.ir.loopnest import Guard, Loop, Node, node_children
 
@@ -51,9 +52,39 @@ def emit_parallel(ctx: Context, loop: Loop) -> None:
     shared = [*lowers, *extents]
     capture = _Capture(ctx, shared)
     frame = capture.fill(total)
-    region = _Region(ctx, name, capture)
-    region.write(loops, body)
-    _call_region(ctx, name, frame, total)
+    _Region(ctx, name, capture).write(loops, body)
+    entries = Val(f"@{name}", "ptr"), Val(f"@{name}.thread", "ptr")
+    streamed = streamed_tensors(ctx, body)
+    if streamed:
+        entries = _streaming_version(ctx, name, capture, streamed, (loops, body))
+    _call_region(ctx, entries, frame, total)
+
+
+def _streaming_version(
+    ctx: Context,
+    name: str,
+    capture: _Capture,
+    streamed: tuple[str, ...],
+    nest: tuple[list[Loop], Node],
+) -> tuple[Val, Val]:
+    """Write the region once more, with stores past the caches; returns the two functions to call:
+    of this version where the outputs suit it, else of the plain one."""
+    other = f"{name}.streaming"
+    # Helpers are inlined by the number of places that call them, which this does not double.
+    module, plain = ctx.info.module, (Val(f"@{name}", "ptr"), Val(f"@{name}.thread", "ptr"))
+    calls, count = module.calls(), module.count_functions()
+    region = _Region(ctx, other, capture)
+    region.ctx.streamed = frozenset(ctx.info.roots[t] for t in streamed)
+    region.write(*nest)
+    module.set_calls(calls)
+    if not region.ctx.streams:
+        module.drop_functions(count)  # no whole lines: nothing would differ
+        return plain
+    test = streaming_test(ctx, streamed)
+    return (
+        ctx.fb.select(test, Val(f"@{other}", "ptr"), plain[0]),
+        ctx.fb.select(test, Val(f"@{other}.thread", "ptr"), plain[1]),
+    )
 
 
 def _collapsible(loop: Loop) -> tuple[list[Loop], Node]:
@@ -190,6 +221,8 @@ class _Region:
         else:
             self._rows(loops, lowers, extents, intervals, body)
         self._raise_flag()
+        if ctx.streams:
+            fence(ctx)
         fb.line("ret void")
         ctx.info.module.add_function(fb.finish())
         make = _taking_function if _is_uneven(loops, body) else _thread_function
@@ -345,8 +378,12 @@ done:
 }}"""
 
 
-def _call_region(ctx: Context, name: str, frame: str, total: Val) -> None:
-    """``GOMP_parallel`` if there is a team and more than one iteration, else a plain call."""
+def _call_region(ctx: Context, entries: tuple[Val, Val], frame: str, total: Val) -> None:
+    """``GOMP_parallel`` if there is a team and more than one iteration, else a plain call.
+
+    Args: entries: the region's function, and the one that each thread of a team enters.
+    """
+    name, thread = (entry.text for entry in entries)
     fb = ctx.fb
     fb.module.declare("llvm.smin.i64", "i64", "i64, i64")
     run = fb.emit_at(0, f"load ptr, ptr {ctx.services.text}, align 8", "ptr")
@@ -358,15 +395,15 @@ def _call_region(ctx: Context, name: str, frame: str, total: Val) -> None:
     if not total.literal:
         team = fb.op("and", team, fb.compare("icmp sgt", total, int_val(1)))
     elif int(total.text) < 2:
-        fb.line(f"call void @{name}(ptr {frame}, i64 0, i64 {total.text})")
+        fb.line(f"call void {name}(ptr {frame}, i64 0, i64 {total.text})")
         return
     count = fb.convert("trunc", threads, "i32")
     together, alone, after = fb.fresh("team"), fb.fresh("alone"), fb.fresh("joined")
     fb.line(f"br i1 {team.text}, label %{together}, label %{alone}")
     fb.start_block(together)
-    fb.line(f"call void {run.text}(ptr @{name}.thread, ptr {frame}, i32 {count.text}, i32 0)")
+    fb.line(f"call void {run.text}(ptr {thread}, ptr {frame}, i32 {count.text}, i32 0)")
     fb.line(f"br label %{after}")
     fb.start_block(alone)
-    fb.line(f"call void @{name}(ptr {frame}, i64 0, i64 {total.text})")
+    fb.line(f"call void {name}(ptr {frame}, i64 0, i64 {total.text})")
     fb.line(f"br label %{after}")
     fb.start_block(after)

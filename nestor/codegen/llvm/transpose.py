@@ -13,6 +13,7 @@ from nestor.codegen.llvm.addressing import AccessPlan
 from nestor.codegen.llvm.builder import Val, mangle
 from nestor.codegen.llvm.context import Context
 from nestor.codegen.llvm.expressions import Expressions
+from nestor.codegen.llvm.memory import is_streamed, store_past_caches
 from nestor.codegen.llvm.types import MEMORY_TYPE, TYPE_BYTES
 from nestor.ir.affine import Affine
 from nestor.ir.expr import loads
@@ -88,9 +89,13 @@ def _store_group(
             assert place is not None and isinstance(place.offsets, tuple)
             where.append((place.pointer, place.offsets[1]))
             storages.append((place.storage.ty, place.storage.metadata))
+            line = ctx.target.line_bytes
+            apart = place.offsets[1] * TYPE_BYTES[place.storage.ty]
+            streams.append(apart % line == 0 and is_streamed(ctx, place, line))
         values.append(ctx.fb.broadcast(ev.evaluate(compute.values[0]), ctx.lanes))
 
     storages: list[tuple[str, str]] = []
+    streams: list[bool] = []
     for row in rows:
         at_row(row, evaluate)
     (pointer, distance), (ty, metadata) = where[0], storages[0]
@@ -98,7 +103,11 @@ def _store_group(
     for lane, item in enumerate(transpose(ctx, values)[: ctx.vector.active]):
         rhs = f"getelementptr {ty}, ptr {pointer.text}, i64 {distance * lane}"
         address = ctx.fb.emit(rhs, "ptr") if lane else pointer
-        _store_prefix(ctx, item, len(rows), address, metadata)
+        size = len(rows) * TYPE_BYTES[ty]
+        if streams[0] and size == ctx.target.line_bytes and item.lanes == len(rows):
+            store_past_caches(ctx, item, address, size, metadata)
+        else:
+            _store_prefix(ctx, item, len(rows), address, metadata)
 
 
 def transpose(ctx: Context, values: list[Val]) -> list[Val]:

@@ -1,0 +1,117 @@
+"""Loops of reductions over rows: a tile of columns is summed at once, read as whole runs of memory.
+
+With one vector of columns at a time, every row costs a cache line of another page: neither the
+hardware's prefetching nor its translation of addresses keeps up.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+from nestor.ir.expr import loads
+from nestor.ir.program import Statement
+from nestor.ir.schedule import (
+    Accumulate,
+    BlockReduction,
+    Parallel,
+    Reorder,
+    Tile,
+    Vectorize,
+)
+from nestor.passes.register_tile import choose_block
+from nestor.passes.schedule_rules import Rules
+from nestor.passes.statement_facts import (
+    bounding_indices,
+    constant_extent,
+    extent_of,
+    in_reduction_order,
+    is_constant,
+    reduced_indices,
+    widest_bytes,
+)
+from nestor.passes.strides import access_strides
+
+TILE_BYTES = 8 << 10
+"""Accumulators of a tile of columns: a quarter of the smallest first-level cache, so that
+the rows that stream through it do not drive them out (measured: 4 to 16 KB are as good)."""
+
+MIN_TILES = 32
+"""Tiles of columns are made so small that there are about as many, for the threads to share."""
+
+VECTORS = 4
+"""Vectors of a row that are added one after the other without a branch."""
+
+MIN_TERMS = 16
+"""Shorter sums are as well off with one vector of columns at a time, in registers."""
+
+
+def column_loops(rules: Rules, s: Statement, vector: str, outer: list[str], seq: list[str]) -> bool:
+    """Schedule ``s`` with tiles of columns along ``vector``; False if that does not suit it.
+
+    It suits long reductions that are no scans, whose elements are contiguous along ``vector``.
+
+    Args: outer: the other free indices, the one nearest in memory last. seq: sequential loops.
+    """
+    reduced = reduced_indices(s)
+    kind = s.reduction
+    if kind is None or kind.scan or kind.into or s.scatter or bounding_indices(s):
+        return False
+    if prod(extent_of(s, n) for n in reduced) < MIN_TERMS or not is_constant(s, vector):
+        return False
+    strides = [
+        access_strides(rules.tensors[x.tensor], x.indices, [vector, *outer])
+        for e in s.elements
+        for x in loads(e)
+    ]
+    if not strides or any(t[vector] not in (0, 1) for t in strides):
+        return False
+    lanes = rules.unit.lanes(widest_bytes(s))
+    width = extent_of(s, vector)
+    columns = prod([width, *(extent_of(s, n) for n in outer)])
+    room = TILE_BYTES // sum(d.bytes for d in kind.monoid.dtypes)
+    room = max(lanes, min(room, columns // MIN_TILES) // lanes * lanes)
+    inside: list[str] = []
+    loops = [f"{s.name}.{n}" for n in outer]
+    column = f"{s.name}.{vector}"
+    if width > room:
+        rules.out.append(Tile(loop=column, size=room))
+        loops.append(f"{column}.o")
+        column = f"{column}.i"
+    elif outer and room >= 2 * width and all(t[outer[-1]] in (0, width) for t in strides):
+        # The next index continues the same run of memory.
+        inside = [loops.pop()]
+        if extent_of(s, outer[-1]) > room // width or not is_constant(s, outer[-1]):
+            rules.out.append(Tile(loop=inside[0], size=room // width))
+            loops.append(f"{inside[0]}.o")
+            inside = [f"{inside[0]}.i"]
+    step = VECTORS * lanes
+    if min(width, room) > step:
+        rules.out.append(Tile(loop=column, size=step))
+        inside.append(f"{column}.o")
+        column = f"{column}.i"
+    sums = _summed(rules, s)
+    order = (*seq, *loops, *sums, *inside, column)
+    rules.out.append(Reorder(statement=s.name, loops=order))
+    rules.out.append(Vectorize(loop=column))
+    rules.out.append(Accumulate(statement=s.name, scope="local"))
+    for loop in loops:
+        rules.out.append(Parallel(loop=loop))
+    return True
+
+
+def _summed(rules: Rules, s: Statement) -> list[str]:
+    """The reduced loops; long floating-point sums are cut into blocks that are summed apart."""
+    assert s.reduction is not None
+    reduced = reduced_indices(s)
+    names = [n for n in in_reduction_order(s, list(s.domain.names)) if n in reduced]
+    loops = [f"{s.name}.{n}" for n in names]
+    if s.reduction.monoid.name != "sum" or not s.reduction.monoid.dtypes[0].is_float:
+        return loops
+    at, size = choose_block([constant_extent(s, n) for n in names])
+    if at is None:
+        return loops
+    if size:
+        rules.out.append(Tile(loop=loops[at], size=size))
+        loops[at : at + 1] = [f"{loops[at]}.o", f"{loops[at]}.i"]
+    rules.out.append(BlockReduction(loop=loops[at]))
+    return loops

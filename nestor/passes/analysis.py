@@ -139,12 +139,12 @@ def weight_tensors(program: Program) -> set[str]:
         if not isinstance(statement, Statement) or not is_weight_work(statement, known):
             continue
         position = first_position(statement)
-        for write in statement.writes:
-            name = write.tensor
+        for name in {w.tensor for w in statement.writes}:
             if not facts.is_private_temp(name) or facts.last_write[name] != position:
                 continue
-            makers = [program.statements[n] for n in facts.writers[name]]
-            if all(isinstance(m, Statement) and is_weight_work(m, known) for m in makers):
+            makers = (program.statements[n] for n in facts.writers[name])
+            others = (m for m in makers if m is not statement)
+            if all(isinstance(m, Statement) and is_weight_work(m, known) for m in others):
                 known.add(name)
     return known
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from nestor.ir.affine import Affine
 from nestor.ir.program import Statement
 from nestor.ir.schedule import (
@@ -14,10 +12,13 @@ from nestor.ir.schedule import (
     Parallel,
     Reorder,
     Tile,
+    Unroll,
 )
 from nestor.passes.contraction import Contraction
+from nestor.passes.contraction_tile import Window, contraction_tile, shared_window
+from nestor.passes.panel_schedule import panel_loops
 from nestor.passes.plain_schedule import plain_loops
-from nestor.passes.register_tile import choose_block, choose_register_tile, row_sets
+from nestor.passes.register_tile import choose_block
 from nestor.passes.schedule_rules import Rules
 from nestor.passes.statement_facts import (
     constant_extent,
@@ -27,6 +28,9 @@ from nestor.passes.statement_facts import (
     reuse_extent,
     without_sequential,
 )
+
+MAX_UNROLLED_TERMS = 128
+"""Multiply-adds in a row that a window's unrolled loops may come to."""
 
 
 def schedule_alone(rules: Rules, statement: Statement, sequential: list[str]) -> None:
@@ -38,7 +42,7 @@ def schedule_alone(rules: Rules, statement: Statement, sequential: list[str]) ->
     if contraction is not None and not statement.scatter:
         outer = [n for n in free_indices(statement) if n not in sequential]
         _contraction_loops(rules, statement, contraction, outer, sequential)
-    else:
+    elif sequential or not panel_loops(rules, statement):
         plain_loops(rules, statement, sequential, shared=[])
 
 
@@ -81,14 +85,9 @@ def _contraction_loops(
 ) -> tuple[list[str], list[str]]:
     """Register-tile a contraction; returns its outer (parallel) and its tile loops."""
     lanes = rules.unit.lanes(max(s.elements[0].dtype.bytes, 4))
-    row = next((n for n in c.rows if is_constant(s, n)), c.rows[0] if c.rows else None)
+    row, row_tile, vectors = contraction_tile(s, c, rules.unit)
     columns = reuse_extent(s, c.vector)
     rows = reuse_extent(s, row) if row else 1
-    sets = row_sets(c.row_strides[c.rows.index(row)] if row else None)
-    terms = math.prod(reuse_extent(s, n) for n in c.reduced)
-    row_tile, vectors = choose_register_tile(
-        rows, columns, lanes, rules.unit.registers, terms, sets
-    )
     name, v = s.name, f"{s.name}.{c.vector}"
     outer: list[str] = []
     tile: list[str] = []
@@ -109,7 +108,10 @@ def _contraction_loops(
         row_outer, row_inner = [], [f"{name}.{row}"] if row else []
     tile = [*row_inner, *tile, v]
     batch_loops = [f"{name}.{n}" for n in batch]
-    if _depends(rules, c, batch):
+    window = shared_window(s, c)
+    if window is not None:
+        outer = [*batch_loops, *row_outer, *column_outer]
+    elif _depends(rules, c, batch):
         outer = [*batch_loops, *column_outer, *row_outer]
     else:
         outer = [*column_outer, *batch_loops, *row_outer]
@@ -119,11 +121,27 @@ def _contraction_loops(
     rules.out.append(Reorder(statement=name, loops=(*seq, *outer, *reduced, *tile)))
     for loop in outer:
         rules.out.append(Parallel(loop=loop))
+    if window is not None:
+        _unroll_window(rules, s, window, row_tile, reduced)
     rules.annotate_tile(tile)
     rules.out.append(Accumulate(statement=name, scope="register"))
     if c.is_packable and c.vector_operand is not None:
         _pack(rules, c, block if columns > block else lanes * vectors)
     return outer, tile
+
+
+def _unroll_window(
+    rules: Rules, s: Statement, window: Window, rows: int, reduced: list[str]
+) -> None:
+    """Unroll the taps of a window, so that rows share the loads, and short loops around them."""
+    size = rows
+    for loop in reversed(reduced):
+        _, index, *halves = loop_parts(loop, s.name)
+        extent = constant_extent(s, index)
+        if halves or extent is None or (size * extent > MAX_UNROLLED_TERMS and index != window.tap):
+            break
+        rules.out.append(Unroll(loop=loop))
+        size *= extent
 
 
 def reduced_loops(rules: Rules, s: Statement, c: Contraction) -> list[str]:

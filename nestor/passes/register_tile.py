@@ -17,9 +17,6 @@ MIN_SUMMED_TERMS = 64
 CACHE_SETS = 64
 """Sets of a first-level cache: one every line of a page, whatever its size."""
 
-MAX_ROWS_OF_SET = 11
-"""Rows of a tile that lie in one set before time is lost: 8 ways, and some loads ahead."""
-
 FEW_REGISTERS = 16
 """With so few registers an accumulator that does not fit costs too much."""
 
@@ -60,9 +57,30 @@ def choose_register_tile(
         for tile in range(1, min((most - vectors) // vectors, rows, 30) + 1):
             spilled = max(0, tile * vectors + vectors + 1 - registers)
             cost = _tile_cost(rows, column_vectors, tile, vectors, spilled, terms)
-            cost *= 1 + 0.08 * max(0, -(-tile // row_sets) - MAX_ROWS_OF_SET)
+            cost *= _conflict_factor(-(-tile // row_sets))
             if cost < best_cost * 0.999:
                 best, best_cost = (tile, vectors), cost
+    return best
+
+
+def choose_window_rows(rows: int, taps: int, step: int, registers: int) -> int:
+    """Rows of a register tile of one vector each that share the vectors of overlapping windows.
+
+    In registers are a sum a row, every vector that a line of windows reads, and one of the weights.
+    Minimises the estimated cycles of all tiles, each bound by its FMAs, their latency or its loads.
+    """
+
+    def cycles(tile: int) -> float:
+        loads = tile * step + max(0, taps - step) + taps
+        return max(tile * taps, 4 * taps, loads) + 2.0
+
+    best, best_cost = 1, float("inf")
+    for tile in range(1, min(rows, registers) + 1):
+        if tile > 1 and tile + tile * step + max(0, taps - step) + 1 > registers:
+            break
+        cost = rows // tile * cycles(tile) + (cycles(rows % tile) if rows % tile else 0.0)
+        if cost < best_cost:
+            best, best_cost = tile, cost
     return best
 
 
@@ -101,6 +119,12 @@ def choose_block(extents: Sequence[int | None]) -> tuple[int | None, int]:
     most = MAX_SUMMED_TERMS // inner
     divisors = [d for d in range(most, most // 4, -1) if extent % d == 0]
     return at, divisors[0] if divisors else most
+
+
+def _conflict_factor(ways: int) -> float:
+    """What it costs that ``ways`` rows of a tile lie in one set of a cache with 8 ways: a little
+    where the vector operand drives them out, much where they drive each other out (measured)."""
+    return 1 + 0.01 * max(0, ways - 6) + 0.08 * max(0, ways - 11)
 
 
 def _tile_cost(

@@ -1,8 +1,9 @@
-"""Transposed copies of contraction operands that would be read with a stride in the inner loop."""
+"""Copies of contraction operands that do not suit the inner loop: transposed, or in panels."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 
 from nestor.ir.affine import Affine, variable
 from nestor.ir.expr import Expr, Load, map_expr
@@ -15,6 +16,7 @@ from nestor.ir.program import (
     Tensor,
     Write,
 )
+from nestor.ir.schedule import Pack
 from nestor.passes.analysis import (
     ContractionRoles,
     access_stride,
@@ -26,6 +28,10 @@ from nestor.passes.analysis import (
     weight_tensors,
 )
 from nestor.passes.context import PassContext
+from nestor.passes.contraction import contraction_of
+from nestor.passes.contraction_tile import contraction_tile
+from nestor.passes.nest import pack_layout
+from nestor.passes.register_tile import VectorUnit
 from nestor.passes.rewriting import (
     Names,
     extent_of,
@@ -35,21 +41,36 @@ from nestor.passes.rewriting import (
     renumber,
     replace_statements,
 )
+from nestor.passes.statement_facts import reuse_extent
 from nestor.passes.strides import physical_indices
 
 _NAME = "relayout_operands"
 
+MIN_PANEL_ROWS = 64
+"""Rows of the result that pay for a copy of an operand which could be read as it is."""
+
+MIN_PANEL_ROW_BYTES = 1024
+"""Length of the operand's rows from which they count as far apart."""
+
+MIN_PANEL_BYTES = 1 << 18
+"""Size of an operand, of one batch, from which it is copied into panels: a part of L2."""
+
 
 def relayout_operands(program: Program, ctx: PassContext) -> Program:
-    """Transpose the operand that a contraction's vector loop reads with a stride.
+    """Copy the operand that a contraction's vector loop reads with a stride, or from far apart.
 
     A contraction is vectorised along the index with unit stride in its result. The operand that
     moves with that index must have unit stride along it; a parameter is packed by the schedule, a
-    tensor made at run time gets a copy here (K in q·kᵀ).
+    tensor made at run time gets a copy here (K in q·kᵀ). A large one is copied into panels as wide
+    as the register tile, as parameters are packed: each step of the sum would else touch another
+    page, and rows at a power of two from each other share few sets of the caches.
 
-    Rewrite: ``S[q,t] = Σ_d Q[q,d]·K[t,d]`` → ``K'[d,t] = K[t,d]; S[q,t] = Σ_d Q[q,d]·K'[d,t]``.
+    Rewrite: ``S[q,t] = Σ_d Q[q,d]·K[t,d]`` → ``K'[d,t] = K[t,d]; S[q,t] = Σ_d Q[q,d]·K'[d,t]``,
+        where a large ``K'`` has the layout ``[t // b, d, t % b]``.
     Legal when: always (a copy of what the statement reads). Done when the operand is reused by at
-        least ``min_relayout_rows`` rows of the result, so the copy costs little beside the sum.
+        least ``min_relayout_rows`` rows of the result (``MIN_PANEL_ROWS`` where it has unit stride
+        already), so the copy costs little beside the sum.
+    Source: Goto, van de Geijn: Anatomy of High-Performance Matrix Multiplication, 2008.
     """
     return _Relayouter(program, ctx).run()
 
@@ -95,14 +116,49 @@ class _Relayouter:
             return None
         if operand.tensor in self.weights:
             return None
-        if access_stride(self.tensors[operand.tensor], operand, vector) == 1:
+        unit_stride = access_stride(self.tensors[operand.tensor], operand, vector) == 1
+        panels = self._wants_panels(statement, operand, vector)
+        if unit_stride and not panels:
             return None
-        reason = self._refusal(statement, operand, rows)
+        least = MIN_PANEL_ROWS if unit_stride else self.ctx.options.min_relayout_rows
+        reason = self._refusal(statement, operand, rows, least)
         if reason is not None:
             self.ctx.refused(_NAME, statement.name, reason)
             return None
-        self.ctx.changed(_NAME, statement.name, f"'{operand.tensor}' is transposed for '{vector}'")
-        return self._make_copy(statement, operand, vector)
+        copied = self._make_copy(statement, operand, vector)
+        width = self._store_in_panels(*copied, vector) if panels else None
+        how = "transposed" if width is None else f"copied into panels of {width}"
+        self.ctx.changed(_NAME, statement.name, f"'{operand.tensor}' is {how} for '{vector}'")
+        return copied
+
+    def _wants_panels(self, statement: Statement, operand: Load, vector: str) -> bool:
+        """Whether the operand is too large for a cache, in rows that are far apart."""
+        assert statement.reduction is not None
+        used = expression_variables(operand)
+        columns = reuse_extent(statement, vector)
+        summed = [n for n in statement.reduction.indices if n in used]
+        terms = math.prod(reuse_extent(statement, n) for n in summed)
+        size = columns * operand.dtype.bytes
+        return size >= MIN_PANEL_ROW_BYTES and size * terms >= MIN_PANEL_BYTES
+
+    def _store_in_panels(self, copy: Statement, reader: Statement, vector: str) -> int | None:
+        """Lay the copy out as the reader's register tile wants it; its width, None if it fails."""
+        contraction = contraction_of(reader, self.tensors)
+        if contraction is None or contraction.vector != vector:
+            return None
+        cpu = self.ctx.target
+        unit = VectorUnit() if cpu is None else VectorUnit(cpu.vector_bits, cpu.vector_registers)
+        lanes = unit.lanes(max(copy.elements[0].dtype.bytes, 4))
+        _, _, vectors = contraction_tile(reader, contraction, unit)
+        tensor = self.tensors[copy.writes[0].tensor]
+        rank, width = len(tensor.shape), lanes * vectors
+        last = rank - 1
+        assert reader.reduction is not None
+        inner = [d for d, n in enumerate(copy.domain.names) if n in reader.reduction.indices]
+        outer = [d for d in range(last) if d not in inner]
+        step = Pack(tensor=tensor.name, order=(*outer, last, *inner), dims=(last,), blocks=(width,))
+        self.tensors[tensor.name] = replace(tensor, layout=pack_layout(tensor, step))
+        return width
 
     def vector_index(self, statement: Statement) -> str | None:
         """The index with unit stride in the result."""
@@ -116,7 +172,9 @@ class _Relayouter:
         names = [a for a, c in last[-1].terms if isinstance(a, str) and c == 1]
         return names[0] if len(names) == 1 else None
 
-    def _refusal(self, statement: Statement, operand: Load, rows: tuple[str, ...]) -> str | None:
+    def _refusal(
+        self, statement: Statement, operand: Load, rows: tuple[str, ...], least: int
+    ) -> str | None:
         if operand.predicate:
             return f"'{operand.tensor}' is read under a predicate"
         used = expression_variables(operand)
@@ -126,7 +184,9 @@ class _Relayouter:
         if any(expression_range_depends(r, statement) for r in ranges):
             return "the bounds of its indices depend on each other"
         reuse = domain_volume(statement.domain, frozenset(rows))
-        if reuse < self.ctx.options.min_relayout_rows:
+        if least == MIN_PANEL_ROWS:
+            reuse = math.prod(reuse_extent(statement, n) for n in rows)
+        if reuse < least:
             return f"'{operand.tensor}' is reused by {reuse} rows only: a copy would not pay"
         if domain_volume(statement.domain, used) > element_count(self.tensors[operand.tensor]):
             return f"'{operand.tensor}' is read more than once (a window)"
@@ -135,6 +195,7 @@ class _Relayouter:
     def _make_copy(
         self, statement: Statement, operand: Load, vector: str
     ) -> tuple[Statement, Statement]:
+        """The copy, ``vector`` its last index, and the statement that reads it."""
         used = expression_variables(operand)
         ranges = [r for r in statement.domain.ranges if r.name in used and r.name != vector]
         ranges.append(statement.domain.range_of(vector))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from nestor.ir.affine import Affine, variable
+from nestor.ir.affine import Affine, FloorDiv, Mod, variable
 from nestor.ir.expr import IndexExpr
 from nestor.ir.program import Tensor
 
@@ -46,7 +46,8 @@ def access_strides(
 ) -> dict[str, int | None]:
     """Stride [elements] of an access along each index of ``names``; 0 where it does not move.
 
-    None: the access moves irregularly along the index (``//``, ``%``, or a gather).
+    None: the access moves irregularly along the index (``//``, ``%``, or a gather). In a blocked
+    layout it is the stride inside a block: tiles are blocks.
     """
     from nestor.ir.expr import Index as IndexValue
     from nestor.ir.expr import Load, walk
@@ -65,7 +66,7 @@ def access_strides(
                 for i in node.indices:
                     irregular |= i.variables() if isinstance(i, Affine) else set()
     out: dict[str, int | None] = {name: None if name in irregular else 0 for name in names}
-    for index, stride in zip(physical_indices(tensor, plain), element_strides(tensor)):
+    for index, stride in zip(_inside_blocks(tensor, plain), element_strides(tensor)):
         for atom, c in index.terms:
             if isinstance(atom, str):
                 known = out.get(atom, 0)
@@ -76,6 +77,21 @@ def access_strides(
                     if name in out:
                         out[name] = None
     return out
+
+
+def _inside_blocks(tensor: Tensor, indices: Sequence[Affine]) -> tuple[Affine, ...]:
+    """Physical indices without the blocks of a layout: ``d // b`` is 0, ``d % b`` is ``d``."""
+    if tensor.layout is None:
+        return tuple(indices)
+    local: list[Affine] = []
+    for p in tensor.layout.physical:
+        atom = p.terms[0][0] if len(p.terms) == 1 and p.terms[0][1] == 1 and not p.const else None
+        if isinstance(atom, FloorDiv):
+            local.append(Affine())
+        else:
+            local.append(atom.num if isinstance(atom, Mod) else p)
+    mapping = {f"d{d}": index for d, index in enumerate(indices)}
+    return tuple(p.substitute(mapping) for p in local)
 
 
 def extents(domain_ranges: Mapping[str, Affine]) -> dict[str, int]:

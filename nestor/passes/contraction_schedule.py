@@ -16,6 +16,7 @@ from nestor.ir.schedule import (
 )
 from nestor.passes.contraction import Contraction
 from nestor.passes.contraction_tile import Window, contraction_tile, shared_window
+from nestor.passes.dot_schedule import dot_index, dot_loops
 from nestor.passes.panel_schedule import panel_loops
 from nestor.passes.plain_schedule import plain_loops
 from nestor.passes.register_tile import choose_block
@@ -39,7 +40,12 @@ def schedule_alone(rules: Rules, statement: Statement, sequential: list[str]) ->
     if contraction is not None:
         # The time loop of a recurrence is neither a row nor a column of its product.
         contraction = without_sequential(contraction, sequential)
-    if contraction is not None and not statement.scatter:
+    along = None
+    if contraction is not None and not sequential:
+        along = dot_index(rules, statement, contraction)
+    if contraction is not None and along is not None:
+        dot_loops(rules, statement, contraction, along)
+    elif contraction is not None and not statement.scatter:
         outer = [n for n in free_indices(statement) if n not in sequential]
         _contraction_loops(rules, statement, contraction, outer, sequential)
     elif sequential or not panel_loops(rules, statement):
@@ -126,7 +132,7 @@ def _contraction_loops(
     rules.annotate_tile(tile)
     rules.out.append(Accumulate(statement=name, scope="register"))
     if c.is_packable and c.vector_operand is not None:
-        _pack(rules, c, block if columns > block else lanes * vectors)
+        pack_operand(rules, c, block if columns > block else lanes * vectors)
     return outer, tile
 
 
@@ -168,7 +174,7 @@ def _depends(rules: Rules, c: Contraction, batch: list[str]) -> bool:
     return any(n in used for n in batch)
 
 
-def _pack(rules: Rules, c: Contraction, block: int) -> None:
+def pack_operand(rules: Rules, c: Contraction, block: int) -> None:
     """Store the vector operand as panels: vector index blocked innermost, reduced as looped."""
     operand = c.vector_operand
     assert operand is not None

@@ -10,7 +10,7 @@ normalisation, (batch, head, query) for an attention.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from nestor.ir.affine import Affine
@@ -24,7 +24,9 @@ from nestor.ir.program import (
     Statement,
     Tensor,
 )
+from nestor.passes.analysis import expression_variables
 from nestor.passes.contraction import Contraction, contraction_of
+from nestor.passes.expansions import reads_expansion
 from nestor.passes.strides import typical
 
 MAX_ROW_TEMP_ELEMS = 16384
@@ -207,7 +209,8 @@ class _Partitioner:
         if contraction is not None:
             return self._contraction_profit(group, statement, contraction, rows)
         if inside:
-            if any(not self._is_near(c) for c in inside):
+            lost = {p for p, r in enumerate(rows) if r is None}
+            if not all(self._may_run_in_rows(c, group, lost) for c in inside):
                 return "the contraction's second operand is read again for every row tile"
             if any(c.rows and not self._keeps_row(group, c, rows) for c in inside):
                 return "the contraction would lose the rows that reuse its operand"
@@ -221,17 +224,39 @@ class _Partitioner:
         rows: list[str | None],
     ) -> str | None:
         inside = [c for s in group.statements if (c := contraction_of(s, self.tensors))]
-        if not inside:
+        if not inside and not reads_expansion(statement, group.statements, self.tensors):
             return "a contraction starts a kernel of its own"
-        if not self._is_near(contraction) or any(not self._is_near(c) for c in inside):
+        lost = {p for p, r in enumerate(rows) if r is None}
+        near = not inside or self._is_near(contraction)
+        if not near or any(not self._is_near(c, group, lost) for c in inside):
             return "the contraction's second operand is read again for every row tile"
         if not any(r in contraction.rows for r in rows if r is not None):
             return "no shared row reuses the contraction's operand"
         return self._row_reason(group, statement, rows)
 
-    def _is_near(self, c: Contraction) -> bool:
-        """Whether the operand shared by all rows of a batch instance stays in half the L2 cache."""
-        return c.vector_operand_role != "parameter" and c.vector_operand_bytes * 2 <= self.l2_bytes
+    def _may_run_in_rows(self, c: Contraction, group: _Group, lost: set[int]) -> bool:
+        """The second operand stays near, or rows save more traffic than reading it again costs."""
+        if self._is_near(c, group, lost):
+            return True
+        return reads_expansion(c.statement, group.statements, self.tensors)
+
+    def _is_near(
+        self, c: Contraction, group: _Group | None = None, lost: Iterable[int] = ()
+    ) -> bool:
+        """Whether the operand shared by all rows of a batch instance stays in half the L2 cache.
+
+        Args: group, lost: positions of the group's shared indices that would be shared no more:
+            all that the operand holds along them is then read for each row.
+        """
+        if c.vector_operand_role == "parameter":
+            return False
+        operand_bytes = c.vector_operand_bytes
+        if group is not None and c.vector_operand is not None:
+            used = expression_variables(c.vector_operand) - {c.vector}
+            for p in lost:
+                index = group.shared[c.statement.name][p]
+                operand_bytes *= _extent(c.statement, index) if index in used else 1
+        return operand_bytes * 2 <= self.l2_bytes
 
     def _keeps_row(self, group: _Group, c: Contraction, rows: list[str | None]) -> bool:
         shared = group.shared[c.statement.name]

@@ -18,6 +18,7 @@ from nestor.passes.analysis import (
     program_facts,
 )
 from nestor.passes.context import PassContext
+from nestor.passes.points import Names, is_private, same_points
 from nestor.passes.register_tile import VectorUnit, choose_register_tile
 from nestor.passes.rewriting import first_position, replace_statements, statement_loads
 from nestor.passes.strides import typical
@@ -28,7 +29,6 @@ KEY_VECTORS = 4
 
 _NEGATED = {"ge": "lt", "gt": "le", "le": "gt", "lt": "ge"}
 Masked = Literal["-inf", "0"]
-Names = dict[str, str]
 
 
 def skip_masked_terms(program: Program, ctx: PassContext) -> Program:
@@ -76,6 +76,7 @@ class _Masks:
     def __init__(self, program: Program, facts: ProgramFacts):
         self.statements = program.statements
         self.facts = facts
+        self.symbols = program.symbol_ranges()
         self.in_order = sorted(
             range(len(program.statements)), key=lambda n: first_position(program.statements[n])
         )
@@ -111,7 +112,7 @@ class _Masks:
                 if _drops_masked(statement, here, values):
                     members[number] = names
                     ends.add(number)
-            elif _is_private(statement, self.facts):
+            elif is_private(statement, self.facts):
                 value = _value_at(statement.elements[0], here, values)
                 if value is not None:
                     members[number] = names
@@ -147,7 +148,7 @@ class _Masks:
     def _mapped(
         self, writer: int, members: Mapping[int, Names], load: Load, reader: Statement
     ) -> Names | None:
-        names = _same_points(self._statement(writer), load, reader)
+        names = same_points(self._statement(writer), load, reader)
         if names is None or not set(members[writer].values()) <= set(names):
             return None
         return {a: names[b] for a, b in members[writer].items()}
@@ -163,9 +164,9 @@ class _Masks:
                 if len(writers) != 1 or writers[0] in members:
                     continue
                 source = self.statements[writers[0]]
-                if not isinstance(source, Statement) or not _is_private(source, self.facts):
+                if not isinstance(source, Statement) or not is_private(source, self.facts):
                     continue
-                names = _same_points(source, load, reader)
+                names = same_points(source, load, reader)
                 back = {b: a for a, b in names.items()} if names else {}
                 if set(members[number].values()) <= set(back):
                     members[writers[0]] = {a: back[b] for a, b in members[number].items()}
@@ -182,7 +183,7 @@ class _Masks:
                 del kept[n]
 
     def _is_only_read_by(self, number: int, kept: Mapping[int, Names]) -> bool:
-        if not _is_private(self._statement(number), self.facts):
+        if not is_private(self._statement(number), self.facts):
             return False
         name = self._statement(number).writes[0].tensor
         for reader_number in self.facts.readers.get(name, []):
@@ -204,7 +205,13 @@ class _Masks:
         for number, names in members.items():
             statement = self._statement(number)
             if contraction_roles(statement) is not None:
-                return typical_extent(statement, names[key]) > _block(unit)
+                # Where all terms lie in one block, a constraint would not speak of terms any more,
+                # but of results.
+                r = statement.domain.range_of(names[key])
+                most = (r.upper - r.lower).bounds(self.symbols)[1]
+                return typical_extent(statement, names[key]) > _block(unit) and (
+                    most is None or most > _block(unit)
+                )
         return False
 
     def relaxed(self, number: int, alive: Affine, keys: set[str], unit: VectorUnit) -> Affine:
@@ -244,54 +251,13 @@ def _reads(expression: Expr, name: str) -> bool:
     return any(isinstance(n, Load) and n.tensor == name for n in walk(expression))
 
 
-def _is_private(statement: Statement, facts: ProgramFacts) -> bool:
-    """One result that is a temp, which nothing else writes."""
-    if not is_functional(statement) or len(statement.writes) != 1:
-        return False
-    if statement.reduction is not None and statement.reduction.scan:
-        return False
-    name = statement.writes[0].tensor
-    return facts.is_private_temp(name) and len(facts.writers[facts.roots[name]]) == 1
-
-
 def _written(statement: AnyStatement, facts: ProgramFacts) -> Expr | None:
     """What a statement of one private result stores: its element, or its sum's final map."""
-    if not isinstance(statement, Statement) or not _is_private(statement, facts):
+    if not isinstance(statement, Statement) or not is_private(statement, facts):
         return None
     if statement.reduction is None:
         return statement.elements[0] if is_pointwise(statement) else None
     return statement.reduction.final[0]
-
-
-def _same_points(writer: Statement, load: Load, reader: Statement) -> dict[str, str] | None:
-    """Indices of ``writer`` → indices of ``reader``, where both access one tensor by plain
-    indices of equal ranges."""
-    if load.predicate:
-        return None
-    names: dict[str, str] = {}
-    for w, r in zip(writer.writes[0].indices, load.indices, strict=True):
-        if not isinstance(w, Affine) or not isinstance(r, Affine):
-            return None
-        if w == r and w.is_const:
-            continue
-        pair = _plain(w), _plain(r)
-        if pair[0] is None or pair[1] is None:
-            return None
-        a, b = pair
-        if a not in writer.domain.names or b not in reader.domain.names or a in names:
-            return None
-        ours, theirs = writer.domain.range_of(a), reader.domain.range_of(b)
-        if (ours.lower, ours.upper) != (theirs.lower, theirs.upper):
-            return None
-        names[a] = b
-    return names if len(set(names.values())) == len(names) else None
-
-
-def _plain(index: Affine) -> str | None:
-    if index.const or len(index.terms) != 1 or index.terms[0][1] != 1:
-        return None
-    atom = index.terms[0][0]
-    return atom if isinstance(atom, str) else None
 
 
 # ------------------------------------------------------------------------------- masked values

@@ -25,8 +25,10 @@ from nestor.passes.moments import split_moments
 from nestor.passes.phases import split_phases
 from nestor.passes.redirect import redirect_writes
 from nestor.passes.relayout import relayout_operands
+from nestor.passes.row_elements import keep_row_elements
 from nestor.passes.simplify import simplify_program
 from nestor.passes.softmax import defer_divisions, share_expensive_elements
+from nestor.passes.split_softmax import split_softmax
 from nestor.passes.weight_copies import plain_weights
 from nestor.passes.winograd import transform_windows
 
@@ -54,6 +56,8 @@ PASSES: tuple[Pass | Split, ...] = (
     # leaves the bare exponential that two statements then share.
     defer_divisions,
     share_expensive_elements,
+    # Ordering: after that, which needs no new temp.
+    keep_row_elements,
     # Ordering: after views are inlined, which shows what a contraction sums over.
     merge_summed_dimensions,
     # Ordering: after inlining, when one pointwise statement holds all that follows a contraction.
@@ -66,6 +70,8 @@ PASSES: tuple[Pass | Split, ...] = (
     transform_windows,
     # Ordering: after inlining and sharing, when a softmax has the statements that will run.
     skip_masked_terms,
+    # Ordering: after that, whose constraints follow into the blocks.
+    split_softmax,
     # Ordering: before the weight program is split off, which takes the copies in.
     plain_weights,
     # Ordering: after scales are folded, so that what is left of a scale's offset is outlined too.

@@ -35,7 +35,7 @@ TILE_BYTES = 8 << 10
 """Accumulators of a tile of columns: a quarter of the smallest first-level cache, so that
 the rows that stream through it do not drive them out (measured: 4 to 16 KB are as good)."""
 
-MIN_TILES = 32
+MIN_TILES = 16
 """Tiles of columns are made so small that there are about as many, for the threads to share."""
 
 VECTORS = 4
@@ -48,13 +48,13 @@ MIN_TERMS = 16
 def column_loops(rules: Rules, s: Statement, vector: str, outer: list[str], seq: list[str]) -> bool:
     """Schedule ``s`` with tiles of columns along ``vector``; False if that does not suit it.
 
-    It suits long reductions that are no scans, whose elements are contiguous along ``vector``.
+    It suits long reductions and scans whose elements are contiguous along ``vector``.
 
     Args: outer: the other free indices, the one nearest in memory last. seq: sequential loops.
     """
     reduced = reduced_indices(s)
     kind = s.reduction
-    if kind is None or kind.scan or kind.into or s.scatter or bounding_indices(s):
+    if kind is None or kind.into or s.scatter or bounding_indices(s):
         return False
     if prod(extent_of(s, n) for n in reduced) < MIN_TERMS or not is_constant(s, vector):
         return False
@@ -105,7 +105,11 @@ def _summed(rules: Rules, s: Statement) -> list[str]:
     reduced = reduced_indices(s)
     names = [n for n in in_reduction_order(s, list(s.domain.names)) if n in reduced]
     loops = [f"{s.name}.{n}" for n in names]
-    if s.reduction.monoid.name != "sum" or not s.reduction.monoid.dtypes[0].is_float:
+    if (
+        s.reduction.scan
+        or s.reduction.monoid.name != "sum"
+        or not s.reduction.monoid.dtypes[0].is_float
+    ):
         return loops
     at, size = choose_block([constant_extent(s, n) for n in names])
     if at is None:

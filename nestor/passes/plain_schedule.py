@@ -34,6 +34,11 @@ from nestor.passes.transpose_schedule import transposed_loops
 MAX_UNROLLED_TAPS = 9
 """Reduced loops of constant extents with at most this many iterations together are unrolled."""
 
+SCAN_ROWS, SCAN_STEPS = 4, 16
+"""Rows of a scan that are run in turns, and steps of each turn: a cache line of 4-byte elements.
+One row alone waits for its additions; more rows than ways of the first-level cache may fall out of
+it where their distance is a power of two."""
+
 MAX_NEAR_STRIDE = 4
 """Lanes at most this far apart share their cache lines [elements]."""
 
@@ -52,6 +57,9 @@ def plain_loops(rules: Rules, s: Statement, sequential: list[str], shared: list[
         return
     vector = _choose_vector(rules, s, names)
     outer = _by_stride(rules, s, [n for n in free if n != vector])
+    if vector is None and outer and _chained_scan(rules, s, outer[-1]):
+        _scan_rows(rules, s, [*seq, *(f"{s.name}.{n}" for n in outer)], len(seq))
+        return
     if vector is not None and vector in free and column_loops(rules, s, vector, outer, seq):
         return
     loops = [f"{s.name}.{n}" for n in outer]
@@ -68,6 +76,30 @@ def plain_loops(rules: Rules, s: Statement, sequential: list[str], shared: list[
     rest = [n for n in names if n in reduced]
     plain_inner(rules, s, [*seq, *loops], halves, rest, vector_half=True)
     for loop in loops:
+        rules.out.append(Parallel(loop=loop))
+
+
+def _chained_scan(rules: Rules, s: Statement, row: str) -> bool:
+    """Whether ``s`` is a scan along memory in which each step waits for the one before."""
+    scan = s.reduction is not None and s.reduction.scan and len(s.reduction.indices) == 1
+    if not scan or s.reduction is None or bounding_indices(s):
+        return False
+    return extent_of(s, row) >= SCAN_ROWS and extent_of(s, s.reduction.indices[0]) >= SCAN_STEPS
+
+
+def _scan_rows(rules: Rules, s: Statement, outer: list[str], sequential: int) -> None:
+    """A few rows of a scan in turns, a cache line of each: their chains run at the same time."""
+    assert s.reduction is not None
+    row, step = outer.pop(), f"{s.name}.{s.reduction.indices[0]}"
+    rules.out.append(Tile(loop=row, size=SCAN_ROWS))
+    rules.out.append(Tile(loop=step, size=SCAN_STEPS))
+    outer.append(f"{row}.o")
+    inner = [f"{step}.o", f"{row}.i", f"{step}.i"]
+    rules.out.append(Reorder(statement=s.name, loops=(*outer, *inner)))
+    for loop in inner[1:]:
+        rules.out.append(Unroll(loop=loop))
+    rules.out.append(Accumulate(statement=s.name, scope="register"))
+    for loop in outer[sequential:]:
         rules.out.append(Parallel(loop=loop))
 
 

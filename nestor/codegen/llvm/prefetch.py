@@ -16,7 +16,7 @@ from nestor.codegen.llvm.indexing import emit_at
 from nestor.codegen.llvm.types import TYPE_BYTES
 from nestor.ir.affine import Affine
 from nestor.ir.expr import Load, distinct_nodes
-from nestor.ir.loopnest import Compute, Guard, Loop, Node
+from nestor.ir.loopnest import Block, Compute, Guard, Loop, Node
 
 ROWS_AHEAD = 2
 """How far ahead: with short rows one is over before the memory answers."""
@@ -55,9 +55,11 @@ def prefetch_rows(ctx: Context, loop: Loop) -> None:
 
 
 def _partial_sum(ctx: Context, node: Node) -> Compute | None:
-    """The update of partial states in registers, under guards or not."""
+    """The update of partial states in registers, under guards or not; that of a scan too."""
     while isinstance(node, Guard) and node.orelse is None:
         node = node.body
+    if isinstance(node, Block):
+        node = node.body[0]
     if not isinstance(node, Compute) or node.phase != "update":
         return None
     return node if all(s.target in ctx.buffers for s in node.stores) else None

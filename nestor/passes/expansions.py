@@ -1,0 +1,32 @@
+"""Temps that are larger than what they are made of: better kept near than written to memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from nestor.ir.program import Statement, Tensor
+from nestor.passes.analysis import element_count, is_pointwise
+from nestor.passes.rewriting import statement_loads
+
+_LEAST_GROWTH = 1.5
+
+
+def reads_expansion(
+    statement: Statement, others: Iterable[Statement], tensors: Mapping[str, Tensor]
+) -> bool:
+    """Whether ``statement`` reads what one of ``others`` expands: a pointwise statement that makes
+    several elements at each instance (so its readers cannot compute them in place) and, in all,
+    half again as many as it reads."""
+    read = {x.tensor for x in statement_loads(statement)}
+    return any(
+        read & {w.tensor for w in other.writes} and _expands(other, tensors)
+        for other in others
+        if other is not statement and is_pointwise(other)
+    )
+
+
+def _expands(statement: Statement, tensors: Mapping[str, Tensor]) -> bool:
+    targets = {w.tensor for w in statement.writes}
+    made = sum(element_count(tensors[n]) for n in targets)
+    read = sum(element_count(tensors[n]) for n in {x.tensor for x in statement_loads(statement)})
+    return len(statement.writes) > len(targets) and 0 < _LEAST_GROWTH * read <= made

@@ -25,6 +25,7 @@ class Contraction:
             reuse a loaded vector of the vector operand.
         row_strides: distance of the other factor's elements along each of ``rows`` [bytes]; None
             where it is irregular.
+        spread: output indices that the vector operand alone moves with, nearest memory first.
         row_moves: the other factor moves with ``vector`` too, as in a depthwise convolution.
         reduced: reduced indices, outermost first as the row factor's memory suggests.
         reduced_strides: as ``row_strides``, along each of ``reduced``.
@@ -37,6 +38,7 @@ class Contraction:
     vector: str
     rows: tuple[str, ...]
     row_strides: tuple[int | None, ...]
+    spread: tuple[str, ...]
     row_moves: bool
     reduced: tuple[str, ...]
     reduced_strides: tuple[int | None, ...]
@@ -74,6 +76,10 @@ def contraction_of(statement: object, tensors: Mapping[str, Tensor]) -> Contract
         n for n in free if n != vector and vector_strides.get(n) == 0 and row_strides.get(n) != 0
     ]
     rows.sort(key=lambda n: _magnitude(row_strides[n]))
+    spread = [
+        n for n in free if n != vector and vector_strides.get(n) != 0 and row_strides.get(n) == 0
+    ]
+    spread.sort(key=lambda n: _magnitude(vector_strides[n]))
     reduced = sorted(statement.reduction.indices, key=lambda n: -_magnitude(row_strides.get(n, 0)))
     operand = _plain_load(factors[b])
     footprint = 1
@@ -86,6 +92,7 @@ def contraction_of(statement: object, tensors: Mapping[str, Tensor]) -> Contract
         vector=vector,
         rows=tuple(rows),
         row_strides=tuple(_bytes(row_strides[n], factors[1 - b]) for n in rows),
+        spread=tuple(spread),
         row_moves=row_strides.get(vector) != 0,
         reduced=tuple(reduced),
         reduced_strides=tuple(_bytes(row_strides.get(n, 0), factors[1 - b]) for n in reduced),

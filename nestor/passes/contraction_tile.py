@@ -10,6 +10,7 @@ from nestor.passes.contraction import Contraction
 from nestor.passes.register_tile import (
     VectorUnit,
     choose_register_tile,
+    choose_side_rows,
     choose_window_rows,
     row_sets,
 )
@@ -57,4 +58,9 @@ def contraction_tile(s: Statement, c: Contraction, unit: VectorUnit) -> tuple[st
     sets = row_sets(c.row_strides[c.rows.index(row)] if row else None)
     terms = math.prod(reuse_extent(s, n) for n in c.reduced)
     columns = reuse_extent(s, c.vector)
-    return row, *choose_register_tile(rows, columns, lanes, unit.registers, terms, sets)
+    tile, vectors = choose_register_tile(rows, columns, lanes, unit.registers, terms, sets)
+    if row is None and c.spread and is_constant(s, c.spread[0]):
+        # No row reuses the vector operand: sums side by side hide the latency, at least.
+        row = c.spread[0]
+        tile = choose_side_rows(extent_of(s, row), vectors, unit.registers)
+    return row, tile, vectors

@@ -25,6 +25,7 @@ from nestor.passes.analysis import (
     ContractionRoles,
     ProgramFacts,
     contraction_roles,
+    domain_volume,
     is_functional,
     program_facts,
     weight_tensors,
@@ -40,6 +41,12 @@ from nestor.passes.rewriting import (
 from nestor.passes.strides import typical
 
 _NAME = "assign_layouts"
+
+MIN_ROW_PIXELS = 8
+"""Pixels of a row from which vectors along it are worth while."""
+
+MIN_GROUP_CHANNELS = 16
+"""Results of one group from which they fill a vector."""
 
 
 def assign_layouts(program: Program, ctx: PassContext) -> Program:
@@ -85,6 +92,9 @@ def stage_outputs(program: Program, ctx: PassContext) -> Program:
         if typical(tensor.shape[d]) < ctx.options.min_channels or len(statement.writes) != 1:
             out.append(statement)
             continue
+        if stays_row_major(program, statement, roles, facts):
+            out.append(statement)
+            continue
         temp = replace(
             tensor, name=names.fresh(f"{tensor.name}_staged"), role="temp", alias_of=None
         )
@@ -95,6 +105,43 @@ def stage_outputs(program: Program, ctx: PassContext) -> Program:
     if not added:
         return program
     return replace_statements(program, renumber(out), (*program.tensors, *added))
+
+
+def stays_row_major(
+    program: Program, statement: Statement, roles: ContractionRoles, facts: ProgramFacts
+) -> bool:
+    """Whether a convolution of small groups between an input and an output keeps their layout.
+
+    Its vectors then run along the pixels of a row and its weights are broadcast. Channels last
+    would transpose both arrays, for vectors that small groups fill in part, or (depthwise) for a
+    sum as short as a window, which costs no more than the transposing.
+    """
+    if not roles.windows or not roles.batch:
+        return False
+    if domain_volume(statement.domain, frozenset(roles.n)) >= MIN_GROUP_CHANNELS:
+        return False
+    if facts.tensors[statement.writes[0].tensor].role != "output":
+        return False
+    last = statement.writes[0].indices[-1]
+    windowed = {free for free, _ in roles.windows}
+    if not isinstance(last, Affine) or len(last.variables() & windowed) != 1:
+        return False
+    pixels = domain_volume(statement.domain, frozenset(last.variables()))
+    if pixels < MIN_ROW_PIXELS:
+        return False
+    loads = [x for x in (roles.a, roles.b) if _window_variables(x, roles)]
+    return len(loads) == 1 and _is_given(program, loads[0].tensor, facts)
+
+
+def _is_given(program: Program, name: str, facts: ProgramFacts) -> bool:
+    """Whether a tensor is an input, or a copy of one (with a border)."""
+    if facts.tensors[name].role == "input":
+        return True
+    writers = [program.statements[n] for n in facts.writers.get(facts.roots[name], ())]
+    elements = [e for w in writers if isinstance(w, Statement) for e in w.elements]
+    return len(writers) == 1 == len(elements) and all(
+        isinstance(e, Load) and facts.tensors[e.tensor].role == "input" for e in elements
+    )
 
 
 def _copy_statement(like: Statement, source: Tensor, target: Tensor, name: str) -> Statement:
@@ -162,6 +209,8 @@ class _LayoutChooser:
         statement = self.program.statements[number]
         assert isinstance(statement, Statement)
         if not any(x.tensor in self.weights for x in (roles.a, roles.b)):
+            return
+        if stays_row_major(self.program, statement, roles, self.facts):
             return
         channel = _output_channel(statement, roles)
         if channel is not None:

@@ -84,6 +84,21 @@ def choose_window_rows(rows: int, taps: int, step: int, registers: int) -> int:
     return best
 
 
+def choose_side_rows(rows: int, vectors: int, registers: int) -> int:
+    """Rows of ``vectors`` sums each to run side by side where rows share no load: enough to hide
+    the latency of an FMA, few enough to divide ``rows`` without much of a tail."""
+    best, best_cost = 1, float("inf")
+    for tile in range(1, max(1, min(rows, registers // 2 // vectors)) + 1):
+        cost = sum(
+            count * (max(r * vectors, 8) + 2.0)
+            for r, count in ((tile, rows // tile), (rows % tile, 1))
+            if r
+        )
+        if cost < best_cost:
+            best, best_cost = tile, cost
+    return best
+
+
 def row_sets(stride_bytes: int | None) -> int:
     """Sets of the first-level cache that rows at distance ``stride_bytes`` are spread over.
 

@@ -20,10 +20,16 @@ def loop_parts(loop: str, statement: str) -> list[str]:
 
 
 def without_sequential(c: Contraction, sequential: list[str]) -> Contraction | None:
-    """``c`` with the sequential indices left out of its rows; None if it needs one elsewhere."""
+    """``c`` without the sequential indices in rows and spread; None if it needs one elsewhere."""
     if c.vector in sequential or any(n in sequential for n in c.reduced):
         return None
-    return replace(c, rows=tuple(n for n in c.rows if n not in sequential))
+    kept = [(n, stride) for n, stride in zip(c.rows, c.row_strides) if n not in sequential]
+    return replace(
+        c,
+        rows=tuple(n for n, _ in kept),
+        row_strides=tuple(stride for _, stride in kept),
+        spread=tuple(n for n in c.spread if n not in sequential),
+    )
 
 
 def in_reduction_order(s: Statement, names: list[str]) -> list[str]:

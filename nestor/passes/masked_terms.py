@@ -7,7 +7,19 @@ from dataclasses import replace
 from typing import Literal
 
 from nestor.ir.affine import Affine, AffineLike, variable
-from nestor.ir.expr import Binary, Cast, Const, Expr, Index, Load, Select, Unary, walk
+from nestor.ir.expr import (
+    Binary,
+    Cast,
+    Const,
+    Expr,
+    Index,
+    Load,
+    Select,
+    Unary,
+    map_affines,
+    map_expr,
+    walk,
+)
 from nestor.ir.monoid import is_builtin
 from nestor.ir.program import AnyStatement, Program, Statement
 from nestor.passes.analysis import (
@@ -15,10 +27,11 @@ from nestor.passes.analysis import (
     contraction_roles,
     is_functional,
     is_pointwise,
+    node_count,
     program_facts,
 )
 from nestor.passes.context import PassContext
-from nestor.passes.points import Names, is_private, same_points
+from nestor.passes.points import Names, is_private, plain_index, same_points
 from nestor.passes.register_tile import VectorUnit, choose_register_tile
 from nestor.passes.rewriting import first_position, replace_statements, statement_loads
 from nestor.passes.strides import typical
@@ -26,6 +39,12 @@ from nestor.passes.strides import typical
 _NAME = "skip_masked_terms"
 KEY_VECTORS = 4
 """Terms are left out in blocks of this many vectors: a register tile's columns."""
+
+_MAX_LOOKUPS = 4
+"""Temps behind temps that are looked up for a mask."""
+
+_MAX_NODES = 100
+"""Largest expression that is looked up [nodes]."""
 
 _NEGATED = {"ge": "lt", "gt": "le", "le": "gt", "lt": "ge"}
 Masked = Literal["-inf", "0"]
@@ -84,9 +103,35 @@ class _Masks:
         for number in self.in_order:
             written = _written(program.statements[number], facts)
             if written is not None:
+                written = self._looked_up(written, _MAX_LOOKUPS)
                 for alive in dict.fromkeys(_comparisons(written)):
                     if _value_at(written, alive, {}) == "-inf":
                         self.found.append((number, alive))
+
+    def _looked_up(self, node: Expr, depth: int) -> Expr:
+        """``node`` with loads of temps that a pointwise statement fills replaced by what it writes:
+        a mask that many layers read is a tensor of its own."""
+
+        def visit(x: Expr) -> Expr:
+            if not isinstance(x, Load) or x.predicate or not depth:
+                return x
+            numbers = self.facts.writers.get(self.facts.roots[x.tensor], [])
+            writer = self.statements[numbers[0]] if len(numbers) == 1 else None
+            if not isinstance(writer, Statement) or not is_pointwise(writer):
+                return x
+            if not is_private(writer, self.facts) or node_count(writer.elements[0]) > _MAX_NODES:
+                return x
+            mapping: dict[str, AffineLike] = {}
+            for w, r in zip(writer.writes[0].indices, x.indices, strict=True):
+                name = plain_index(w) if isinstance(w, Affine) else None
+                if name is not None and isinstance(r, Affine):
+                    mapping[name] = r
+            if set(mapping) != set(writer.domain.names):
+                return x
+            element = map_affines(writer.elements[0], lambda a: a.substitute(mapping))
+            return self._looked_up(element, depth - 1)
+
+        return map_expr(node, visit)
 
     def follow(self, first: int, alive: Affine) -> tuple[dict[int, Names], set[str]]:
         """Members, and those indices of the statement ``first`` that are summed over.
@@ -166,6 +211,8 @@ class _Masks:
                 source = self.statements[writers[0]]
                 if not isinstance(source, Statement) or not is_private(source, self.facts):
                     continue
+                if not load.dtype.is_float:
+                    continue  # a mask itself: other layers and weight programs want it whole
                 names = same_points(source, load, reader)
                 back = {b: a for a, b in names.items()} if names else {}
                 if set(members[number].values()) <= set(back):

@@ -94,7 +94,8 @@ class Constraints:
 
     def _over_loops(self, item: Item, constraint: Affine, ctx: Context) -> Affine:
         over_loops = constraint.substitute(item.user.index_map).substitute(dict(ctx.values))
-        return over_loops.simplify(self._ranges)
+        tails = {f"{p}.i": (0, e.const - 1) for p, e in ctx.inner if e.is_const}
+        return over_loops.simplify({**self._ranges, **tails})
 
 
 def _decides(item: Item, constraint: Affine) -> bool:

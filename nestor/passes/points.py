@@ -21,31 +21,30 @@ def is_private(statement: Statement, facts: ProgramFacts) -> bool:
     return facts.is_private_temp(name) and len(facts.writers[facts.roots[name]]) == 1
 
 
-def same_points(writer: Statement, load: Load, reader: Statement) -> dict[str, str] | None:
-    """Indices of ``writer`` → indices of ``reader``, where both access one tensor by plain
-    indices of equal ranges."""
+def same_points(writer: Statement, load: Load, reader: Statement) -> Names | None:
+    """Indices of ``writer`` → indices of ``reader``: what ``load`` reads was written where they are
+    equal. Indices that do not stand alone in a dimension, with one range on both sides, are left
+    out. None where an index of the writer would be two of the reader's."""
     if load.predicate:
         return None
-    names: dict[str, str] = {}
+    names: Names = {}
     for w, r in zip(writer.writes[0].indices, load.indices, strict=True):
-        if not isinstance(w, Affine) or not isinstance(r, Affine):
-            return None
-        if w == r and w.is_const:
+        a = plain_index(w) if isinstance(w, Affine) else None
+        b = plain_index(r) if isinstance(r, Affine) else None
+        if a not in writer.domain.names or b not in reader.domain.names:
             continue
-        pair = _plain(w), _plain(r)
-        if pair[0] is None or pair[1] is None:
-            return None
-        a, b = pair
-        if a not in writer.domain.names or b not in reader.domain.names or a in names:
-            return None
+        assert a is not None and b is not None
         ours, theirs = writer.domain.range_of(a), reader.domain.range_of(b)
         if (ours.lower, ours.upper) != (theirs.lower, theirs.upper):
+            continue
+        if names.get(a, b) != b:
             return None
         names[a] = b
     return names if len(set(names.values())) == len(names) else None
 
 
-def _plain(index: Affine) -> str | None:
+def plain_index(index: Affine) -> str | None:
+    """The variable that ``index`` is, if it is one."""
     if index.const or len(index.terms) != 1 or index.terms[0][1] != 1:
         return None
     atom = index.terms[0][0]

@@ -11,22 +11,24 @@ from nestor.passes.rewriting import statement_loads
 _LEAST_GROWTH = 1.5
 
 
+def is_expansion(statement: Statement, tensors: Mapping[str, Tensor]) -> bool:
+    """A pointwise statement that makes several elements at each instance (so its readers cannot
+    compute them in place) and, in all, half again as many as it reads."""
+    targets = {w.tensor for w in statement.writes}
+    if len(statement.writes) == len(targets) or not is_pointwise(statement):
+        return False
+    made = sum(element_count(tensors[n]) for n in targets)
+    read = sum(element_count(tensors[n]) for n in {x.tensor for x in statement_loads(statement)})
+    return 0 < _LEAST_GROWTH * read <= made
+
+
 def reads_expansion(
     statement: Statement, others: Iterable[Statement], tensors: Mapping[str, Tensor]
 ) -> bool:
-    """Whether ``statement`` reads what one of ``others`` expands: a pointwise statement that makes
-    several elements at each instance (so its readers cannot compute them in place) and, in all,
-    half again as many as it reads."""
+    """Whether ``statement`` reads what one of ``others`` expands."""
     read = {x.tensor for x in statement_loads(statement)}
     return any(
-        read & {w.tensor for w in other.writes} and _expands(other, tensors)
+        read & {w.tensor for w in other.writes} and is_expansion(other, tensors)
         for other in others
-        if other is not statement and is_pointwise(other)
+        if other is not statement
     )
-
-
-def _expands(statement: Statement, tensors: Mapping[str, Tensor]) -> bool:
-    targets = {w.tensor for w in statement.writes}
-    made = sum(element_count(tensors[n]) for n in targets)
-    read = sum(element_count(tensors[n]) for n in {x.tensor for x in statement_loads(statement)})
-    return len(statement.writes) > len(targets) and 0 < _LEAST_GROWTH * read <= made

@@ -26,7 +26,7 @@ from nestor.ir.program import (
 )
 from nestor.passes.analysis import expression_variables
 from nestor.passes.contraction import Contraction, contraction_of
-from nestor.passes.expansions import reads_expansion
+from nestor.passes.expansions import is_expansion, reads_expansion
 from nestor.passes.strides import typical
 
 MAX_ROW_TEMP_ELEMS = 16384
@@ -201,6 +201,8 @@ class _Partitioner:
 
     def _profit(self, group: _Group, statement: Statement, rows: list[str | None]) -> str | None:
         """None if joining pays, else the reason why not."""
+        if is_expansion(statement, self.tensors):
+            return "an expansion starts a kernel, which its readers may join"
         full = all(r is not None for r in rows)
         contraction = contraction_of(statement, self.tensors)
         inside = [c for s in group.statements if (c := contraction_of(s, self.tensors))]
@@ -235,10 +237,11 @@ class _Partitioner:
         return self._row_reason(group, statement, rows)
 
     def _may_run_in_rows(self, c: Contraction, group: _Group, lost: set[int]) -> bool:
-        """The second operand stays near, or rows save more traffic than reading it again costs."""
+        """The second operand stays near, or rows save more traffic than reading it again costs:
+        those of a temp that is larger than what it is made of, if all of them stay."""
         if self._is_near(c, group, lost):
             return True
-        return reads_expansion(c.statement, group.statements, self.tensors)
+        return not lost and reads_expansion(c.statement, group.statements, self.tensors)
 
     def _is_near(
         self, c: Contraction, group: _Group | None = None, lost: Iterable[int] = ()

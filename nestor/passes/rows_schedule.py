@@ -11,7 +11,7 @@ from nestor.ir.schedule import (
     Tile,
 )
 from nestor.passes.contraction import Contraction
-from nestor.passes.contraction_schedule import reduced_loops
+from nestor.passes.contraction_schedule import pack_operand, reduced_loops
 from nestor.passes.plain_schedule import plain_inner, unit_score
 from nestor.passes.register_tile import choose_register_tile
 from nestor.passes.schedule_rules import Rules
@@ -21,6 +21,7 @@ from nestor.passes.statement_facts import (
     extent_of,
     free_indices,
     is_constant,
+    loop_parts,
     reuse_extent,
     widest_bytes,
 )
@@ -146,13 +147,16 @@ def _row_contraction(
     """A contraction inside shared rows: the row tile is in ``halves``, columns are its own."""
     lanes = rules.unit.lanes(max(s.elements[0].dtype.bytes, 4))
     row_tile = 1
-    for step in rules.out:
-        if isinstance(step, Tile) and halves and step.loop == halves[0][:-2]:
-            row_tile = step.size
+    if halves:
+        row = loop_parts(halves[0], s.name)[1]
+        tiles = [t.size for t in rules.out if isinstance(t, Tile) and t.loop == f"{s.name}.{row}"]
+        row_tile = tiles[0] if tiles else reuse_extent(s, row)
     columns = reuse_extent(s, c.vector)
     # Constraints count in blocks: a tile of columns is part of one.
     most = min(columns, block_of(s, c.vector) or columns)
     _, vectors = choose_register_tile(row_tile, most, lanes, rules.unit.registers)
+    # The rows are given: as many vectors as leave every sum in a register.
+    vectors = max(1, min(vectors, rules.unit.registers // (row_tile + 1)))
     v = f"{s.name}.{c.vector}"
     shared = set(rules.fused.shared[s.name])
     own = [f"{s.name}.{n}" for n in free_indices(s) if n not in shared and n != c.vector]
@@ -169,3 +173,5 @@ def _row_contraction(
     rules.out.append(Reorder(statement=s.name, loops=(*outer, *own, *reduced, *tile)))
     rules.annotate_tile(tile)
     rules.out.append(Accumulate(statement=s.name, scope="register"))
+    if c.is_packable:
+        pack_operand(rules, c, lanes * vectors)

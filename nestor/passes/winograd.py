@@ -22,7 +22,7 @@ from nestor.passes.analysis import ProgramFacts, program_facts, weight_tensors
 from nestor.passes.context import PassContext
 from nestor.passes.rewriting import Names, in_order, names_of, renumber, replace_statements
 from nestor.passes.simplify import simplify_statement
-from nestor.passes.winograd_cost import is_worth
+from nestor.passes.winograd_cost import is_worth, stays_near
 from nestor.passes.winograd_epilogue import Epilogue, find_epilogue, make_room, own_epilogue
 from nestor.passes.winograd_tiles import (
     OUTPUTS,
@@ -48,7 +48,8 @@ def transform_windows(program: Program, ctx: PassContext) -> Program:
         ``V[0..3,t,c] = X0-X2, X1+X2, X2-X1, X1-X3`` with ``Xj = X[2*t+j,c]``;
         ``M[p,t,o] = Σ_c V[p,t,c]·U[p,c,o]``;
         ``Y[2*t,o] = M0+M1+M2; Y[2*t+1,o] = M1-M2-M3``, and what follows ``Y`` element by element
-        on the same instance.
+        on the same instance. Fusion then runs all but ``U`` in one kernel, some tiles at a time
+        (``V`` and ``M`` never reach memory), unless tiles are numbered through (``stays_near``).
     Legal when: the statement is a sum of products of a plain load and a load of weights, over one
         or two windows of constant extents; the load depends on each window's position and tap by
         their sum alone (so stride is dilation); no index is shared by both factors and the result
@@ -99,6 +100,7 @@ class _Transformer:
         if reason is not None:
             self.ctx.refused(_NAME, statement.name, reason)
             return None
+        windows = replace(windows, merged=not stays_near(windows, self.ctx.target))
         found = find_epilogue(self.program, self.facts, statement, windows)
         for epilogue in (found, own_epilogue(statement)):
             room = None if epilogue is None else self._room(epilogue, windows)
@@ -220,8 +222,11 @@ class _Transformer:
     def _input_statement(self, w: Windows) -> tuple[Statement, str]:
         """Four elements along each window of a tile, transformed; what is outside reads as zero."""
         kept = [*w.row_ranges(), *(w.statement.domain.range_of(n) for n in w.summed)]
-        indices = (w.row_index(), *(variable(n) for n in w.summed))
-        shape = (w.row_count(), *(w.statement.domain.range_of(n).upper for n in w.summed))
+        indices = (*w.row_indices(), *(variable(n) for n in w.summed))
+        shape = (
+            *(r.upper for r in w.row_dims()),
+            *(w.statement.domain.range_of(n).upper for n in w.summed),
+        )
         rank = len(w.pairs)
         name = self._temp(
             f"{w.operand.tensor}_points", (affine(POINTS**rank), *shape), w.operand.dtype
@@ -234,14 +239,14 @@ class _Transformer:
         """A sum over channels for each point of a tile."""
         statement = w.statement
         dtype = w.operand.dtype
-        point, row = w.fresh_index("p"), w.fresh_index("t")
+        point = w.fresh_index("p")
         columns = [statement.domain.range_of(n) for n in w.columns]
         summed = [statement.domain.range_of(n) for n in w.summed]
         points = affine(POINTS ** len(w.pairs))
-        shape = (points, w.row_count(), *(r.upper for r in columns))
+        shape = (points, *(r.upper for r in w.row_dims()), *(r.upper for r in columns))
         name = self._temp(f"{statement.name}_points", shape, dtype)
         zero = affine(0)
-        p, t = variable(point), variable(row)
+        p, rows = variable(point), tuple(variable(r.name) for r in w.row_dims())
         channels = tuple(variable(r.name) for r in summed)
         results = tuple(variable(r.name) for r in columns)
         made = Statement(
@@ -249,17 +254,17 @@ class _Transformer:
             domain=Domain(
                 ranges=(
                     IndexRange(name=point, lower=zero, upper=points),
-                    IndexRange(name=row, lower=zero, upper=w.row_count()),
+                    *w.row_dims(),
                     *columns,
                     *summed,
                 )
             ),
             order=statement.order,
-            writes=(Write(tensor=name, indices=(p, t, *results)),),
+            writes=(Write(tensor=name, indices=(p, *rows, *results)),),
             elements=(
                 binary(
                     "mul",
-                    Load(tensor=v, indices=(p, t, *channels), dtype=dtype),
+                    Load(tensor=v, indices=(p, *rows, *channels), dtype=dtype),
                     Load(tensor=u, indices=(p, *results, *channels), dtype=dtype),
                 ),
             ),
@@ -274,7 +279,7 @@ class _Transformer:
         """Two results along each window of a tile, and what follows each of them."""
         dtype = w.operand.dtype
         kept = [*w.row_ranges(), *(w.statement.domain.range_of(n) for n in w.columns)]
-        indices = (w.row_index(), *(variable(n) for n in w.columns))
+        indices = (*w.row_indices(), *(variable(n) for n in w.columns))
         rank = len(w.pairs)
 
         def read(at: Position) -> Expr:

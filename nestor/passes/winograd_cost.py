@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from nestor.passes.context import PassContext
+from nestor.passes.register_tile import choose_register_tile
 from nestor.passes.strides import typical
 from nestor.passes.winograd_tiles import POINTS, TAPS
 from nestor.passes.winograd_windows import Windows
@@ -19,6 +20,16 @@ _STARTS = 2
 
 _START_CYCLES = 10_000.0
 """What it takes to hand a kernel to the threads and to wait for them, on each core."""
+
+_LEAST_TILES = 14
+"""Tiles of a row for which products keep up with weights from the last cache: a core takes 64 /
+tiles bytes of them a cycle (measured: 14 at 28×28 gain, 7 at 14×14 and 4 at 7×7 lose)."""
+
+_MAX_LOCAL_BYTES = 15 << 16
+"""Most that a kernel may keep of temps on its stack."""
+
+_PARTS_PER_CORE = 2
+"""Fewest parallel iterations that share the work evenly enough."""
 
 _NEAR_BYTES_PER_CYCLE = 16.0
 """What one core moves to and from a cache further out than the first."""
@@ -41,23 +52,68 @@ def estimated_gain(w: Windows, target: Any) -> float:
     Args: target: a ``nestor.target`` description, or None where none is known.
     """
 
-    def extent(names: tuple[str, ...]) -> int:
-        return math.prod(typical(w.statement.domain.range_of(n).upper) for n in names)
-
-    sums, columns = extent(w.summed), extent(w.columns)
-    results = extent(w.rows) * math.prod(w.results(p) for p, _ in w.pairs)
+    sums, columns = _extent(w, w.summed), _extent(w, w.columns)
+    results = _extent(w, w.rows) * math.prod(w.results(p) for p, _ in w.pairs)
     size, rank = w.operand.dtype.bytes, len(w.pairs)
     lanes = _lanes(target, size)
-    near, far = _NEAR_BYTES_PER_CYCLE, _far(target)
+    far = _far(target)
     rows = typical(w.row_count())
     products = POINTS**rank * rows * sums * columns / (lanes * _TILED_EFFICIENCY)
-    temps = POINTS**rank * rows * (sums + columns) * size
-    moved = 2 * temps / (near if temps <= _cache(target) else far)
-    tiled = max(products, POINTS**rank * sums * columns * size / far) + moved
+    temps = _temp_bytes(w)
+    moved = 2 * temps / _NEAR_BYTES_PER_CYCLE
+    starts = _STARTS * _START_CYCLES * (1 if target is None else int(target.cores))
+    if stays_near(w, target):
+        moved, starts = moved / 2, 0.0
+    tiled = max(products, _weight_bytes(w) / far) + moved + starts
     terms = results * sums * columns * TAPS**rank
     direct = max(terms / (lanes * _DIRECT_EFFICIENCY), TAPS**rank * sums * columns * size / far)
+    return float(direct / tiled)
+
+
+def stays_near(w: Windows, target: Any) -> bool:
+    """Whether some tiles at a time go through all steps, or all tiles through one after the other.
+
+    Some at a time, temps stay near, but the weights are read again for each row of tiles: from the
+    second cache if they fit there, else from further out, which keeps up where a row has enough
+    tiles for every weight. A few rows of tiles do not occupy all cores.
+    """
+    *rows, tiles = w.row_ranges()
     cores = 1 if target is None else int(target.cores)
-    return float(direct / (tiled + _STARTS * _START_CYCLES * cores))
+    l2 = 1 << 20 if target is None else int(target.l2_bytes)
+    parts = max(1, typical(tiles.upper) // _LEAST_TILES)
+    if parts * math.prod(typical(r.upper) for r in rows) < _PARTS_PER_CORE * cores:
+        return False
+    lanes = 16 if target is None else target.lanes(8 * max(4, w.operand.dtype.bytes))
+    registers = 32 if target is None else int(target.vector_registers)
+    tile, _ = choose_register_tile(typical(tiles.upper), _extent(w, w.columns), lanes, registers)
+    if tile * _row_bytes(w) > _MAX_LOCAL_BYTES:
+        return False
+    enough = typical(tiles.upper) >= _LEAST_TILES
+    return enough or _weight_bytes(w) <= l2 or _temp_bytes(w) > _cache(target)
+
+
+def _temp_bytes(w: Windows) -> int:
+    """Size of the transformed operand and of the products' sums."""
+    return typical(w.row_count()) * _row_bytes(w)
+
+
+def _row_bytes(w: Windows) -> int:
+    """The part of those temps that one tile has."""
+    return _points(w) * (_extent(w, w.summed) + _extent(w, w.columns))
+
+
+def _weight_bytes(w: Windows) -> int:
+    """Size of the transformed weights."""
+    return _points(w) * _extent(w, w.summed) * _extent(w, w.columns)
+
+
+def _points(w: Windows) -> int:
+    """Bytes of all points of a tile."""
+    return int(POINTS ** len(w.pairs) * w.operand.dtype.bytes)
+
+
+def _extent(w: Windows, names: tuple[str, ...]) -> int:
+    return math.prod(typical(w.statement.domain.range_of(n).upper) for n in names)
 
 
 def _lanes(target: Any, size: int) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from nestor.ir.affine import Affine, affine, affine_sum, variable
+from nestor.ir.affine import Affine, affine, variable
 from nestor.ir.expr import Binary, Const, Expr, Load, map_affines, map_expr
 from nestor.ir.program import IndexRange, Statement, Tensor
 from nestor.passes.analysis import (
@@ -28,6 +28,8 @@ class Windows:
         statement: the contraction; ``operand`` slides under ``weight``.
         pairs: (position, tap) of each window: a free and a summed index.
         rows: the operand's other free indices; columns: the weight's; summed: without the taps.
+        merged: tiles are numbered through, which makes long rows of products; else temps have a
+            dimension for each row index, along which their statements can share loops.
     """
 
     statement: Statement
@@ -37,6 +39,7 @@ class Windows:
     rows: tuple[str, ...]
     columns: tuple[str, ...]
     summed: tuple[str, ...]
+    merged: bool = True
 
     def results(self, position: str) -> int:
         """How many results a window has."""
@@ -58,13 +61,22 @@ class Windows:
             out.append(IndexRange(name=position, lower=affine(0), upper=upper))
         return out
 
-    def row_index(self) -> Affine:
-        """The tile's number."""
-        parts, stride = [], 1
-        for r in reversed(self.row_ranges()):
-            parts.append((variable(r.name), stride))
+    def row_indices(self) -> tuple[Affine, ...]:
+        """A tile's place in temps: its number, or an index for each of ``row_ranges``."""
+        names = [variable(r.name) for r in self.row_ranges()]
+        if not self.merged:
+            return tuple(names)
+        index, stride = affine(0), 1
+        for name, r in zip(reversed(names), reversed(self.row_ranges())):
+            index = index + name * stride
             stride *= r.upper.const if r.upper.is_const else 0
-        return affine_sum(parts)
+        return (index,)
+
+    def row_dims(self) -> list[IndexRange]:
+        """The dimensions that ``row_indices`` are places in."""
+        if not self.merged:
+            return self.row_ranges()
+        return [IndexRange(name=self.fresh_index("t"), lower=affine(0), upper=self.row_count())]
 
     def row_count(self) -> Affine:
         """How many tiles there are."""

@@ -1,0 +1,119 @@
+"""Tiles of columns, transposed tiles, scans in turns: proved, and as the interpreter has them."""
+
+from __future__ import annotations
+
+import pytest
+
+from nestor.ir.parser import parse_program
+from nestor.ir.program import Program
+from nestor.ir.schedule import Schedule, Unroll
+from nestor.passes.default_schedule import default_schedule
+from nestor.passes.fusion import FusedKernel, partition_program
+from nestor.passes.nest import apply_schedule
+from nestor.passes.polyhedral import check_nest
+from nestor.passes.register_tile import VectorUnit
+from nestor.target.cpu import parse_target
+from tests.helpers.nests import LEVELS, check_nest_native
+
+SUM = """
+program total {SYMBOLS}{
+  input x: TYPE[{A}, {B}, {C}]
+  output y: TYPE[{KEPT}]
+
+  statement S over { 0 <= i < {A}, 0 <= j < {B}, 0 <= k < {C} }
+    reduce MONOID(TYPE) over AXIS
+    s0 <- x[i, j, k]
+    y[AT] = s0
+}
+"""
+SCAN = """
+program running {SYMBOLS}{
+  input x: TYPE[{A}, {B}]
+  output y: TYPE[{A}, {B}]
+
+  statement S over { 0 <= i < {A}, 0 <= j < {B} }
+    scan sum(TYPE) over AXIS
+    s0 <- x[i, j]
+    y[i, j] = s0
+}
+"""
+TURN = """
+program turn {SYMBOLS}{
+  input x: TYPE[{A}, {B}, {C}]
+  output y: TYPE[{A}, {C}, {B}]
+
+  statement S over { 0 <= i < {A}, 0 <= j < {B}, 0 <= k < {C} }
+    y[i, k, j] = x[i, j, k] + x[i, j, k]
+}
+"""
+
+
+def fill(text: str, sizes: str, **words: str) -> Program:
+    """``sizes``: extents of A, B, …; a letter is a symbol."""
+    values = dict(zip("ABC", sizes.split(), strict=False))
+    for name, value in values.items():
+        text = text.replace("{" + name + "}", value)
+    for name, value in words.items():
+        text = text.replace(name, value)
+    symbols = [v for v in values.values() if v.isalpha()]
+    listed = f"({', '.join(f'{s}: 1..' for s in symbols)}) " if symbols else ""
+    return parse_program(text.replace("{SYMBOLS}", listed))
+
+
+def total(axis: str, sizes: str, dtype: str = "f32", monoid: str = "sum") -> Program:
+    kept = [n for n in "ijk" if n != axis]
+    extents = dict(zip("ijk", sizes.split(), strict=True))
+    text = SUM.replace("{KEPT}", ", ".join(extents[n] for n in kept))
+    return fill(text, sizes, MONOID=monoid, AXIS=axis, AT=", ".join(kept), TYPE=dtype)
+
+
+PROGRAMS = {
+    "sum over rows": total("i", "40 3 70"),
+    "sum over rows of any number": total("i", "N 3 70"),
+    "sum over rows, few columns": total("i", "40 1 5"),
+    "sum over rows, whole tiles": total("i", "20 8 256"),
+    "sum over rows, wide": total("i", "17 2 1100"),
+    "sum over rows, f64": total("i", "33 2 70", "f64"),
+    "largest over rows": total("i", "40 3 70", monoid="max"),
+    "sum between": total("j", "3 50 37"),
+    "sum between, any number outside": total("j", "N 50 37"),
+    "sum along rows": total("k", "3 5 300"),
+    "largest along rows": total("k", "3 5 131", monoid="max"),
+    "long sum over rows": total("i", "3000 1 20"),
+    "scan along rows": fill(SCAN, "7 50", AXIS="j", TYPE="f32"),
+    "scan along rows, few steps": fill(SCAN, "9 5", AXIS="j", TYPE="f32"),
+    "scan along rows of any number": fill(SCAN, "N 50", AXIS="j", TYPE="f32"),
+    "scan along rows of any length": fill(SCAN, "9 N", AXIS="j", TYPE="f32"),
+    "scan over rows": fill(SCAN, "40 70", AXIS="i", TYPE="f32"),
+    "scan over rows of any number": fill(SCAN, "N 70", AXIS="i", TYPE="f64"),
+    "transpose": fill(TURN, "2 32 48", TYPE="f32"),
+    "transpose with edges": fill(TURN, "2 35 21", TYPE="f32"),
+    "transpose of few rows": fill(TURN, "3 4 50", TYPE="f32"),
+    "transpose, f64": fill(TURN, "2 19 37", TYPE="f64"),
+    "transpose, outside any number": fill(TURN, "N 19 37", TYPE="f32"),
+    "transpose, rows of any number": fill(TURN, "2 N 37", TYPE="f32"),
+}
+
+
+def scheduled(program: Program, level: str) -> tuple[FusedKernel, Schedule]:
+    (part,) = partition_program(program, l2_bytes=1 << 20).parts
+    assert isinstance(part, FusedKernel)
+    target = parse_target(level)
+    return part, default_schedule(part, VectorUnit(target.vector_bits, target.vector_registers))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("name", sorted(PROGRAMS))
+def test_schedules_are_proved_and_right(name: str, level: str) -> None:
+    part, schedule = scheduled(PROGRAMS[name], level)
+    nest = apply_schedule(part.kernel, schedule)
+    check_nest(part.kernel, nest)
+    for size in (1, 6, 37) if nest.symbols else (0,):
+        symbols = {s.name: size for s in nest.symbols}
+        check_nest_native(nest, parse_target(level), symbols=symbols, rtol=3e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["transpose", "scan along rows"])
+def test_the_rule_applies(name: str) -> None:
+    _, schedule = scheduled(PROGRAMS[name], LEVELS[0])
+    assert any(isinstance(step, Unroll) for step in schedule)

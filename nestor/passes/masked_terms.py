@@ -37,8 +37,12 @@ from nestor.passes.rewriting import first_position, replace_statements, statemen
 from nestor.passes.strides import typical
 
 _NAME = "skip_masked_terms"
-KEY_VECTORS = 4
-"""Terms are left out in blocks of this many vectors: a register tile's columns."""
+KEY_VECTORS = 2, 4
+"""Vectors of a block of terms, of short rows and of long ones: the columns of a register tile. A
+narrow tile is high and leaves out more; a wide one keeps fewer rows near."""
+
+_SHORT_ROW = 1024
+"""Longest row that counts as short [elements]."""
 
 _MAX_LOOKUPS = 4
 """Temps behind temps that are looked up for a mask."""
@@ -54,7 +58,7 @@ def skip_masked_terms(program: Program, ctx: PassContext) -> Program:
     """Bound a softmax and its sums to the blocks of terms that a mask leaves.
 
     Rewrite: ``X[q,t] = S[q,t] if t ≤ q else -inf; m[q] = max_t X; E = exp(X - m); l = Σ_t E;
-        O = Σ_t E·V`` → the same statements over ``{q, t | 64*(t//64) ≤ 6*(q//6) + 5}`` alone:
+        O = Σ_t E·V`` → the same statements over ``{q, t | 32*(t//32) ≤ 14*(q//14) + 13}`` alone:
         blocks of terms that are masked for every row of a tile are not computed.
     Legal when: what is left out is the identity of each reduction that takes it (-∞ of a maximum, 0
         of a sum), and nobody else reads it. Where a masked score, a row's maximum or a value that a
@@ -256,16 +260,16 @@ class _Masks:
                 # but of results.
                 r = statement.domain.range_of(names[key])
                 most = (r.upper - r.lower).bounds(self.symbols)[1]
-                return typical_extent(statement, names[key]) > _block(unit) and (
-                    most is None or most > _block(unit)
-                )
+                terms = typical_extent(statement, names[key])
+                block = _block(unit, terms)
+                return terms > block and (most is None or most > block)
         return False
 
     def relaxed(self, number: int, alive: Affine, keys: set[str], unit: VectorUnit) -> Affine:
         """An affine that is negative where ``alive`` is, for all rows of a tile and all terms of a
         block; over the indices of the statement ``number``."""
         statement = self._statement(number)
-        block = _block(unit)
+        block = _block(unit, max(typical_extent(statement, key) for key in keys))
         corner: dict[str, AffineLike] = {}
         for atom, c in alive.terms:
             if not isinstance(atom, str) or atom not in statement.domain.names:
@@ -284,8 +288,8 @@ def _renamed(alive: Affine, names: Names) -> Affine:
     return alive.substitute(mapping)
 
 
-def _block(unit: VectorUnit) -> int:
-    return KEY_VECTORS * unit.lanes(4)
+def _block(unit: VectorUnit, terms: int) -> int:
+    return KEY_VECTORS[terms > _SHORT_ROW] * unit.lanes(4)
 
 
 def typical_extent(statement: Statement, name: str) -> int:

@@ -18,6 +18,7 @@ from nestor.ir.schedule import (
 from nestor.passes.column_tiles import column_loops
 from nestor.passes.schedule_rules import Rules
 from nestor.passes.statement_facts import (
+    block_of,
     bounding_indices,
     extent_of,
     in_reduction_order,
@@ -129,7 +130,9 @@ def plain_inner(
                     # Wide states (a value and its index) still run in vectors of what is read.
                     most = 4 * max(1, rules.unit.lanes(s.elements[0].dtype.bytes) // size)
                     room = (extent_of(s, index) // (2 * size)).bit_length() - 1
-                    chains = min(most, 1 << room)
+                    # Constraints count in blocks: all lanes are of one.
+                    within = (block_of(s, index) or size * most) // size
+                    chains = max(1, min(most, 1 << room, within))
                     rules.out.append(SplitReduction(loop=loop, lanes=size * chains))
                     summed.remove(index)
                     inner, vector = [f"{loop}.o"], [f"{loop}.i"]

@@ -114,3 +114,19 @@ def test_other_sizes(name: str, tmp_path: Path) -> None:
     compile_c(program, case.symbols("SMALL"), tmp_path, command="gcc", flags=EXACT)(expected)
     compiled(name, "float64", True)(**got)
     assert relative_error(name, got, expected) < TOLERANCE
+    strict = case.make_inputs("SMALL")
+    compiled(name, "float64", False)(**strict)
+    assert_identical(name, strict, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_small_is_the_interpreter(name: str) -> None:
+    """What ``test_other_sizes`` shows by way of C, from the definition itself."""
+    case = registry.CASES[name]
+    expected, got, strict = (case.make_inputs("SMALL") for _ in range(3))
+    registry.kernel(name).interpret(**expected)
+    compiled(name, "float64", False)(**strict)
+    assert_identical(name, strict, expected)
+    compiled(name, "float64", True)(**got)
+    assert relative_error(name, got, expected) < TOLERANCE

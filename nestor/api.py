@@ -26,12 +26,22 @@ class CompiledModel:
     Inference only: outputs carry no gradient.
     """
 
-    def __init__(self, model: Any, config: Config, *, strict: bool, dynamic_shapes: Any, name: str):
+    def __init__(
+        self,
+        model: Any,
+        config: Config,
+        *,
+        strict: bool,
+        dynamic_shapes: Any,
+        name: str,
+        release_weights: bool = False,
+    ):
         self._model = model
         self._config = config
         self._strict = strict
         self._dynamic_shapes = dynamic_shapes
         self._name = name
+        self._releases_weights = release_weights
         self._lock = threading.Lock()
         self._fixed: BuiltModel | None = None
         self._built: dict[object, BuiltModel] = {}
@@ -39,9 +49,18 @@ class CompiledModel:
     def compile_for(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> None:
         """Compile now for example inputs, and accept only calls that fit them.
 
-        Raises: ``ExportError`` if the model cannot be exported, ``Unsupported`` in strict mode.
+        Raises: ``ExportError`` if the model cannot be exported, ``Unsupported`` in strict mode,
+            ``UserError`` if its weights were released.
         """
+        if self._fixed is not None and self._releases_weights:
+            raise UserError(
+                f"'{self._name}' was compiled with release_weights: its weights are gone, so it "
+                "cannot be compiled again\nfix: load the model anew, or name the sizes that vary "
+                "in dynamic_shapes"
+            )
         self._fixed = self._build(tuple(args), dict(kwargs or {}))
+        if self._releases_weights:
+            self._model = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._fixed is not None:
@@ -80,6 +99,7 @@ class CompiledModel:
             strict=self._strict,
             dynamic_shapes=self._dynamic_shapes,
             name=self._name,
+            release_weights=self._releases_weights,
         )
 
     def _current(self) -> BuiltModel:
@@ -112,6 +132,7 @@ def compile(
     strict: bool = False,
     threads: int | None = None,
     name: str | None = None,
+    release_weights: bool = False,
     **settings: Any,
 ) -> CompiledModel:
     """Compile a PyTorch model.
@@ -123,10 +144,19 @@ def compile(
         dynamic_shapes: as of ``torch.export.export``.
         strict: refuse operators that would have to run in PyTorch.
         threads: of a call; None: as many as PyTorch uses.
+        release_weights: take the weights over: the compiled model keeps those that its kernels
+            read, most of them packed, and ``model`` has none any more (using it is an error, and
+            changes of its weights are not seen). Needs example inputs. Buffers that calls update
+            stay. Weights that something else refers to take memory as long as it does.
         settings: other fields of ``nestor.config.Config``.
     Raises: ``UserError``, ``Unsupported`` or ``InternalError``; each says what, where and what to
         do about it.
     """
+    if release_weights and example_inputs is None:
+        raise InputError(
+            "release_weights without example_inputs: the weights could serve one compilation only, "
+            "and each signature of inputs needs its own\nfix: pass example inputs"
+        )
     config = Config.load(target=target, threads=threads, **settings)
     compiled = CompiledModel(
         model,
@@ -134,6 +164,7 @@ def compile(
         strict=strict,
         dynamic_shapes=dynamic_shapes,
         name=name or type(model).__name__,
+        release_weights=release_weights,
     )
     if example_inputs is not None:
         if isinstance(example_inputs, Mapping):

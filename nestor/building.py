@@ -16,6 +16,7 @@ from nestor.linking import Linker
 from nestor.report import ExternReport, KernelReport, Report
 from nestor.runtime.executable import Executable
 from nestor.runtime.manifest import ExternCall, Manifest, TargetInfo, WeightSource, check_manifest
+from nestor.runtime.threads import openmp
 from nestor.runtime.weights import Watched, WeightWatcher
 from nestor.target.cpu import CpuTarget, parse_target
 from nestor.weights import WEIGHT_ROLES, evaluate_weights, is_live, slot_arrays
@@ -36,10 +37,12 @@ def build_model(
     strict: bool = False,
     dynamic_shapes: Any = None,
     name: str = "model",
+    release_weights: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> BuiltModel:
     """Compile ``model`` for example inputs.
 
+    Args: release_weights: take the weights over, so that the model has none any more.
     Raises: ``ExportError``, ``InputError``, ``Unsupported`` (in strict mode, naming the operators).
     """
     from nestor.frontends.torch import import_model
@@ -54,6 +57,8 @@ def build_model(
     clock = time.perf_counter()
     built = BuiltModel(imported, compiled, target, config, seconds)
     seconds["linking"] = time.perf_counter() - clock
+    if release_weights:
+        built.take_weights(model)
     return built
 
 
@@ -73,6 +78,7 @@ class BuiltModel:
         self._target = target
         self._config = config
         self._seconds = seconds
+        self._taken: dict[str, Any] | None = None
         linker = Linker(compiled, target, config)
         self._externs = [c for c in compiled.calls if isinstance(c, Extern)]
         self.objects = linker.objects
@@ -87,6 +93,8 @@ class BuiltModel:
             repack=self._repack,
             prefer="torch",
         )
+        if config.thread_count() > 1:
+            openmp()  # PyTorch's, so to look for it now rather than in the first call does no harm
 
     def _make_manifest(self, linker: Linker) -> Manifest:
         imported = self._imported
@@ -134,6 +142,8 @@ class BuiltModel:
 
     def _weights(self) -> dict[str, Any]:
         """Arrays by weight key: the model's own storage where kernels may read it, else packed."""
+        if self._taken is not None:
+            return self._taken
         imported, slots = self._imported, self._compiled.slots
         derived = evaluate_weights(imported.weights, self._compiled.weight_program)
         live = {
@@ -178,6 +188,18 @@ class BuiltModel:
                 weights[name] = current
         self._imported = replace(self._imported, weights=weights)
         return self._weights()
+
+    def take_weights(self, model: Any) -> None:
+        """Keep only the arrays that kernels read; ``model`` gets stand-ins without memory.
+
+        Buffers that calls update stay with the model, which sees their new values as before.
+        """
+        from nestor.frontends.torch import release_weights
+
+        self._taken = self.executable.own_weights()
+        states = [self._taken[s.key] for s in self.manifest.weights if s.how == "state"]
+        release_weights(model, states)
+        self._imported = replace(self._imported, weights={}, owners={})
 
     def _run_extern(
         self,

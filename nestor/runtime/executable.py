@@ -18,6 +18,7 @@ from nestor.runtime.checks import (
     describe,
     tensor_error,
 )
+from nestor.runtime.dims import evaluate_all
 from nestor.runtime.frames import CodeTable, Frame
 from nestor.runtime.manifest import ExternCall, KernelCall, Manifest
 from nestor.runtime.memory import copy_bytes
@@ -98,6 +99,7 @@ class Executable:
         self._overwrites = any(t.is_overwritten for t in self._layout.inputs)
         self._flatten = self._make_flattener()
         self._build = self._make_builder()
+        self._plan_fixed_shapes()
 
     def _make_steps(self) -> list[Any]:
         """Entry functions and extern calls in running order."""
@@ -249,7 +251,18 @@ class Executable:
         if found is not None:
             return found
         shapes = [tuple(inputs[t.position].shape) for t in self._layout.inputs]
-        plan = ShapePlan(self._layout, bind_symbols(self._layout, inputs, shapes))
+        return self._add_plan(key, bind_symbols(self._layout, inputs, shapes))
+
+    def _plan_fixed_shapes(self) -> None:
+        """Plan at load where there is but one plan: the first call then takes no time for it."""
+        manifest = self.manifest
+        if manifest.symbols or any(s.kind == "integer" for _, s in self._plain_inputs):
+            return
+        shapes = [manifest.slots[t.slot].shape for t in self._layout.inputs]
+        self._add_plan(tuple(evaluate_all(s, {}) for s in shapes), {})
+
+    def _add_plan(self, key: object, symbols: Mapping[str, int]) -> tuple[ShapePlan, OutputPlan]:
+        plan = ShapePlan(self._layout, symbols)
         self._pool.allow(plan.sizes[o.slot] for o, _ in plan.outputs)
         made = plan, OutputPlan(self._layout, plan)
         with self._lock:
@@ -345,6 +358,17 @@ class Executable:
             if isinstance(call, KernelCall) and frame.call_kernel(self._code.functions, call):
                 return f", in {call.origin or call_name(call)}"
         return ""
+
+    def own_weights(self) -> dict[str, Any]:
+        """The arrays that native code reads, by key; from now on no other weights count.
+
+        Changes of the model's weights are not looked for any more. States stay the caller's.
+        """
+        with self._lock:
+            self._watcher = self._repack = None
+            states = {s.slot: s.live for s in self._weights.states}
+            pairs = zip(self.manifest.weights, self._weights.kept, strict=True)
+            return {source.key: states.get(source.slot, array) for source, array in pairs}
 
     def profile(self, inputs: Sequence[Any], repeats: int = 5) -> list[tuple[str, float]]:
         """Least time of each call [s], run one by one on flat inputs.

@@ -29,8 +29,18 @@ class Mapping:
 
     __slots__ = ("__weakref__", "_memory", "_pin", "address", "size")
 
-    def __init__(self, size: int, *, low: bool = False, huge: bool = True):
-        """Map ``size`` bytes; ``low`` asks for an address below 2 GiB. Raises MemoryError."""
+    def __init__(self, size: int, *, low: bool = False, huge: bool = True, used: int | None = None):
+        """Map memory.
+
+        Args:
+            size: at least so many bytes.
+            low: at an address below 2 GiB.
+            huge: in pages of 2 MiB where whole ones fit.
+            used: only so many bytes are expected to be used; None: all.
+
+        Raises: MemoryError.
+        """
+        used = size if used is None else used
         size = round_up(max(size, 1), PAGE)
         is_huge = huge and size >= 2 * HUGE_PAGE
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | (MAP_32BIT if low else 0)
@@ -44,7 +54,9 @@ class Mapping:
         self.address = round_up(start, HUGE_PAGE) if is_huge else start
         self.size = size
         if is_huge and hasattr(mmap, "MADV_HUGEPAGE"):
-            self._memory.madvise(mmap.MADV_HUGEPAGE)
+            # Whole pages only: a last one of 2 MiB would be taken in full for a few bytes.
+            if whole := min(used, size) // HUGE_PAGE * HUGE_PAGE:
+                self._memory.madvise(mmap.MADV_HUGEPAGE, self.address - start, whole)
 
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         """Copy ``data`` to ``offset``; ValueError outside the mapping."""

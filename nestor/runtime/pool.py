@@ -51,13 +51,22 @@ class OutputPool:
         try:
             block = self._idle[room].pop()
         except IndexError:
-            block = Mapping(room)
+            block = Mapping(room, used=size)
         buffer: Any = (ctypes.c_char * size).from_address(block.address)
         buffer.lease = _Lease(self, block)
         return buffer
 
     def give_back(self, block: Mapping) -> None:
-        """Keep a block for the next call, or unmap it where enough are kept."""
+        """Keep a block for the next call, or unmap it where enough are kept.
+
+        Blocks of other sizes go first: calls of other shapes left them.
+        """
+        for size, blocks in list(self._idle.items()):
+            while size != block.size and self.idle_bytes + block.size > self._limit:
+                try:
+                    blocks.popleft()
+                except IndexError:
+                    break
         if self.idle_bytes + block.size <= self._limit:
             self._idle[block.size].append(block)
 

@@ -98,12 +98,15 @@ def _candidates() -> list[str]:
 def mapped_libgomps() -> list[str]:
     """Paths of the libgomp libraries in this process, PyTorch's first."""
     try:
-        lines = Path("/proc/self/maps").read_text().splitlines()
+        # Line by line: a process with PyTorch has thousands of mappings.
+        with Path("/proc/self/maps").open() as lines:
+            paths = dict.fromkeys(
+                line.split(None, 5)[5].rstrip("\n")
+                for line in lines
+                if re.search(r"/libgomp[^/]*\.so[^/]*$", line)
+            )
     except OSError:
         return []
-    paths = dict.fromkeys(
-        line.split(None, 5)[5] for line in lines if re.search(r"/libgomp[^/]*\.so[^/]*$", line)
-    )
     return sorted(paths, key=lambda p: "torch" not in p)
 
 

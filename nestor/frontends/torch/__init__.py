@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from nestor.frontends.torch.extern import run_extern
     from nestor.frontends.torch.importer import import_model
     from nestor.frontends.torch.model import ImportedModel, InputSpec, Mutation, OutputSpec, Owner
+    from nestor.frontends.torch.released import release_weights
 
 _LAZY = {
     "ImportedModel": "model",
@@ -20,6 +21,7 @@ _LAZY = {
     "OutputSpec": "model",
     "Owner": "model",
     "import_model": "importer",
+    "release_weights": "released",
     "run_extern": "extern",
 }
 
@@ -41,5 +43,6 @@ __all__ = [
     "OutputSpec",
     "Owner",
     "import_model",
+    "release_weights",
     "run_extern",
 ]

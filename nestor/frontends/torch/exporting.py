@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from nestor.errors import ExportError, InputError
+from nestor.errors import ExportError, InputError, UserError
 from nestor.frontends.torch import dtypes
 from nestor.frontends.torch.origins import whole_stack_traces
 from nestor.frontends.torch.recurrent_ops import keep_recurrences
@@ -131,7 +131,7 @@ def export_model(
             return torch.export.export(
                 model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False
             )
-        except (KeyboardInterrupt, MemoryError):
+        except (KeyboardInterrupt, MemoryError, UserError):
             raise
         except Exception as error:
             raise _explain(error, model) from error

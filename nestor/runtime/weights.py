@@ -157,6 +157,8 @@ class WeightWatcher:
         self._versioned = [t for t in valued if _version(t) is not None]
         self._versions = [_version(t) for t in self._versioned]
         self._samples = _Samples(valued, self.SAMPLES)
+        # Brings the code of NumPy that looks (200 KB) in now, so that the first call does not.
+        self._samples.are_unchanged()
 
     def has_changed(self) -> bool:
         """Whether anything differs from when this was made, or from ``update``."""

@@ -96,3 +96,16 @@ def test_outputs_of_a_compiled_model_are_never_overwritten_while_held() -> None:
     later = [fast(x + k) for k in range(3)]
     assert address not in {v.data_ptr() for v in later}
     assert torch.equal(row, expected)
+
+
+def test_blocks_that_calls_of_other_shapes_left_give_way() -> None:
+    pool = OutputPool()
+    pool.allow([8 << 20])
+    for size in (3 << 20, 5 << 20, 8 << 20):
+        buffer = pool.take(size)
+        del buffer
+        gc.collect()
+    assert pool.idle_bytes == 8 << 20, "the block of the latest call is kept, the others are gone"
+    buffer = pool.take(8 << 20)
+    assert pool.idle_bytes == 0
+    del buffer

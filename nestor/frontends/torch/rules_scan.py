@@ -44,10 +44,20 @@ def scan(
     return tuple(of_tensor(n, d, e.dtype) for (n, d), e in zip(outs, final))
 
 
+def _running_type(out: DType) -> DType:
+    """The type that a running sum is kept in, as in ATen (``acc_type`` on the CPU).
+
+    In the output's own type, each rounding would stay in all later results: the error would grow
+    with the length, and a scan cannot be reassociated against that.
+    """
+    compute = compute_type(out)
+    return DType.f64 if out is DType.f32 else compute
+
+
 def _running(monoid_of: Callable[[DType], Monoid]) -> Callable[..., Value]:
     def rule(ctx: Context, x: Value, dim: int, *, dtype: Any = None) -> Value:
         out = ctx.out_dtype()
-        compute = compute_type(out)
+        compute = _running_type(out)
         if x.rank == 0:
             return ctx.convert(x, out)
         return scan(

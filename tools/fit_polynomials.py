@@ -182,10 +182,11 @@ FITS: list[Fit] = [
     Fit("SIN_F64", 64, _of_square(mp.sin, 3), 1e-20, (mp.pi / 4) ** 2, 6, lambda t: t),
     Fit("COS_F64", 64, lambda t: (mp.cos(mp.sqrt(t)) - 1 + t / 2) / t**2, 1e-12,
         (mp.pi / 4) ** 2, 6, lambda t: t * t),
-    # erf(x) = x + x p(x²) for |x| < 1; log(erfc(2.5 + 1.5 t)) = p(t) for |t| ≤ 1
+    # erf(x) = x + x p(x²) for |x| < 1; log2(erfc(2.5 + t)) = p(t) for |t| ≤ 1.5
     Fit("ERF_SMALL_F32", 32, _of_square(mp.erf, 1), 1e-30, 1.0, 6),
-    Fit("ERF_LARGE_F32", 32, _centred(lambda x: mp.log(mp.erfc(x)), 2.5, 1.5), -1.0, 1.0, 6,
-        lambda t: mp.erfc(mpf(2.5) + mpf(1.5) * t)),
+    Fit("ERF_LARGE_F32", 32, _centred(lambda x: mp.log(mp.erfc(x), 2), 2.5, 1.0), -1.5, 1.5, 6,
+        lambda t: mp.erfc(mpf(2.5) + t) * LN2),
+    Fit("ERF_EXP2_F32", 32, lambda r: (mp.mpf(2) ** r - 1) / r, -0.5, 0.5, 4, lambda r: abs(r)),
     Fit("ERF_SMALL_F64", 64, _of_square(mp.erf, 1), 1e-30, 1.0, 13),
     # exp(x²) erfc(x) (1 + 2x) = p(t) for x ≥ 1/2, t = (x - 4)/(x + 4)
     Fit("ERFC_F64", 64, _scaled_erfc, (mpf("0.5") - 4) / (mpf("0.5") + 4), 24 / mpf(32), 22),

@@ -9,7 +9,7 @@ expm1     ≤ 1.6                  as exp, with the 1 subtracted before scaling
 log       ≤ 1.0                  mantissa in [√½, √2), polynomial
 tanh      ≤ 2.5                  expm1(-2|x|), one division
 sigmoid   ≤ 2.5                  exp(-|x|), one division
-erf       ≤ 2.0                  polynomial below 1, 1 - exp(polynomial) above
+erf       ≤ 2.0                  polynomial below 1, 1 - exp2(polynomial) above
 sin, cos  ≤ 1.6                  argument reduced in float64, polynomial (``math_trig``)
 rsqrt     ≤ 1.5                  1 / sqrt(x), both correctly rounded
 ========  =====================  ======================================================
@@ -140,9 +140,15 @@ def erf_f32(x: Num) -> Num:
     """Error function."""
     magnitude = x.abs()
     small = x.fma((x * x).polynomial(tables.ERF_SMALL_F32), x)
-    t = (magnitude.at_most(4.0) - 2.5) * (1.0 / 1.5)
-    # The exponent lies in [-18, -1.8], so that of the exponential nothing is left but its core.
-    r, n = _reduce_exp(t.polynomial(tables.ERF_LARGE_F32))
-    p = (r * r).fma(r.polynomial(tables.EXP_F32), r) + 1.0
-    large = p.fma(-power_of_two(n), 1.0).with_sign_of(x)
-    return (magnitude < 1.0).where(small, large)
+    t = magnitude.at_most(4.0) - 2.5  # exact from 1 on
+    # The exponent lies in [-26, -2.6]: of an exponential nothing is left but its core, whose error
+    # counts for a sixth at most.
+    y = t.polynomial(tables.ERF_LARGE_F32)
+    shifted = y + MAGIC
+    r = y - (shifted - MAGIC)
+    p = r.fma(r.polynomial(tables.ERF_EXP2_F32), 1.0)
+    # Of the bits of MAGIC nothing is left beside the integer's after the shift.
+    scaled = (p.bits() + (shifted.bits() << 23)).as_float()
+    large = (1.0 - scaled).with_sign_of(x)
+    # A NaN comes through the polynomial; the other way its bits are lost.
+    return (magnitude >= 1.0).where(large, small)

@@ -56,7 +56,7 @@ def plain_loops(rules: Rules, s: Statement, sequential: list[str], shared: list[
     free = [n for n in names if n not in reduced]
     if transposed_loops(rules, s, seq):
         return
-    vector = _choose_vector(rules, s, names)
+    vector = _choose_vector(rules, s, names, _rectangular(s, free))
     outer = _by_stride(rules, s, [n for n in free if n != vector])
     if vector is None and outer and _chained_scan(rules, s, outer[-1]):
         _scan_rows(rules, s, [*seq, *(f"{s.name}.{n}" for n in outer)], len(seq))
@@ -172,18 +172,33 @@ def _may_split(rules: Rules, s: Statement) -> bool:
     return kind is not None and kind.monoid.commutative and not kind.scan and not kind.into
 
 
-def _choose_vector(rules: Rules, s: Statement, names: list[str]) -> str | None:
-    """The index along which the statement's accesses are contiguous, if any gains."""
+def _choose_vector(
+    rules: Rules, s: Statement, names: list[str], masked: frozenset[str] = frozenset()
+) -> str | None:
+    """The index along which the statement's accesses are contiguous, if any gains.
+
+    Its extent is constant, or it is one of ``masked``, whose last vector may be masked.
+    """
     if s.scatter == "last":
         return None
     reduced = reduced_indices(s)
     scanned = reduced if s.reduction and s.reduction.scan else set()
     bounding = bounding_indices(s)  # loops around others, whose extents they decide
-    candidates = [n for n in names if n not in scanned | bounding and is_constant(s, n)]
+    names = [n for n in names if n not in scanned | bounding]
+    candidates = [n for n in names if n in masked or is_constant(s, n)]
     best = max(candidates, key=lambda n: _vector_key(rules, s, n, reduced), default=None)
     if best is None or unit_score(rules, s, best) <= 0 or extent_of(s, best) < 2:
         return None
     return best
+
+
+def _rectangular(s: Statement, names: list[str]) -> frozenset[str]:
+    """Those of ``names`` whose ranges are the same for all values of the other indices."""
+    ranges = {n: s.domain.range_of(n) for n in names}
+    own = set(s.domain.names)
+    return frozenset(
+        n for n, r in ranges.items() if not (r.lower.variables() | r.upper.variables()) & own
+    )
 
 
 def _vector_key(rules: Rules, s: Statement, n: str, reduced: set[str]) -> tuple[float, ...]:

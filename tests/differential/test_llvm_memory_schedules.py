@@ -6,7 +6,7 @@ import pytest
 
 from nestor.ir.parser import parse_program
 from nestor.ir.program import Program
-from nestor.ir.schedule import Schedule, Unroll
+from nestor.ir.schedule import Schedule, Unroll, Vectorize
 from nestor.passes.default_schedule import default_schedule
 from nestor.passes.fusion import FusedKernel, partition_program
 from nestor.passes.nest import apply_schedule
@@ -44,6 +44,17 @@ program turn {SYMBOLS}{
 
   statement S over { 0 <= i < {A}, 0 <= j < {B}, 0 <= k < {C} }
     y[i, k, j] = x[i, j, k] + x[i, j, k]
+}
+"""
+
+POINTS = """
+program points {SYMBOLS}{
+  input x: f32[{A}]
+  input z: f32[{A}]
+  output y: f32[{A}]
+
+  statement S over { 0 <= i < {A} }
+    y[i] = x[i] + exp(z[i])
 }
 """
 
@@ -91,6 +102,9 @@ PROGRAMS = {
     "transpose of few rows": fill(TURN, "3 4 50", TYPE="f32"),
     "transpose, f64": fill(TURN, "2 19 37", TYPE="f64"),
     "transpose, outside any number": fill(TURN, "N 19 37", TYPE="f32"),
+    "points of any number": fill(POINTS, "N"),
+    "transpose, rows and columns of any number": fill(TURN, "2 N M", TYPE="f32"),
+    "sum over rows of any length": total("i", "5 1 N"),
     "transpose, rows of any number": fill(TURN, "2 N 37", TYPE="f32"),
 }
 
@@ -111,6 +125,11 @@ def test_schedules_are_proved_and_right(name: str, level: str) -> None:
     for size in (1, 6, 37) if nest.symbols else (0,):
         symbols = {s.name: size for s in nest.symbols}
         check_nest_native(nest, parse_target(level), symbols=symbols, rtol=3e-5, atol=2e-5)
+
+
+def test_points_of_any_number_run_in_vectors() -> None:
+    _, schedule = scheduled(PROGRAMS["points of any number"], LEVELS[0])
+    assert any(isinstance(step, Vectorize) for step in schedule)
 
 
 @pytest.mark.parametrize("name", ["transpose", "scan along rows"])

@@ -19,6 +19,7 @@ import nestor
 from nestor import kernel_native
 from nestor.ir.program import Program
 from nestor.ir.schedule import Schedule
+from nestor.isl_stages import IslStages
 from nestor.passes import affine_choices
 from nestor.passes.affine_facts import AffineFacts, BandFacts
 from nestor.passes.affine_schedule import affine_space
@@ -140,7 +141,7 @@ def heuristic(pick: random.Random, isa: str) -> Iterator[str]:
         return facts if kind != FORGETFUL else _without_dependences(facts, pick)
 
     def random_point(
-        program: Program, target: CpuTarget, *, reassociate: bool
+        program: Program, target: CpuTarget, stages: IslStages, *, reassociate: bool
     ) -> tuple[Schedule, ...]:
         space = affine_space(program, target, reassociate=reassociate, propose=asked)
         point = {k.name: pick.choice(k.domain) for k in space.knobs}

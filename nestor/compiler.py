@@ -20,6 +20,7 @@ from nestor.passes.canonical import canonicalize_kernel
 from nestor.passes.default_schedule import default_schedule
 from nestor.passes.fusion import FusedKernel, partition_program
 from nestor.passes.nest import apply_step, initial_state, is_arranged, nest_tensors
+from nestor.passes.overwrite import overwrite_operands
 from nestor.passes.pipeline import PassContext, run_pipeline
 from nestor.passes.register_tile import VectorUnit
 from nestor.target.cpu import CpuTarget
@@ -90,13 +91,14 @@ def compile_program(
     compiled.refused_fusions = partition.refused
     if strict:
         refuse_externs([p for p in partition.parts if isinstance(p, Extern)])
-    parts = [p if isinstance(p, Extern) else canonicalize_kernel(p) for p in partition.parts]
+    originals = overwrite_operands(result.main, partition.parts)
+    parts = [p if isinstance(p, Extern) else canonicalize_kernel(p) for p in originals]
     jobs = _plan_jobs(compiled, [p[0] for p in parts if not isinstance(p, Extern)], target)
     compiled.seconds["schedules"] = time.perf_counter() - clock
     clock = time.perf_counter()
     compiled.objects, compiled.cached = compile_jobs(jobs, config, progress)
     compiled.seconds["kernels"] = time.perf_counter() - clock
-    _plan_calls(compiled, partition.parts, parts)
+    _plan_calls(compiled, originals, parts)
     dump_compilation(compiled, context, target, config)
     return compiled
 

@@ -26,9 +26,11 @@ class Contraction:
         row_strides: distance of the other factor's elements along each of ``rows`` [bytes]; None
             where it is irregular.
         spread: output indices that the vector operand alone moves with, nearest memory first.
+        spread_strides: distance of the vector operand's elements along each of ``spread`` [bytes].
         row_moves: the other factor moves with ``vector`` too, as in a depthwise convolution.
         reduced: reduced indices, outermost first as the row factor's memory suggests.
         reduced_strides: as ``row_strides``, along each of ``reduced``.
+        vector_strides: as ``spread_strides``, along each of ``reduced``.
         vector_operand: the load to be read as vectors; None if that factor is not one plain load.
         vector_operand_bytes: its footprint for one instance of the other output indices [bytes].
         is_packable: the vector operand is a parameter that a schedule may store in any layout.
@@ -39,9 +41,11 @@ class Contraction:
     rows: tuple[str, ...]
     row_strides: tuple[int | None, ...]
     spread: tuple[str, ...]
+    spread_strides: tuple[int | None, ...]
     row_moves: bool
     reduced: tuple[str, ...]
     reduced_strides: tuple[int | None, ...]
+    vector_strides: tuple[int | None, ...]
     vector_operand: Load | None
     vector_operand_bytes: int
     vector_operand_role: Role
@@ -93,9 +97,11 @@ def contraction_of(statement: object, tensors: Mapping[str, Tensor]) -> Contract
         rows=tuple(rows),
         row_strides=tuple(_bytes(row_strides[n], factors[1 - b]) for n in rows),
         spread=tuple(spread),
+        spread_strides=tuple(_bytes(vector_strides[n], factors[b]) for n in spread),
         row_moves=row_strides.get(vector) != 0,
         reduced=tuple(reduced),
         reduced_strides=tuple(_bytes(row_strides.get(n, 0), factors[1 - b]) for n in reduced),
+        vector_strides=tuple(_bytes(vector_strides.get(n, 0), factors[b]) for n in reduced),
         vector_operand=operand,
         vector_operand_bytes=footprint * factors[b].dtype.bytes,
         vector_operand_role=role,

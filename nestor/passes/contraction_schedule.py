@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from nestor.ir.affine import Affine
 from nestor.ir.program import Statement
 from nestor.ir.schedule import (
@@ -121,6 +123,8 @@ def _contraction_loops(
         outer = [*batch_loops, *column_outer, *row_outer]
     else:
         outer = [*column_outer, *batch_loops, *row_outer]
+    if window is not None:  # its taps innermost
+        c = replace(c, reduced=(*(n for n in c.reduced if n != window.tap), window.tap))
     reduced = reduced_loops(rules, s, c)
     seq = [f"{name}.{n}" for n in sequential]
     seq = [rules.sequential_loop(s, n) for n in sequential] if sequential else seq
@@ -128,7 +132,7 @@ def _contraction_loops(
     for loop in outer:
         rules.out.append(Parallel(loop=loop))
     if window is not None:
-        _unroll_window(rules, s, window, row_tile, reduced)
+        _unroll_window(rules, s, window, row_tile * vectors, reduced)
     rules.annotate_tile(tile)
     rules.out.append(Accumulate(statement=name, scope="register"))
     if c.is_packable and c.vector_operand is not None:
@@ -137,10 +141,10 @@ def _contraction_loops(
 
 
 def _unroll_window(
-    rules: Rules, s: Statement, window: Window, rows: int, reduced: list[str]
+    rules: Rules, s: Statement, window: Window, terms: int, reduced: list[str]
 ) -> None:
     """Unroll the taps of a window, so that rows share the loads, and short loops around them."""
-    size = rows
+    size = terms
     for loop in reversed(reduced):
         _, index, *halves = loop_parts(loop, s.name)
         extent = constant_extent(s, index)

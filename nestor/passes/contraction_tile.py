@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nestor.ir.program import Statement
 from nestor.passes.contraction import Contraction
@@ -12,6 +12,7 @@ from nestor.passes.register_tile import (
     choose_register_tile,
     choose_side_rows,
     choose_window_rows,
+    choose_window_tile,
     row_sets,
 )
 from nestor.passes.statement_facts import constant_extent, extent_of, is_constant, reuse_extent
@@ -22,37 +23,60 @@ MAX_WINDOW_TAPS = 16
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Neighbouring rows read overlapping windows: row ``x`` reads places ``x*step + tap``."""
+    """Neighbouring rows read overlapping windows: row ``x`` reads places ``x*step + tap``.
+
+    Attributes:
+        across: the vectors lie across the windows, and the other factor is broadcast.
+    """
 
     row: str
     tap: str
     taps: int
     step: int
+    across: bool = False
 
 
 def shared_window(s: Statement, c: Contraction) -> Window | None:
-    """The window in which rows of a tile can share loaded vectors, if the row factor is read as
-    vectors (depthwise convolutions): its loads are what limits such a tile."""
-    if not c.row_moves or not c.reduced or not c.rows or c.row_strides[0] is None:
-        return None
-    row, tap, distance = c.rows[0], c.reduced[-1], c.reduced_strides[-1]
-    if not distance or c.row_strides[0] % distance or not is_constant(s, row):
-        return None
-    taps, step = constant_extent(s, tap), c.row_strides[0] // distance
-    if taps is None or not 1 < taps <= MAX_WINDOW_TAPS or not 0 < step < taps:
-        return None
-    return Window(row, tap, taps, step)
+    """The window in which rows of a tile can share loaded vectors: its loads are what limits such
+    a tile. Depthwise convolutions have one, whether the row factor is read as vectors (of channels)
+    or no row reuses the vector operand (pixels of a line)."""
+    if c.row_moves and c.rows:
+        return _overlap(s, c.rows[0], c.row_strides[0], c.reduced[-1:], c.reduced_strides[-1:])
+    if not c.rows and not c.row_moves and c.spread:
+        window = _overlap(s, c.spread[0], c.spread_strides[0], c.reduced, c.vector_strides)
+        return None if window is None else replace(window, across=True)
+    return None
+
+
+def _overlap(
+    s: Statement,
+    row: str,
+    stride: int | None,
+    taps: tuple[str, ...],
+    distances: tuple[int | None, ...],
+) -> Window | None:
+    """The window along the first of ``taps`` that moves the same way as ``row`` does."""
+    for tap, distance in zip(taps, distances):
+        if stride is None or not distance or stride % distance or not is_constant(s, row):
+            continue
+        extent, step = constant_extent(s, tap), stride // distance
+        if extent is not None and 1 < extent <= MAX_WINDOW_TAPS and 0 < step < extent:
+            return Window(row, tap, extent, step)
+    return None
 
 
 def contraction_tile(s: Statement, c: Contraction, unit: VectorUnit) -> tuple[str | None, int, int]:
     """The row index of a contraction's register tile (None: there is none), rows, vectors."""
     window = shared_window(s, c)
-    if window is not None:
-        rows = choose_window_rows(
-            extent_of(s, window.row), window.taps, window.step, unit.registers
-        )
-        return window.row, rows, 1
     lanes = unit.lanes(max(s.elements[0].dtype.bytes, 4))
+    if window is not None:
+        rows = extent_of(s, window.row)
+        if not window.across:
+            tile = choose_window_rows(rows, window.taps, window.step, unit.registers)
+            return window.row, tile, 1
+        columns = -(-reuse_extent(s, c.vector) // lanes)
+        tile, vectors = choose_window_tile(rows, columns, window.taps, window.step, unit.registers)
+        return window.row, tile, vectors
     row = next((n for n in c.rows if is_constant(s, n)), c.rows[0] if c.rows else None)
     rows = reuse_extent(s, row) if row else 1
     sets = row_sets(c.row_strides[c.rows.index(row)] if row else None)

@@ -40,6 +40,9 @@ SCAN_ROWS, SCAN_STEPS = 4, 16
 One row alone waits for its additions; more rows than ways of the first-level cache may fall out of
 it where their distance is a power of two."""
 
+MAX_ROW_VECTORS, MIN_SHORT_ROWS = 8, 256
+"""Rows with a border of at most so many vectors are straight code, if there are enough of them."""
+
 MAX_NEAR_STRIDE = 4
 """Lanes at most this far apart share their cache lines [elements]."""
 
@@ -76,8 +79,21 @@ def plain_loops(rules: Rules, s: Statement, sequential: list[str], shared: list[
             halves = [loop]
     rest = [n for n in names if n in reduced]
     plain_inner(rules, s, [*seq, *loops], halves, rest, vector_half=True)
+    if halves and _is_short_row(s, vector, outer, rules.unit.lanes(widest_bytes(s))):
+        rules.out.append(Unroll(loop=loops.pop()))
     for loop in loops:
         rules.out.append(Parallel(loop=loop))
+
+
+def _is_short_row(s: Statement, vector: str | None, outer: list[str], lanes: int) -> bool:
+    """Whether rows are a few vectors and there are many of them: straight code for a row saves
+    finding the place of each vector, and makes constants of the masks of a border."""
+    if vector is None or not is_constant(s, vector) or bounding_indices(s):
+        return False
+    if not any(x.predicate for e in s.elements for x in loads(e)):
+        return False
+    rows = prod(extent_of(s, n) for n in outer)
+    return lanes < extent_of(s, vector) <= MAX_ROW_VECTORS * lanes and rows >= MIN_SHORT_ROWS
 
 
 def _chained_scan(rules: Rules, s: Statement, row: str) -> bool:

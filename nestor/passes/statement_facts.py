@@ -24,11 +24,13 @@ def without_sequential(c: Contraction, sequential: list[str]) -> Contraction | N
     if c.vector in sequential or any(n in sequential for n in c.reduced):
         return None
     kept = [(n, stride) for n, stride in zip(c.rows, c.row_strides) if n not in sequential]
+    spread = [(n, stride) for n, stride in zip(c.spread, c.spread_strides) if n not in sequential]
     return replace(
         c,
         rows=tuple(n for n, _ in kept),
         row_strides=tuple(stride for _, stride in kept),
-        spread=tuple(n for n in c.spread if n not in sequential),
+        spread=tuple(n for n, _ in spread),
+        spread_strides=tuple(stride for _, stride in spread),
     )
 
 

@@ -62,3 +62,27 @@ def test_between_pointwise_ones(name: str, target: str) -> None:
     assert isinstance(inner, nn.Conv2d)
     with torch.no_grad():
         _check(Between(inner).eval(), torch.randn(1, 8, 15, 23), target)
+
+
+@pytest.mark.parametrize("target", ["avx2", "native"])
+@pytest.mark.parametrize("size", [(28, 28), (9, 16), (30, 33), (5, 8)])
+@pytest.mark.parametrize(("taps", "stride"), [(7, 1), (7, 2), (3, 1), ((5, 2), 1)])
+def test_lines_share_the_pixels_above_and_below(
+    size: tuple[int, int], taps: int | tuple[int, int], stride: int, target: str
+) -> None:
+    """Rows of a tile read overlapping windows; its last vector and its last row are cut off."""
+    torch.manual_seed(0)
+    padding = 3 if taps == 7 else 1
+    model = nn.Conv2d(12, 12, taps, stride, padding=padding, groups=12, bias=False).eval()
+    with torch.no_grad():
+        _check(model, torch.randn(2, 12, *size), target)
+
+
+def test_bits_repeat() -> None:
+    torch.manual_seed(0)
+    model = nn.Conv2d(24, 24, 7, padding=3, groups=24, bias=False).eval()
+    x = torch.randn(1, 24, 28, 28)
+    with torch.no_grad():
+        compiled = nestor.compile(model, (x,))
+        first = compiled(x)
+        assert all(torch.equal(first, compiled(x)) for _ in range(5))

@@ -38,7 +38,7 @@ def emit_node(ctx: Context, node: Node) -> None:
         case Alloc():
             saved = dict(ctx.buffers)
             for buffer in node.buffers:
-                ctx.buffers[buffer.name] = allocate(ctx, buffer)
+                ctx.buffers[buffer.name] = allocate(ctx, buffer, node.body)
             emit_node(ctx, node.body)
             for buffer in node.buffers:
                 release(ctx, ctx.buffers[buffer.name])

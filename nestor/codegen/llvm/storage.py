@@ -10,7 +10,8 @@ from nestor.codegen.llvm.indexing import scalar_affine
 from nestor.codegen.llvm.types import MEMORY_TYPE, TYPE_BYTES
 from nestor.errors import InternalError
 from nestor.ir.affine import Affine, affine
-from nestor.ir.loopnest import Buffer
+from nestor.ir.expr import IndexExpr
+from nestor.ir.loopnest import Buffer, Compute, Loop, Node, node_children
 
 LOCAL_LIMIT_BYTES = 1 << 20
 """Buffers of one function together; OpenMP threads have stacks of 2 to 8 MB."""
@@ -70,11 +71,13 @@ def _strides(
     return tuple(reversed(strides)), factor if product is None or factor == 0 else None
 
 
-def allocate(ctx: Context, buffer: Buffer) -> Private:
+def allocate(ctx: Context, buffer: Buffer, body: Node | None = None) -> Private:
     """Room for a buffer in the function's frame, 64-byte aligned; rows padded to whole vectors.
 
     The dimension that vector loops run along is put last, whatever its place in the buffer. Inside
     a vector loop every lane gets its own buffer, side by side along a further dimension.
+
+    Args: body: all code in which the buffer lives; what it never stores to counts as padding.
     Raises: ``InternalError`` for a symbolic shape, a scope that has no memory here, or a frame
         above ``LOCAL_LIMIT_BYTES``.
     """
@@ -93,10 +96,41 @@ def allocate(ctx: Context, buffer: Buffer) -> Private:
     if extents:
         extents[-1] = padded_extent(inner, ctx.target.lanes(8 * TYPE_BYTES[ty]))
     size = math.prod(extents) + SLACK_BYTES // TYPE_BYTES[ty]
+    if body is not None and order and not per_lane:
+        # A tile that is cut off uses the start of each row only.
+        inner = min(inner, _stored_extent(body, buffer.name, order[-1], {}) or inner)
     pointer = _frame_slot(ctx, buffer, ty, size)
     shape = tuple(affine(e) for e in extents)
     storage = private_storage(pointer, ty, shape, size, inner, ctx.info.metadata[buffer.name])
     return Private(buffer, storage, tuple(order), per_lane)
+
+
+def _stored_extent(node: Node, name: str, dimension: int, highest: dict[str, int]) -> int | None:
+    """One past the last place in a dimension of buffer ``name`` that ``node`` may store to; 0 if it
+    stores to none, None if that is not known. ``highest``: largest values of the loops around."""
+    if isinstance(node, Compute):
+        ends = [_end(s.indices[dimension], highest) for s in node.stores if s.target == name]
+    else:
+        if isinstance(node, Loop):
+            uppers = [a.const - 1 for a in node.upper if a.is_const]
+            highest = {k: v for k, v in highest.items() if k != node.index}
+            if uppers:
+                highest[node.index] = min(uppers)
+        ends = [_stored_extent(n, name, dimension, highest) for n in node_children(node)]
+    known = [e for e in ends if e is not None]
+    return max(known, default=0) if len(known) == len(ends) else None
+
+
+def _end(index: IndexExpr, highest: dict[str, int]) -> int | None:
+    """One past the largest value of an index that is a sum of loops of known bounds."""
+    if not isinstance(index, Affine):
+        return None
+    end = index.const + 1
+    for atom, factor in index.terms:
+        if not isinstance(atom, str) or atom not in highest or factor < 0:
+            return None
+        end += factor * highest[atom]
+    return end
 
 
 def _frame_slot(ctx: Context, buffer: Buffer, ty: str, size: int) -> Val:

@@ -18,7 +18,6 @@ from nestor.codegen.llvm.context import Context
 from nestor.codegen.llvm.expressions import Expressions
 from nestor.codegen.llvm.ops import Ops
 from nestor.ir.expr import Const, Load, const, map_expr
-from nestor.ir.loopnest import Guard
 from nestor.ir.types import DType
 from nestor.passes import (
     common_subexpressions,
@@ -26,6 +25,7 @@ from nestor.passes import (
     delinearize,
     fold_scales,
     nest_builder,
+    nest_constraints,
     simplify,
     simplify_expr,
     substitute,
@@ -146,12 +146,11 @@ def _no_tail(real: Any) -> Any:
     return loop
 
 
-def _guard_free(real: Any) -> Any:
-    def leaf(self: Any, item: Any, ctx: Any) -> Any:
-        node = real(self, item, ctx)
-        return node.body if isinstance(node, Guard) else node
+def _drop_shared(real: Any) -> Any:
+    def shared(self: Any, items: Any, ctx: Any, find: Any) -> Any:
+        return (), real(self, items, ctx, find)[1]
 
-    return leaf
+    return shared
 
 
 def _other_phases(order: Callable[[Any, Any, Any], tuple[Any, Any, Any]]) -> Callable[[Any], Any]:
@@ -225,7 +224,7 @@ PASSES = (
     ),
     Mutant(
         "nest builder: constraints are dropped",
-        instead(BUILDER, "leaf", _guard_free),
+        instead(nest_constraints.Constraints, "_shared", _drop_shared),
         ("right triangle",),
     ),
     Mutant(

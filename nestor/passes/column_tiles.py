@@ -12,17 +12,14 @@ from nestor.ir.expr import loads
 from nestor.ir.program import Statement
 from nestor.ir.schedule import (
     Accumulate,
-    BlockReduction,
     Parallel,
     Reorder,
     Tile,
     Vectorize,
 )
-from nestor.passes.register_tile import choose_block
 from nestor.passes.schedule_rules import Rules
 from nestor.passes.statement_facts import (
     bounding_indices,
-    constant_extent,
     extent_of,
     in_reduction_order,
     is_constant,
@@ -104,18 +101,10 @@ def _summed(rules: Rules, s: Statement) -> list[str]:
     assert s.reduction is not None
     reduced = reduced_indices(s)
     names = [n for n in in_reduction_order(s, list(s.domain.names)) if n in reduced]
-    loops = [f"{s.name}.{n}" for n in names]
     if (
         s.reduction.scan
         or s.reduction.monoid.name != "sum"
         or not s.reduction.monoid.dtypes[0].is_float
     ):
-        return loops
-    at, size = choose_block([constant_extent(s, n) for n in names])
-    if at is None:
-        return loops
-    if size:
-        rules.out.append(Tile(loop=loops[at], size=size))
-        loops[at : at + 1] = [f"{loops[at]}.o", f"{loops[at]}.i"]
-    rules.out.append(BlockReduction(loop=loops[at]))
-    return loops
+        return [f"{s.name}.{n}" for n in names]
+    return rules.block_sums(s, names)

@@ -8,7 +8,6 @@ from nestor.ir.affine import Affine
 from nestor.ir.program import Statement
 from nestor.ir.schedule import (
     Accumulate,
-    BlockReduction,
     Fuse,
     Pack,
     Parallel,
@@ -21,7 +20,6 @@ from nestor.passes.contraction_tile import Window, contraction_tile, shared_wind
 from nestor.passes.dot_schedule import dot_index, dot_loops
 from nestor.passes.panel_schedule import panel_loops
 from nestor.passes.plain_schedule import plain_loops
-from nestor.passes.register_tile import choose_block
 from nestor.passes.schedule_rules import Rules
 from nestor.passes.statement_facts import (
     constant_extent,
@@ -125,7 +123,7 @@ def _contraction_loops(
         outer = [*column_outer, *batch_loops, *row_outer]
     if window is not None:  # its taps innermost
         c = replace(c, reduced=(*(n for n in c.reduced if n != window.tap), window.tap))
-    reduced = reduced_loops(rules, s, c)
+    reduced = rules.block_sums(s, c.reduced)
     seq = [f"{name}.{n}" for n in sequential]
     seq = [rules.sequential_loop(s, n) for n in sequential] if sequential else seq
     rules.out.append(Reorder(statement=name, loops=(*seq, *outer, *reduced, *tile)))
@@ -152,19 +150,6 @@ def _unroll_window(
             break
         rules.out.append(Unroll(loop=loop))
         size *= extent
-
-
-def reduced_loops(rules: Rules, s: Statement, c: Contraction) -> list[str]:
-    """Loops over the reduced indices; a long sum is cut into blocks that are summed apart."""
-    loops = [f"{s.name}.{n}" for n in c.reduced]
-    at, size = choose_block([constant_extent(s, n) for n in c.reduced])
-    if at is None:
-        return loops
-    if size:
-        rules.out.append(Tile(loop=loops[at], size=size))
-        loops[at : at + 1] = [f"{loops[at]}.o", f"{loops[at]}.i"]
-    rules.out.append(BlockReduction(loop=loops[at]))
-    return loops
 
 
 def _depends(rules: Rules, c: Contraction, batch: list[str]) -> bool:

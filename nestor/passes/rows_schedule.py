@@ -11,7 +11,7 @@ from nestor.ir.schedule import (
     Tile,
 )
 from nestor.passes.contraction import Contraction
-from nestor.passes.contraction_schedule import pack_operand, reduced_loops
+from nestor.passes.contraction_schedule import pack_operand
 from nestor.passes.plain_schedule import plain_inner, unit_score
 from nestor.passes.register_tile import choose_register_tile
 from nestor.passes.schedule_rules import Rules
@@ -168,7 +168,7 @@ def _row_contraction(
     if vectors > 1 and columns > lanes:
         rules.out.append(Tile(loop=v, size=lanes))
         tile, v = [f"{v}.o"], f"{v}.i"
-    reduced = reduced_loops(rules, s, c)
+    reduced = rules.block_sums(s, c.reduced)
     tile = [*halves, *tile, v]
     rules.out.append(Reorder(statement=s.name, loops=(*outer, *own, *reduced, *tile)))
     rules.annotate_tile(tile)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from nestor.ir.program import Statement, Tensor
 from nestor.ir.schedule import (
+    BlockReduction,
     ComputeAt,
     Step,
+    Tile,
     Unroll,
     Vectorize,
 )
 from nestor.passes.contraction import Contraction, contraction_of
 from nestor.passes.fusion import FusedKernel
-from nestor.passes.register_tile import VectorUnit
+from nestor.passes.register_tile import VectorUnit, choose_block
 from nestor.passes.statement_facts import (
     bounding_indices,
+    constant_extent,
 )
 
 
@@ -41,6 +46,18 @@ class Rules:
                 position = [p for p in s.order if isinstance(p, str)].index(index)
                 return f"{other.name}.{[p for p in other.order if isinstance(p, str)][position]}"
         return f"{s.name}.{index}"
+
+    def block_sums(self, s: Statement, reduced: Sequence[str]) -> list[str]:
+        """Loops over the reduced indices; a long sum is cut into blocks that are summed apart."""
+        loops = [f"{s.name}.{n}" for n in reduced]
+        at, size = choose_block([constant_extent(s, n) for n in reduced])
+        if at is None:
+            return loops
+        if size:
+            self.out.append(Tile(loop=loops[at], size=size))
+            loops[at : at + 1] = [f"{loops[at]}.o", f"{loops[at]}.i"]
+        self.out.append(BlockReduction(loop=loops[at]))
+        return loops
 
     def keep_temps(self, scope: str) -> None:
         """Keep temps of bounded size in ``scope`` instead of memory."""

@@ -33,6 +33,25 @@ def _window_dims(ctx: Context, x: Value, lead: int, position: int | None) -> lis
     return [*x.dims[:lead], *((s,) for s in ctx.out_shape(position)[lead:])]
 
 
+def _sizes(kernel: Sequence[int], spatial: int) -> list[int]:
+    return [int(kernel[k] if len(kernel) > 1 else kernel[0]) for k in range(spatial)]
+
+
+def _taps(x: Value, lead: int, spec: Sequence[Window], kernel: Sequence[int]) -> list[Dim]:
+    """The places of a window that can lie inside: one far larger than its image is cut to it.
+
+    The first window starts the furthest left, so what it has behind the image's end every other
+    window has too. (EfficientNets pool 7×7 pixels through windows of 1280×1280.)
+    """
+    taps: list[Dim] = []
+    for k, size in enumerate(_sizes(kernel, len(spec))):
+        extent, w = x.dims[lead + k][0], spec[k]
+        if extent.is_const:
+            size = max(1, min(size, -(-(extent.const + w.pad) // w.dilation)))
+        taps.append((affine(size),))
+    return taps
+
+
 def _positions(space: Space, lead: int, spec: Sequence[Window]) -> list[tuple[Affine, ...]]:
     return [
         (space.out[lead + k][0] * w.stride - w.pad + space.reduced[k][0] * w.dilation,)
@@ -56,7 +75,7 @@ def max_pool(
     x, lead = _with_spatial(ctx, x, spatial)
     compute = compute_type(x.dtype)
     low = const(lowest(x.dtype), x.dtype)
-    taps = [(affine(int(kernel[k] if len(kernel) > 1 else kernel[0])),) for k in range(spatial)]
+    taps = _taps(x, lead, spec, kernel)
     indexed = with_indices and 1 in ctx.used
 
     def body(space: Space) -> tuple[Expr, ...]:
@@ -149,11 +168,10 @@ def _avg_pool(
     spec = windows(spatial, stride or kernel, padding, (1,))
     x, lead = _with_spatial(ctx, x, spatial)
     compute = compute_type(x.dtype)
-    sizes = [int(kernel[k] if len(kernel) > 1 else kernel[0]) for k in range(spatial)]
     dims = _window_dims(ctx, x, lead, None)
     counts = [
-        _count(dims[lead + k], x.dims[lead + k][0], spec[k], sizes[k], count_include_pad)
-        for k in range(spatial)
+        _count(dims[lead + k], x.dims[lead + k][0], spec[k], size, count_include_pad)
+        for k, size in enumerate(_sizes(kernel, spatial))
     ]
 
     def body(space: Space) -> tuple[Expr, ...]:
@@ -161,7 +179,7 @@ def _avg_pool(
         zero = const(0, x.dtype)
         return (cast(window_read(x, [*space.out[:lead], *where], lead, zero, space), compute),)
 
-    taps = [(affine(s),) for s in sizes]
+    taps = _taps(x, lead, spec, kernel)
     if divisor is not None or all(isinstance(c, int) for c in counts):
         total = divisor or 1
         for c in () if divisor is not None else counts:

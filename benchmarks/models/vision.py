@@ -52,7 +52,11 @@ def mobilenetv3_large() -> nn.Module:
 
 @model(normal(3, 224, 224))
 def efficientnet_b0() -> nn.Module:
-    """EfficientNet-B0 (Tan and Le, 2019), 1,000 classes."""
+    """EfficientNet-B0 (Tan and Le, 2019), 1,000 classes.
+
+    Its last pool, written as windows of 1280×1280 over 7×7 pixels, is written as the mean that it
+    is: OpenVINO takes no window larger than its image.
+    """
     from transformers import EfficientNetConfig, EfficientNetForImageClassification
 
     config = EfficientNetConfig(
@@ -62,4 +66,6 @@ def efficientnet_b0() -> nn.Module:
         hidden_dim=1280,
         num_labels=1000,
     )
-    return FirstOutput(EfficientNetForImageClassification(config), "pixel_values")
+    network = EfficientNetForImageClassification(config)
+    network.efficientnet.pooler = nn.AdaptiveAvgPool2d(1)
+    return FirstOutput(network, "pixel_values")

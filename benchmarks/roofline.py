@@ -59,13 +59,17 @@ class Machine:
         return max(operations / self.flops, moved_bytes / self.bandwidth)
 
 
-def measure_machine(command: str, folder: Path, *, threads: int, dtype: str) -> Machine:
+def measure_machine(
+    command: str, folder: Path, *, threads: int, dtype: str, vector_bits: int | None = None
+) -> Machine:
     """Measure the peaks of ``threads`` cores, the best of a few tries of some 0.2 s.
 
-    Args: command: a C compiler; folder: for its files; dtype: float64 or float32.
+    Args: command: a C compiler; folder: for its files; dtype: float64 or float32; vector_bits: of
+        the vectors used; None: the widest of the machine.
     """
     c = "double" if dtype == "float64" else "float"
     width = 64 if "avx512f" in Path("/proc/cpuinfo").read_text(encoding="utf-8") else 32
+    width = width if vector_bits is None else vector_bits // 8
     source, target = folder / "peak.c", folder / "peak.so"
     source.write_text(SOURCE % (c, width, c, c, c, c), encoding="utf-8")
     build_library(source, target, command=command, flags=PEAK_FLAGS)

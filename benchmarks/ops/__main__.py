@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import peers
+from benchmarks import isa, peers
 from benchmarks.c_library import CLANG, find_command
 from benchmarks.harness import RESULTS, failures, machine
 from benchmarks.ops import registry, tables
@@ -40,7 +40,14 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--list", action="store_true", help="print the operators and stop")
     parser.add_argument(
-        "--peers", default=PEERS, help=f"of {PEERS}; ratios: to the first and the best"
+        "--peers", default=None, help=f"of {PEERS}; ratios: to the first and the best"
+    )
+    parser.add_argument(
+        "--isa",
+        choices=isa.ISAS,
+        default="native",
+        help="limit every peer to these instructions and check that it keeps to them; peers that "
+        f"cannot be limited ({', '.join(isa.UNLIMITED)}) are left out",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the inputs")
     parser.add_argument("--threads", type=int, default=2)
@@ -56,19 +63,22 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
         "--output",
         type=Path,
         metavar="FILE.md",
-        help="write the table there and JSON beside it; default: benchmarks/results/ops.md for a "
-        "run of every operator and peer, else nowhere",
+        help="write the table there and JSON beside it; default: benchmarks/results/ops.md (of "
+        "--isa avx2: ops_avx2.md) for a run of every operator and peer, else nowhere",
     )
     return parser.parse_args(given)
 
 
-def _peaks(threads: int) -> Machine | None:
+def _peaks(threads: int, isa_name: str) -> Machine | None:
     """The machine's peaks in float32; None without a C compiler."""
     command = find_command(("gcc", *CLANG))
     if command is None:
         return None
     with tempfile.TemporaryDirectory(prefix="nestor-ops-") as folder:
-        return measure_machine(command, Path(folder), threads=threads, dtype="float32")
+        bits = 256 if isa_name == "avx2" else None
+        return measure_machine(
+            command, Path(folder), threads=threads, dtype="float32", vector_bits=bits
+        )
 
 
 def _higher(first: Machine | None, second: Machine | None) -> Machine | None:
@@ -80,14 +90,21 @@ def _higher(first: Machine | None, second: Machine | None) -> Machine | None:
     )
 
 
-def _about(peaks: Machine | None, threads: int, names: Sequence[str]) -> dict[str, Any]:
+def _about(
+    peaks: Machine | None, given: argparse.Namespace, names: Sequence[str]
+) -> dict[str, Any]:
     from importlib.metadata import version
 
     about = machine()
     for name in names:
         if package := peers.PEER_NAMES.get(name):
             about[package] = version(package)
-    about["threads"] = threads
+    about["threads"] = given.threads
+    if given.isa != "native":
+        without = " and ".join(isa.UNLIMITED)
+        about["instructions"] = (
+            f"{given.isa} (peers limited by their own switches, and checked; {without} has none)"
+        )
     if peaks is None:
         return about | {"peak": "not measured: no C compiler"}
     return about | {
@@ -100,18 +117,22 @@ def _output(given: argparse.Namespace, count: int, names: Sequence[str]) -> Path
     """Where results are written: a part of the suite must not replace the whole one's figures."""
     if given.output is not None:
         return Path(given.output).with_suffix(".md")
-    whole = count == len(registry.OPS) and set(names) == set(PEERS.split(","))
-    return RESULTS / "ops.md" if whole else None
+    every = isa.default_peers(given.isa, PEERS)
+    if count != len(registry.OPS) or set(names) != set(every.split(",")):
+        return None
+    return RESULTS / ("ops.md" if given.isa == "native" else f"ops_{given.isa}.md")
 
 
 def run(given: argparse.Namespace) -> int:
     """Run what was asked for; 1 if Nestor's answer is wrong or Nestor fails."""
     peers.register()
-    cases, names = registry.choose(given.ops), given.peers.split(",")
+    cases = registry.choose(given.ops)
+    names = (given.peers or isa.default_peers(given.isa, PEERS)).split(",")
     if given.list:
         print("\n".join(f"{c.group:12} {c.name}" for c in cases))
         return 0
     check_peer_names(names)
+    isa.limit_peers(given.isa, names, os.environ)
     if given.rounds < 1 or given.threads < 1:
         raise UserError("--rounds and --threads are at least 1")
     markdown = _output(given, len(cases), names)
@@ -120,7 +141,7 @@ def run(given: argparse.Namespace) -> int:
     if given.keep_memory:
         # Read by glibc when a process starts: no mapping of its own for a large block, no trimming.
         os.environ.update(MALLOC_MMAP_MAX_="0", MALLOC_TRIM_THRESHOLD_=str(1 << 36))
-    peaks = _peaks(given.threads)
+    peaks = _peaks(given.threads, given.isa)
     measured: list[Measured] = []
     with progress_bar() as tell:
         for i, case in enumerate(cases):
@@ -139,9 +160,9 @@ def run(given: argparse.Namespace) -> int:
             )
             # After each operator, so that an interrupted run keeps what it has.
             if markdown is not None:
-                tables.write_results(measured, names, _about(peaks, given.threads, names), markdown)
-    peaks = _higher(peaks, _peaks(given.threads))
-    about = _about(peaks, given.threads, names)
+                tables.write_results(measured, names, _about(peaks, given, names), markdown)
+    peaks = _higher(peaks, _peaks(given.threads, given.isa))
+    about = _about(peaks, given, names)
     measured = [dataclasses.replace(m, machine=peaks) for m in measured]
     _show(measured, names, about, as_json=given.json)
     if markdown is not None:

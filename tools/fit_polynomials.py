@@ -162,6 +162,7 @@ FITS: list[Fit] = [
         lambda r: r * r),
     Fit("EXP_F64", 64, lambda r: (mp.exp(r) - 1 - r) / r**2, -LN2 / 2, LN2 / 2, 10,
         lambda r: r * r),
+    Fit("EXP_NEGATIVE_F32", 32, lambda r: mp.exp(-r), -LN2 / 2, LN2 / 2, 6, mp.exp),
     # expm1(r) = r + r² p(r), relative
     Fit("EXPM1_F32", 32, lambda r: (mp.expm1(r) - r) / r**2, -LN2 / 2, LN2 / 2, 5,
         lambda r: abs(r)),

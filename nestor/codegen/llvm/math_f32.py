@@ -8,7 +8,7 @@ exp2      ≤ 1.0                  n = round(x), polynomial
 expm1     ≤ 1.6                  as exp, with the 1 subtracted before scaling
 log       ≤ 1.0                  mantissa in [√½, √2), polynomial
 tanh      ≤ 2.5                  expm1(-2|x|), one division
-sigmoid   ≤ 2.5                  exp(-|x|), one division
+sigmoid   ≤ 2.5                  exp(-x), its exponent added as an integer; one division
 erf       ≤ 2.0                  polynomial below 1, 1 - exp2(polynomial) above
 sin, cos  ≤ 1.6                  argument reduced in float64, polynomial (``math_trig``)
 rsqrt     ≤ 1.5                  1 / sqrt(x), both correctly rounded
@@ -35,6 +35,10 @@ LN2_HIGH = 0.693145751953125
 LN2_LOW = math.log(2.0) - LN2_HIGH
 MAGIC = 12582912.0
 """1.5 · 2²³: adding it rounds to an integer, which then stands in the low bits."""
+MAGIC_BITS, ONE_BITS = 0x4B400000, 0x3F800000
+"""The bits of ``MAGIC`` and of 1."""
+MAX_SIGMOID_POWER = 100
+"""Powers of two up to which a sigmoid's exponential is not scaled."""
 
 
 def round_to_int(x: Num) -> tuple[Num, Num]:
@@ -130,9 +134,18 @@ def tanh_f32(x: Num) -> Num:
 
 @define("sigmoid", "float")
 def sigmoid_f32(x: Num) -> Num:
-    """``1 / (1 + exp(-x))``; for negative x as ``exp(x) / (1 + exp(x))``, which underflows late."""
-    e = exp_f32(-x.abs())
-    return (x < 0.0).where(e, e.like(1.0)) / (e + 1.0)
+    """``1 / (1 + exp(-x))``; where exp(-x) nears overflow, numerator and denominator are scaled."""
+    x = x.at_most(80.0).at_least(-104.0)
+    shifted = x.fma(-LOG2E, MAGIC)
+    n = shifted - MAGIC
+    r = n.fma(LN2_LOW, n.fma(LN2_HIGH, x))  # exp(-x) = 2ⁿ exp(-r)
+    p = r.polynomial(tables.EXP_NEGATIVE_F32)
+    # Of the bits of MAGIC nothing is left beside the integer's after the shift.
+    whole, most = shifted.bits(), MAGIC_BITS + MAX_SIGMOID_POWER
+    power = ((whole.at_most(most) << 23) + ONE_BITS).as_float()
+    beyond = whole.at_least(most) << 23
+    one = ((ONE_BITS + (MAX_SIGMOID_POWER << 23)) - beyond).as_float()
+    return one / p.fma(power, one)
 
 
 @define("erf", "float")

@@ -27,6 +27,10 @@ from nestor.passes.nest import LoopInfo, ScheduleState, StatementState, nest_ten
 from nestor.passes.nest_constraints import Bound, Constraints
 from nestor.passes.temp_buffers import TempBuffer, place_temps
 
+MAX_TAILS = 16
+"""Largest unrolled tile whose symbolic tail is written once for each extent: code grows with the
+square of the tile."""
+
 
 @dataclass(frozen=True, slots=True)
 class Item:
@@ -238,8 +242,8 @@ class _Builder:
         if f"{info.parent}.i" in ctx.path:
             return self._guarded_loop(info, total, items, ctx)
         if full == ZERO:
-            return self.inside(name, items, ctx.enter(name, ZERO, (info.parent, rest)))
-        tail = self.inside(name, items, ctx.enter(name, full, (info.parent, rest)))
+            return self._tail(info, ZERO, rest, items, ctx)
+        tail = self._tail(info, full, rest, items, ctx)
         if info.kind in ("parallel", "grid"):
             main = self.inside(name, items, ctx.enter(name, None, whole))
             choice = Guard(
@@ -247,6 +251,36 @@ class _Builder:
             )
             return [_loop(name, (total + (info.size - 1)) // info.size, info.kind, choice)]
         return self._plain_loop(info, full, items, ctx, whole) + tail
+
+    def _tail(
+        self, info: LoopInfo, at: Affine, rest: Affine, items: list[Item], ctx: Context
+    ) -> list[Node]:
+        """The last tile, of ``rest`` iterations, at index ``at`` of its outer half.
+
+        An unrolled inner half of symbolic extent is written once for each extent it may have, up to
+        ``MAX_TAILS``, so that the accumulators of the one reduction inside stay in registers; a
+        decision tree chooses.
+        """
+        assert info.parent is not None
+        inner = self.state.loops[f"{info.parent}.i"]
+        reductions = sum(item.user.statement.reduction is not None for item in items)
+        few = info.size <= MAX_TAILS and reductions == 1
+        if rest.is_const or inner.kind != "unroll" or not few:
+            return self.inside(info.name, items, ctx.enter(info.name, at, (info.parent, rest)))
+
+        def choose(low: int, high: int) -> list[Node]:
+            """Nodes for an extent from ``low`` to ``high``, inclusive."""
+            if low == high:
+                extent = (info.parent or "", affine(low))
+                return self.inside(info.name, items, ctx.enter(info.name, at, extent))
+            middle = (low + high + 1) // 2
+            less, more = choose(low, middle - 1), choose(middle, high)
+            return [Guard(conditions=(rest - middle,), body=_block(more), orelse=_block(less))]
+
+        nodes = choose(1, info.size - 1)
+        if at != ZERO and info.kind in ("parallel", "grid"):  # entered only where there is a tail
+            return nodes
+        return [Guard(conditions=(rest - 1,), body=_block(nodes))]
 
     def _guarded_loop(
         self, info: LoopInfo, total: Affine, items: list[Item], ctx: Context

@@ -126,6 +126,7 @@ def export_model(
 
     Raises: ExportError naming the line in the model, InputError for a wrong ``dynamic_shapes``.
     """
+    args, kwargs = _distinct((args, kwargs))
     with torch.no_grad(), keep_recurrences(), whole_stack_traces("export_model"), _quiet():
         try:
             return torch.export.export(
@@ -135,6 +136,21 @@ def export_model(
             raise
         except Exception as error:
             raise _explain(error, model) from error
+
+
+def _distinct(values: Any) -> Any:
+    """``values`` where no two tensors are one object: export would take such inputs for one, and
+    read the last of them in place of all."""
+    seen: set[int] = set()
+
+    def visit(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return value
+        repeated = id(value) in seen
+        seen.add(id(value))
+        return value.detach().clone() if repeated else value
+
+    return pytree.tree_map(visit, values)
 
 
 @contextlib.contextmanager

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from benchmarks import harness, peers
+from benchmarks import harness, model_tables, peers
+from benchmarks.c_library import CLANG, find_command
+from benchmarks.roofline import Machine, measure_machine
 from nestor.benchmarking.peers import check_peer_names
 from nestor.benchmarking.turns import Timing
 from nestor.cli import run_guarded
@@ -33,6 +37,11 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the inputs")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=15, help="turns of each peer")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="keep what the file of results has of these peers, measure the rest",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="default: benchmarks/results/")
     parser.add_argument("--md", type=Path, metavar="FILE", help="default: benchmarks/results/")
     return parser.parse_args(given)
@@ -55,38 +64,63 @@ def _batches(asked: str) -> list[int]:
     return [int(size) for size in dict.fromkeys(sizes)]
 
 
+def _machine(threads: int) -> Machine | None:
+    """The machine's peaks in float32; None without a C compiler."""
+    command = find_command(("gcc", *CLANG))
+    if command is None:
+        return None
+    with tempfile.TemporaryDirectory(prefix="nestor-models-") as folder:
+        return measure_machine(command, Path(folder), threads=threads, dtype="float32")
+
+
+def _about(machine: Machine | None, names: Sequence[str], threads: int) -> dict[str, Any]:
+    from importlib.metadata import version
+
+    about = harness.machine()
+    about |= {n: version(n) for p in names if (n := peers.PEER_NAMES.get(p))}
+    about["threads"] = threads
+    if machine is None:
+        return about | {"peak": "not measured: no C compiler"}
+    return about | {
+        "peak": f"{machine.flops / 1e9:.0f} Gflop/s",
+        "copy": f"{machine.bandwidth / 1e9:.1f} GB/s",
+    }
+
+
 def run(given: argparse.Namespace) -> int:
     """Run what was asked for; 1 if a peer's answer is wrong."""
     peers.register()
     names, asked = _names(given.models), given.peers.split(",")
     check_peer_names(asked)
-    cases = [(name, batch) for name in names for batch in _batches(given.batch)]
+    cases = [(name, batch) for batch in _batches(given.batch) for name in names]
     label = "models" if len(names) > 1 else names[0]
     markdown = given.md or harness.RESULTS / f"{label}.md"
     data = given.json or markdown.with_suffix(".json")
-    results: list[harness.CaseResult] = []
+    kept = model_tables.read_results(data, asked) if given.resume else []
+    found = {(r.model, r.batch): r for r in kept if r.threads == given.threads}
+    machine = _machine(given.threads)
+    about = _about(machine, asked, given.threads)
+    missing = [case for case in cases if case not in found]
     with progress_bar() as tell:
-        for i, (name, batch) in enumerate(cases):
-            results.append(
-                harness.run_case(
-                    name,
-                    asked,
-                    batch=batch,
-                    seed=given.seed,
-                    threads=given.threads,
-                    timing=Timing(rounds=given.rounds),
-                    progress=lambda what, done, i=i, name=name: tell(
-                        f"{name}: {what}", (i + done) / len(cases)
-                    ),
-                )
+        for i, (name, batch) in enumerate(missing):
+            found[name, batch] = harness.run_case(
+                name,
+                asked,
+                batch=batch,
+                seed=given.seed,
+                threads=given.threads,
+                timing=Timing(rounds=given.rounds),
+                progress=lambda what, done, i=i, name=name: tell(
+                    f"{name}: {what}", (i + done) / len(missing)
+                ),
             )
             # After each model, so that an interrupted run keeps what it has.
-            harness.write_results(results, asked, markdown, data)
-    print_tables(harness.speed_table(results, asked))
-    failed = harness.failures(results)
-    if failed:
+            model_tables.write_results(list(found.values()), asked, about, machine, markdown, data)
+    results = list(found.values())
+    print_tables(model_tables.speed_table(results, asked, machine))
+    if failed := harness.failures(results):
         print("\n" + "\n".join(failed))
-    print(f"\nwrote {markdown} and {data}")
+    print(f"\n{markdown} and {data} hold these figures")
     return 1 if any(not v.correct for r in results for v in r.verdicts.values()) else 0
 
 

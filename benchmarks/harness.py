@@ -5,26 +5,31 @@
 
 from __future__ import annotations
 
-import json
 import math
 import platform
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.criterion import Verdict, inputs_per_sample, judge, stack_outputs
+from benchmarks.work import Work, work_of
 from nestor.benchmarking.peers import Prepared
 from nestor.benchmarking.turns import (
     OtherInputs,
     PeerProcess,
     PeerResult,
     Progress,
+    Spread,
     Timing,
     compare,
+    pair_turns,
 )
 from nestor.runtime.threads import available_cpus
-from nestor.tables import Table, format_bytes, format_seconds
+from nestor.tables import Table
+
+OWN = "nestor"
+"""The peer that the others are held against."""
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -46,7 +51,7 @@ def load_inputs(name: str, seed: int, batch: int) -> Any:
 
 
 def exact_and_eager(model: Any, inputs: Sequence[Any], threads: int) -> Prepared:
-    """Not a peer: computes float32 and float64 eager, for the verdict."""
+    """Not a peer: computes float32 and float64 eager, for the verdict; notes the model's work."""
     import torch
 
     from benchmarks.criterion import reference
@@ -56,7 +61,7 @@ def exact_and_eager(model: Any, inputs: Sequence[Any], threads: int) -> Prepared
             own = model(*inputs)
         return [own, reference(model, inputs)]
 
-    return Prepared(call=call)
+    return Prepared(call=call, note=work_of(model, inputs).to_json())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +74,7 @@ class CaseResult:
         threads: threads of each peer.
         peers: timings, in the order asked for.
         verdicts: peer → how far its answer is from float64; those that gave one.
+        work: the least that a call must do.
     """
 
     model: str
@@ -76,10 +82,35 @@ class CaseResult:
     threads: int
     peers: tuple[PeerResult, ...]
     verdicts: dict[str, Verdict]
+    work: Work
 
     def peer(self, name: str) -> PeerResult | None:
         """The result of peer ``name``, if it took part."""
         return next((p for p in self.peers if p.name == name and not p.failure), None)
+
+    @property
+    def own(self) -> PeerResult | None:
+        """Nestor's result, if it took part."""
+        return self.peer(OWN)
+
+    @property
+    def others(self) -> list[PeerResult]:
+        """The results of all other peers that took part."""
+        return [p for p in self.peers if p.name not in (OWN, "artifact") and p.turns_ns
+                and not p.failure]  # fmt: skip
+
+    @property
+    def best(self) -> PeerResult | None:
+        """The fastest of the other peers, if any took part."""
+        return min(self.others, key=median_seconds, default=None)
+
+    @property
+    def versus_best(self) -> Spread | None:
+        """The best peer's turn over Nestor's of the same round: above 1, Nestor is faster."""
+        own, best = self.own, self.best
+        if own is None or best is None or not own.turns_ns:
+            return None
+        return Spread.of([b / n for b, n in zip(best.turns_ns, own.turns_ns, strict=False)])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -89,7 +120,29 @@ class CaseResult:
             "threads": self.threads,
             "peers": [p.to_dict() for p in self.peers],
             "verdicts": {n: v.to_dict() for n, v in self.verdicts.items()},
+            "work": asdict(self.work),
         }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> CaseResult:
+        """From ``to_dict``'s data."""
+        peers = tuple(PeerResult.from_dict(p) for p in data["peers"])
+        pair_turns(peers)
+        return cls(
+            model=data["model"],
+            batch=data["batch"],
+            threads=data["threads"],
+            peers=peers,
+            verdicts={n: Verdict(**v) for n, v in data["verdicts"].items()},
+            work=Work(**data["work"]),
+        )
+
+
+def median_seconds(peer: PeerResult) -> float:
+    """The median of a peer's turns [s]; it took some."""
+    spread = peer.call_seconds
+    assert spread is not None, f"{peer.name} took no turn"
+    return spread.median
 
 
 def run_case(
@@ -134,7 +187,7 @@ def run_loader(
         inputs_loader: ``module:function`` that returns the inputs alone for the same keywords with
             another ``seed``; for outputs of few elements, which are judged at several inputs.
     """
-    eager, exact, others = _references(loader, arguments, threads, inputs_loader)
+    eager, exact, others, work = _references(loader, arguments, threads, inputs_loader)
     results = compare(
         peers,
         loader,
@@ -156,19 +209,21 @@ def run_loader(
         threads=threads,
         peers=tuple(results),
         verdicts=verdicts,
+        work=work,
     )
 
 
 def _references(
     loader: str, arguments: dict[str, Any], threads: int, inputs_loader: str
-) -> tuple[Any, Any, OtherInputs]:
-    """A sample of float32 and float64 eager, and its inputs beside those of ``arguments``.
+) -> tuple[Any, Any, OtherInputs, Work]:
+    """A sample of float32 and float64 eager, its inputs beside those of ``arguments``, the work.
 
     Computed in a process that then goes away.
     """
     others = OtherInputs()
     with PeerProcess(threads=threads, folders=[str(ROOT)]) as process:
-        process.ask("prepare", loader, arguments, "benchmarks.harness:exact_and_eager", threads)
+        make = "benchmarks.harness:exact_and_eager"
+        answer = process.ask("prepare", loader, arguments, make, threads)
         pairs = [process.fetch_outputs()]
         half = len(pairs[0]) // 2
         if inputs_loader:
@@ -177,7 +232,8 @@ def _references(
             others = OtherInputs(loader=inputs_loader, arguments=more)
             pairs += process.fetch_others(others)
     eager = stack_outputs([pair[:half] for pair in pairs])
-    return eager, stack_outputs([pair[half:] for pair in pairs]), others
+    exact = stack_outputs([pair[half:] for pair in pairs])
+    return eager, exact, others, Work.from_json(answer["note"])
 
 
 def geometric_mean(values: Sequence[float]) -> float:
@@ -185,52 +241,6 @@ def geometric_mean(values: Sequence[float]) -> float:
     if not values:
         return math.nan
     return math.exp(sum(math.log(v) for v in values) / len(values))
-
-
-def speed_table(results: Sequence[CaseResult], peers: Sequence[str]) -> Table:
-    """One row a model: eager's time, then each other peer's speed against the first peer."""
-    base, others = peers[0], list(peers[1:])
-    columns = ["model", f">{base}", *(f">{p}" for p in others), ">compiled in", ">memory", ">error"]
-    rows = [_speed_row(r, base, others) for r in results]
-    if others:
-        means = []
-        for name in others:
-            ratios = [p.ratio.median for r in results if (p := r.peer(name)) and p.ratio]
-            means.append(f"{geometric_mean(ratios):.2f}× of {len(ratios)}" if ratios else "–")
-        rows.append(("geometric mean", "", *means, "", "", ""))
-    last = others[-1] if others else base
-    caption = (
-        f"Each ratio is speed against {base} (above 1 is faster): median of rounds taken in turns, "
-        f"quartiles in brackets. Compile time, memory ({base}'s after the bar) and error (over the "
-        f"allowed error) are {last}'s. Memory is what the first call takes above the loaded model."
-    )
-    return Table(columns=tuple(columns), rows=tuple(rows), caption=caption)
-
-
-def _speed_row(result: CaseResult, base: str, others: Sequence[str]) -> tuple[str, ...]:
-    label = result.model + (f" ×{result.batch}" if result.batch > 1 else "")
-    reference = result.peer(base)
-    call = reference.call_seconds if reference else None
-    cells = [label, format_seconds(call.median) if call else "failed"]
-    for name in others:
-        peer = result.peer(name)
-        if peer is None or peer.ratio is None:
-            cells.append("failed")
-            continue
-        ratio = peer.ratio
-        cells.append(f"{ratio.median:.2f}× ({ratio.low:.2f}–{ratio.high:.2f})")
-    judged = result.peer(others[-1]) if others else reference
-    if judged is None:
-        return (*cells, "–", "–", "–")
-    verdict = result.verdicts.get(judged.name)
-    memory = format_bytes(judged.peak_bytes)
-    if reference is not None and reference is not judged:
-        memory += f" | {format_bytes(reference.peak_bytes)}"
-    error = "–"
-    if verdict is not None:
-        share = verdict.error / verdict.allowed if verdict.allowed else verdict.error
-        error = f"{verdict.error:.1e} ({share:.0%})" + ("" if verdict.correct else " WRONG")
-    return (*cells, format_seconds(judged.compile_seconds), memory, error)
 
 
 def failures(results: Sequence[CaseResult]) -> list[str]:
@@ -274,16 +284,3 @@ def to_markdown(table: Table, failed: Sequence[str], about: dict[str, Any]) -> s
     if failed:
         lines += ["", "Failed:", "", *(f"* {line}" for line in failed)]
     return "\n".join(lines) + "\n"
-
-
-def write_results(
-    results: Sequence[CaseResult], peers: Sequence[str], markdown: Path, data: Path
-) -> None:
-    """Write the table as Markdown and everything measured as JSON."""
-    about = machine()
-    text = to_markdown(speed_table(results, peers), failures(results), about)
-    for file in (markdown, data):
-        file.parent.mkdir(parents=True, exist_ok=True)
-    markdown.write_text(text, encoding="utf-8")
-    content = {"machine": about, "results": [r.to_dict() for r in results]}
-    data.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

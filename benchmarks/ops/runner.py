@@ -6,14 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.harness import CaseResult, run_loader
+from benchmarks.harness import CaseResult, median_seconds, run_loader
 from benchmarks.ops import registry
 from benchmarks.ops.case import OpCase
 from benchmarks.roofline import Machine
 from nestor.benchmarking.turns import PeerResult, Progress, Spread, Timing
-
-OWN = "nestor"
-"""The peer that the others are held against."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,30 +49,26 @@ class Measured:
     @property
     def own(self) -> PeerResult | None:
         """Nestor's result, if it took part."""
-        return self.result.peer(OWN)
+        return self.result.own
 
     @property
     def best(self) -> PeerResult | None:
         """The fastest of the other peers, if any took part."""
-        others = [p for p in self.result.peers if p.name != OWN and not p.failure and p.turns_ns]
-        return min(others, key=lambda p: _median_seconds(p), default=None)
+        return self.result.best
 
     @property
     def versus_best(self) -> Spread | None:
         """The best peer's turn over Nestor's of the same round: above 1, Nestor is faster."""
-        own, best = self.own, self.best
-        if own is None or best is None:
-            return None
-        return Spread.of([b / n for b, n in zip(best.turns_ns, own.turns_ns)])
+        return self.result.versus_best
 
     def share_of_limit(self, peer: PeerResult) -> float | None:
         """The least time over the peer's: 1 is all that the machine can do."""
         limit = self.limit_seconds
-        return limit / _median_seconds(peer) if limit is not None else None
+        return limit / median_seconds(peer) if limit is not None else None
 
     def flops(self, peer: PeerResult) -> float:
         """Operations a second [1/s]."""
-        return self.case.operations / _median_seconds(peer)
+        return self.case.operations / median_seconds(peer)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -98,12 +91,6 @@ class Measured:
             "peers": [p.to_dict() for p in self.result.peers],
             "verdicts": {n: v.to_dict() for n, v in self.result.verdicts.items()},
         }
-
-
-def _median_seconds(peer: PeerResult) -> float:
-    spread = peer.call_seconds
-    assert spread is not None, f"{peer.name} took no turn"
-    return spread.median
 
 
 def measure(

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import failures, geometric_mean, to_markdown
-from benchmarks.ops.runner import OWN, Measured
+from benchmarks.harness import OWN, failures, geometric_mean, to_markdown
+from benchmarks.ops.runner import Measured
 from nestor.benchmarking.turns import PeerResult, Spread
 from nestor.tables import Table, format_seconds
 

@@ -117,6 +117,12 @@ class PeerResult:
             "externs": self.externs,
         }
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> PeerResult:
+        """From ``to_dict``'s data; ``ratios`` are left to ``pair_turns``."""
+        names = ("name", "failure", "compile_seconds", "peak_bytes", "turns_ns", "note", "externs")
+        return cls(**{name: data[name] for name in names})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OtherInputs:
@@ -280,7 +286,7 @@ def compare(
     finally:
         for process in running.values():
             process.close()
-    _pair(results)
+    pair_turns(results)
     return results
 
 
@@ -322,7 +328,7 @@ def _take_turn(process: PeerProcess, result: PeerResult, timing: Timing) -> None
         result.failure = str(error)
 
 
-def _pair(results: Sequence[PeerResult]) -> None:
+def pair_turns(results: Sequence[PeerResult]) -> None:
     """Fill the ratios, each against the first working peer's turn of the same round."""
     base = next((r for r in results if r.turns_ns and not r.failure), None)
     for result in results:

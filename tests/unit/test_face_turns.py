@@ -10,8 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
-from benchmarks.harness import CaseResult, failures, geometric_mean, speed_table, to_markdown
+from benchmarks.harness import CaseResult, failures, geometric_mean, to_markdown
+from benchmarks.model_tables import read_results, speed_table, write_results
+from benchmarks.roofline import Machine
+from benchmarks.work import Work, work_of
 from nestor.benchmarking import peers
 from nestor.benchmarking.peers import Prepared
 from nestor.benchmarking.turns import OtherInputs, PeerProcess, PeerResult, Spread, Timing, compare
@@ -194,7 +199,14 @@ def _result(model: str, factor: float) -> CaseResult:
     eager = PeerResult(name="eager", turns_ns=[1e6] * 3, ratios=[1.0] * 3)
     own = PeerResult(name="nestor", turns_ns=[1e6 / factor] * 3, ratios=[factor] * 3)
     broken = PeerResult(name="compile", failure="no compiler\nat all")
-    return CaseResult(model=model, batch=1, threads=2, peers=(eager, broken, own), verdicts={})
+    return CaseResult(
+        model=model,
+        batch=1,
+        threads=2,
+        peers=(eager, broken, own),
+        verdicts={},
+        work=Work(operations=1e6, moved_bytes=1),
+    )
 
 
 def test_tables_have_a_row_a_model_and_the_mean() -> None:
@@ -209,3 +221,29 @@ def test_tables_have_a_row_a_model_and_the_mean() -> None:
     text = to_markdown(table, failed, {"cpu": "x"})
     assert "| one | 1 ms | failed | 2.00× (2.00–2.00) |" in text
     assert "* two: compile: no compiler" in text
+
+
+def test_tables_hold_times_against_the_best_peer_and_the_limit() -> None:
+    machine = Machine(flops=1e10, bandwidth=1e10)
+    table = speed_table([_result("one", 2.0)], ("eager", "compile", "nestor"), machine)
+    assert table.columns[4:6] == (">nestor : best", ">of limit")
+    assert table.rows[0][4:6] == ("2.00× (2.00–2.00)", "20%")
+
+
+def test_a_run_goes_on_from_the_results_of_an_earlier_one(tmp_path: Path) -> None:
+    order, data = ["eager", "compile", "nestor"], tmp_path / "models.json"
+    assert read_results(data, order) == []
+    given = [_result("one", 2.0)]
+    write_results(given, order, {"cpu": "x"}, None, tmp_path / "models.md", data)
+    assert read_results(data, order) == given
+    with pytest.raises(UserError, match="leave out --resume"):
+        read_results(data, ["eager", "nestor"])
+    data.write_text("{}")
+    with pytest.raises(UserError, match="cannot be gone on from"):
+        read_results(data, order)
+
+
+def test_work_counts_products_and_what_moves_once() -> None:
+    model = nn.Sequential(nn.Embedding(100, 8), nn.Linear(8, 4, bias=False))
+    work = work_of(model, (torch.zeros(3, dtype=torch.int64),))
+    assert work == Work(operations=2.0 * 3 * 8 * 4, moved_bytes=4 * (8 * 4 + 3 * 4) + 8 * 3)

@@ -16,6 +16,7 @@ from benchmarks.ops import __main__ as main
 from benchmarks.ops import memory, registry, tables
 from benchmarks.ops.runner import Measured
 from benchmarks.roofline import Machine
+from benchmarks.work import Work
 from nestor.benchmarking.turns import PeerResult
 from nestor.errors import UserError
 from nestor.target.cpu import host_target
@@ -33,7 +34,14 @@ def measured(*peers: PeerResult, name: str = "gemm_1024", moved: int = 0) -> Mea
     return Measured(
         case=dataclasses.replace(registry.OPS[name], operations=2e6),
         shapes=((3, 3),),
-        result=CaseResult(model=name, batch=1, threads=2, peers=peers, verdicts={}),
+        result=CaseResult(
+            model=name,
+            batch=1,
+            threads=2,
+            peers=peers,
+            verdicts={},
+            work=Work(operations=0.0, moved_bytes=moved),
+        ),
         moved_bytes=moved,
         machine=MACHINE,
     )

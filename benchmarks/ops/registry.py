@@ -6,12 +6,14 @@ import fnmatch
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.ops import compute, memory
+from benchmarks.ops import compute, memory, reduced
 from benchmarks.ops.case import Inputs, OpCase
 from nestor.errors import UserError
 from nestor.target.cpu import host_target
 
-OPS: dict[str, OpCase] = {c.name: c for c in (*compute.cases(), *memory.cases(host_target()))}
+OPS: dict[str, OpCase] = {
+    c.name: c for c in (*compute.cases(), *reduced.cases(), *memory.cases(host_target()))
+}
 
 
 def choose(asked: Sequence[str]) -> list[OpCase]:

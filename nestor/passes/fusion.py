@@ -251,7 +251,7 @@ class _Partitioner:
         Args: group, lost: positions of the group's shared indices that would be shared no more:
             all that the operand holds along them is then read for each row.
         """
-        if c.vector_operand_role == "parameter":
+        if c.vector_operand_role == "parameter" and not self._in_blocks(c, group, lost):
             return False
         operand_bytes = c.vector_operand_bytes
         if group is not None and c.vector_operand is not None:
@@ -260,6 +260,14 @@ class _Partitioner:
                 index = group.shared[c.statement.name][p]
                 operand_bytes *= _extent(c.statement, index) if index in used else 1
         return operand_bytes * 2 <= self.l2_bytes
+
+    def _in_blocks(self, c: Contraction, group: _Group | None, lost: Iterable[int]) -> bool:
+        """Whether rows stay shared that take blocks of the vector operand in turns."""
+        if group is None or c.vector_operand is None:
+            return False
+        used = expression_variables(c.vector_operand) - {c.vector}
+        shared = group.shared[c.statement.name]
+        return any(n in used for p, n in enumerate(shared) if p not in set(lost))
 
     def _keeps_row(self, group: _Group, c: Contraction, rows: list[str | None]) -> bool:
         shared = group.shared[c.statement.name]

@@ -28,6 +28,7 @@ from nestor.passes.relayout import relayout_operands
 from nestor.passes.row_elements import keep_row_elements
 from nestor.passes.simplify import simplify_program
 from nestor.passes.softmax import defer_divisions, share_expensive_elements
+from nestor.passes.split_reductions import split_reductions
 from nestor.passes.split_softmax import split_softmax
 from nestor.passes.weight_copies import plain_weights
 from nestor.passes.winograd import transform_windows
@@ -72,6 +73,8 @@ PASSES: tuple[Pass | Split, ...] = (
     skip_masked_terms,
     # Ordering: after that, whose constraints follow into the blocks.
     split_softmax,
+    # Ordering: after that, which takes softmaxes between products.
+    split_reductions,
     # Ordering: before the weight program is split off, which takes the copies in.
     plain_weights,
     # Ordering: after scales are folded, so that what is left of a scale's offset is outlined too.

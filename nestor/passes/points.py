@@ -43,6 +43,47 @@ def same_points(writer: Statement, load: Load, reader: Statement) -> Names | Non
     return names if len(set(names.values())) == len(names) else None
 
 
+def merged_points(writer: Statement, load: Load, reader: Statement) -> Names | None:
+    """As ``same_points``, where a dimension may hold several indices: ``30*i + j``, ``j < 30``."""
+    if load.predicate:
+        return None
+    names: Names = {}
+    for w, r in zip(writer.writes[0].indices, load.indices, strict=True):
+        if not isinstance(w, Affine) or not isinstance(r, Affine) or w.const != r.const:
+            continue
+        digits = index_digits(w, writer)
+        if digits is None:
+            continue
+        theirs = {c: a for a, c in r.terms if isinstance(a, str) and a in reader.domain.names}
+        if len(theirs) != len(r.terms) or set(theirs) != {c for _, c in digits}:
+            continue
+        for a, c in digits:
+            b = theirs[c]
+            ours, other = writer.domain.range_of(a), reader.domain.range_of(b)
+            if (ours.lower, ours.upper) != (other.lower, other.upper) or names.get(a, b) != b:
+                return None
+            names[a] = b
+    return names if len(set(names.values())) == len(names) else None
+
+
+def index_digits(index: Affine, statement: Statement) -> list[tuple[str, int]] | None:
+    """Indices and their factors, greatest first, if different indices give different places, as
+    digits give different numbers: each factor exceeds what the smaller ones can add up to."""
+    digits = [(a, c) for a, c in index.terms if isinstance(a, str) and c > 0]
+    if not digits or len(digits) != len(index.terms):
+        return None
+    digits.sort(key=lambda digit: -digit[1])
+    reach = 0
+    for n, (name, factor) in enumerate(reversed(digits)):
+        if factor <= reach or name not in statement.domain.names:
+            return None
+        r = statement.domain.range_of(name)
+        if n + 1 < len(digits) and not (r.upper - r.lower).is_const:
+            return None
+        reach += factor * ((r.upper - r.lower).const - 1) if (r.upper - r.lower).is_const else 0
+    return digits
+
+
 def plain_index(index: Affine) -> str | None:
     """The variable that ``index`` is, if it is one."""
     if index.const or len(index.terms) != 1 or index.terms[0][1] != 1:

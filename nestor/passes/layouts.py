@@ -26,7 +26,9 @@ from nestor.passes.analysis import (
     ProgramFacts,
     contraction_roles,
     domain_volume,
+    element_count,
     is_functional,
+    is_pointwise,
     program_facts,
     weight_tensors,
 )
@@ -110,7 +112,8 @@ def stage_outputs(program: Program, ctx: PassContext) -> Program:
 def stays_row_major(
     program: Program, statement: Statement, roles: ContractionRoles, facts: ProgramFacts
 ) -> bool:
-    """Whether a convolution of small groups between an input and an output keeps their layout.
+    """Whether a convolution of small groups between an input and an output keeps their layout,
+    also where a bias or an activation stands between it and the output.
 
     Its vectors then run along the pixels of a row and its weights are broadcast. Channels last
     would transpose both arrays, for vectors that small groups fill in part, or (depthwise) for a
@@ -120,7 +123,7 @@ def stays_row_major(
         return False
     if domain_volume(statement.domain, frozenset(roles.n)) >= MIN_GROUP_CHANNELS:
         return False
-    if facts.tensors[statement.writes[0].tensor].role != "output":
+    if not _is_returned(program, statement.writes[0].tensor, facts):
         return False
     last = statement.writes[0].indices[-1]
     windowed = {free for free, _ in roles.windows}
@@ -131,6 +134,28 @@ def stays_row_major(
         return False
     loads = [x for x in (roles.a, roles.b) if _window_variables(x, roles)]
     return len(loads) == 1 and _is_given(program, loads[0].tensor, facts)
+
+
+def _is_returned(program: Program, name: str, facts: ProgramFacts) -> bool:
+    """Whether a tensor is an output, or read only by what makes one of it element by element,
+    in the same order and with nothing else of its size but inputs."""
+    if facts.tensors[name].role == "output":
+        return True
+    readers = [program.statements[n] for n in facts.readers.get(name, ())]
+    if not facts.is_private_temp(name) or len(readers) != 1 or not is_pointwise(readers[0]):
+        return False
+    (reader,) = readers
+    assert isinstance(reader, Statement)
+    tensors = [facts.tensors[w.tensor] for w in reader.writes]
+    if len(tensors) != 1 or tensors[0].role != "output":
+        return False
+    size = element_count(facts.tensors[name])
+    loads = [x for x in statement_loads(reader) if element_count(facts.tensors[x.tensor]) >= size]
+    return all(
+        x.indices[-1] == reader.writes[0].indices[-1]
+        and (x.tensor == name or facts.tensors[x.tensor].role == "input")
+        for x in loads
+    )
 
 
 def _is_given(program: Program, name: str, facts: ProgramFacts) -> bool:

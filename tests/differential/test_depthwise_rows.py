@@ -1,0 +1,67 @@
+"""Depthwise convolutions of an input into an output: row-major, whatever follows them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import nestor
+from nestor.frontends.torch import import_model
+from nestor.passes.pipeline import PassContext, run_pipeline
+
+
+class Followed(nn.Module):
+    """A depthwise convolution and what else happens to each of its results."""
+
+    def __init__(self, follow: str, size: int, bias: bool, stride: int):
+        super().__init__()
+        self.conv = nn.Conv2d(18, 18, size, stride=stride, padding=size // 2, groups=18, bias=bias)
+        self.mix = nn.Conv2d(18, 20, 1)
+        self.follow = follow
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.conv(x)
+        match self.follow:
+            case "relu":
+                return torch.relu(result)
+            case "sum":
+                return result + y
+            case "transposed":
+                return torch.relu(result).transpose(2, 3) + y.transpose(2, 3)
+            case "mixed":
+                mixed: torch.Tensor = self.mix(torch.relu(result))
+                return mixed
+        return result
+
+
+def layouts_of(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> list[object]:
+    """The layouts of the temps that the pipeline leaves."""
+    program = import_model(model, inputs).program
+    main = run_pipeline(program, PassContext()).main
+    return [t.layout for t in main.tensors if t.role == "temp" and t.layout is not None]
+
+
+def inputs_of(stride: int, batch: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    out = 28 if stride == 1 else 14
+    return torch.randn(batch, 18, 28, 28), torch.randn(batch, 18, out, out)
+
+
+@pytest.mark.parametrize("follow", ["nothing", "relu", "sum", "transposed", "mixed"])
+@pytest.mark.parametrize(("size", "bias", "stride"), [(7, True, 1), (3, True, 1), (5, False, 2)])
+def test_results_are_those_of_torch(follow: str, size: int, bias: bool, stride: int) -> None:
+    inputs = inputs_of(stride)
+    model = Followed(follow, size, bias, stride).eval()
+    with torch.no_grad():
+        found, exact = nestor.compile(model, inputs)(*inputs), model(*inputs)
+    torch.testing.assert_close(found, exact, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("follow", ["nothing", "relu", "sum"])
+def test_a_bias_or_an_activation_keeps_rows(follow: str) -> None:
+    assert layouts_of(Followed(follow, 7, True, 1).eval(), inputs_of(1)) == []
+
+
+def test_a_convolution_of_all_channels_wants_them_last() -> None:
+    assert layouts_of(Followed("mixed", 7, True, 1).eval(), inputs_of(1)) != []

@@ -87,7 +87,7 @@ def compile_program(
     compiled = CompiledProgram(main=result.main, weight_program=result.weight_program)
     compiled.seconds["passes"] = time.perf_counter() - clock
     clock = time.perf_counter()
-    partition = partition_program(result.main, l2_bytes=target.l2_bytes)
+    partition = partition_program(result.main, l2_bytes=target.l2_bytes, cores=target.cores)
     compiled.refused_fusions = partition.refused
     if strict:
         refuse_externs([p for p in partition.parts if isinstance(p, Extern)])

@@ -27,6 +27,7 @@ from nestor.ir.program import (
 from nestor.passes.analysis import expression_variables
 from nestor.passes.contraction import Contraction, contraction_of
 from nestor.passes.expansions import is_expansion, reads_expansion
+from nestor.passes.statement_facts import few_rows
 from nestor.passes.strides import typical
 
 MAX_ROW_TEMP_ELEMS = 16384
@@ -65,19 +66,24 @@ class _Group:
 
 
 def partition_program(
-    program: Program, *, l2_bytes: int, aliases: dict[str, str] | None = None
+    program: Program,
+    *,
+    l2_bytes: int,
+    cores: int = 1,
+    aliases: dict[str, str] | None = None,
 ) -> Partition:
     """Group ``program``'s statements into kernels.
 
-    Args: l2_bytes: what a group may keep near per thread [bytes].
+    Args: l2_bytes: what a group may keep near per thread [bytes]. cores: that rows are for.
     """
-    return _Partitioner(program, l2_bytes).run()
+    return _Partitioner(program, l2_bytes, cores).run()
 
 
 class _Partitioner:
-    def __init__(self, program: Program, l2_bytes: int):
+    def __init__(self, program: Program, l2_bytes: int, cores: int):
         self.program = program
         self.l2_bytes = l2_bytes
+        self.cores = cores
         self.tensors = {t.name: t for t in program.tensors}
         self.root = {t.name: _root(t, self.tensors) for t in program.tensors}
         self.partition = Partition()
@@ -212,6 +218,8 @@ class _Partitioner:
             return self._contraction_profit(group, statement, contraction, rows)
         if inside:
             lost = {p for p, r in enumerate(rows) if r is None}
+            if any(self._combines_parts(group, c, statement, lost) for c in inside):
+                return "parts of a sum are combined in a kernel of their own"
             if not all(self._may_run_in_rows(c, group, lost) for c in inside):
                 return "the contraction's second operand is read again for every row tile"
             if any(c.rows and not self._keeps_row(group, c, rows) for c in inside):
@@ -235,6 +243,17 @@ class _Partitioner:
         if not any(r in contraction.rows for r in rows if r is not None):
             return "no shared row reuses the contraction's operand"
         return self._row_reason(group, statement, rows)
+
+    def _combines_parts(
+        self, group: _Group, c: Contraction, statement: Statement, lost: set[int]
+    ) -> bool:
+        """Whether ``statement`` adds up results of ``c`` over an index of all of its operands: then
+        they are parts of one sum, cut for the sake of what runs in parallel."""
+        if statement.reduction is None or not isinstance(statement.elements[0], Load):
+            return False
+        places = group.shared[c.statement.name]
+        used = [expression_variables(x) for e in c.statement.elements for x in loads(e)]
+        return any(all(places[p] in u for u in used) for p in lost)
 
     def _may_run_in_rows(self, c: Contraction, group: _Group, lost: set[int]) -> bool:
         """The second operand stays near, or rows save more traffic than reading it again costs:
@@ -286,7 +305,10 @@ class _Partitioner:
             _volume(s, [n for n in s.domain.names if n not in _reduced(s)])
             for s in group.statements
         )
-        if count < min(8, total) and self._serial_work(group, statement) > MAX_SERIAL_WORK:
+        if (
+            count < min(few_rows(self.cores), total)
+            and self._serial_work(group, statement) > MAX_SERIAL_WORK
+        ):
             return f"only {count} rows would be left to run in parallel"
         for s in group.statements:
             if not _read_by(statement, s):

@@ -12,6 +12,7 @@ from nestor.ir.program import Program
 from nestor.ir.verifier import verify_program
 from nestor.passes.common_subexpressions import merge_common_subexpressions
 from nestor.passes.context import LogEntry, PassContext, PassOptions
+from nestor.passes.cut_reductions import cut_reductions
 from nestor.passes.dead_code import remove_dead_code
 from nestor.passes.delinearize import delinearize_indices
 from nestor.passes.fold_constants import hoist_weight_program, outline_weight_expressions
@@ -75,6 +76,8 @@ PASSES: tuple[Pass | Split, ...] = (
     split_softmax,
     # Ordering: after that, which takes softmaxes between products.
     split_reductions,
+    # Ordering: after all that looks for products and sums as they were written.
+    cut_reductions,
     # Ordering: before the weight program is split off, which takes the copies in.
     plain_weights,
     # Ordering: after scales are folded, so that what is left of a scale's offset is outlined too.

@@ -14,6 +14,12 @@ SYMBOLIC_REUSE = 64
 """Extent assumed for a symbolic row or column index of a contraction; it is always tiled."""
 
 
+def few_rows(cores: int) -> int:
+    """Below so many rows that statements share, a target of ``cores`` cores has too few of them to
+    run in parallel."""
+    return max(8, cores)
+
+
 def loop_parts(loop: str, statement: str) -> list[str]:
     """``S.i.o.i`` → ``[S, i, o, i]``; statement names may hold dots."""
     return [statement, *loop[len(statement) + 1 :].split(".")]

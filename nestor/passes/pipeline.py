@@ -17,6 +17,7 @@ from nestor.passes.dead_code import remove_dead_code
 from nestor.passes.delinearize import delinearize_indices
 from nestor.passes.fold_constants import hoist_weight_program, outline_weight_expressions
 from nestor.passes.fold_scales import fold_scales
+from nestor.passes.grouped_rows import group_rows
 from nestor.passes.inline import inline_producers
 from nestor.passes.layouts import assign_layouts, stage_outputs
 from nestor.passes.linearize import merge_summed_dimensions
@@ -54,6 +55,8 @@ PASSES: tuple[Pass | Split, ...] = (
     inline_producers,
     remove_dead_code,
     delinearize_indices,
+    # Ordering: after that, which cuts the indices of the contractions alone.
+    group_rows,
     # Ordering: after the last round of inlining, which would undo it; the division first, which
     # leaves the bare exponential that two statements then share.
     defer_divisions,

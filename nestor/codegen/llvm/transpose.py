@@ -50,18 +50,30 @@ def transposed_store(ctx: Context, loop: Loop) -> tuple[list[Loop], Loop, Comput
     if TYPE_BYTES[MEMORY_TYPE[ctx.info.tensors[target.target].dtype]] < 4:
         return None
     plan = Expressions(ctx).plan(target.target, target.indices)
-    if plan is None or not _is_row_major(plan, loop.index, node.index):
+    if plan is None or not _is_row_major(ctx, plan, loop, node):
         return None
     return between, node, compute
 
 
-def _is_row_major(plan: AccessPlan, row: str, lane: str) -> bool:
-    """Distance 1 along ``row``, a constant other than 0 and ±1 along ``lane``."""
-    hidden = [a.num.variables() for a, _ in plan.linear.terms if not isinstance(a, str)]
+def _is_row_major(ctx: Context, plan: AccessPlan, rows: Loop, lanes: Loop) -> bool:
+    """Distance 1 along ``rows``, a constant other than 0 and ±1 along ``lanes``.
+
+    Divisions go where the rows stay within one panel of a layout in panels.
+    """
+    row, lane = rows.index, lanes.index
+    linear = plan.linear
+    if not plan.is_plain:
+        within = dict(ctx.ranges)
+        for loop in (rows, lanes):
+            low = max((a.const for a in loop.lower if a.is_const), default=None)
+            high = min((a.const for a in loop.upper if a.is_const), default=None)
+            within[loop.index] = (low, None if high is None else high - 1)
+        linear = linear.substitute(dict(ctx.env)).simplify(within)
+    hidden = [a.num.variables() for a, _ in linear.terms if not isinstance(a, str)]
     hidden += [index.variables() for index, _, _ in plan.symbolic]
     if any(row in names or lane in names for names in hidden):
         return False
-    return plan.linear.coefficient(row) == 1 and abs(plan.linear.coefficient(lane)) > 1
+    return linear.coefficient(row) == 1 and abs(linear.coefficient(lane)) > 1
 
 
 def store_rows(

@@ -12,6 +12,7 @@ from nestor.ir.expr import (
     Expr,
     Load,
     Select,
+    Unary,
     Var,
     binary,
     loads,
@@ -118,19 +119,27 @@ def _find_division(
 
 def _as_division(node: Expr) -> _Division | None:
     guarded: Const | None = None
+    tested: Expr | None = None
     if isinstance(node, Select) and isinstance(node.condition, Binary):
         test = node.condition
         zero = isinstance(test.b, Const) and float(test.b.value) == 0.0
         if test.op != "eq" or not zero or not isinstance(node.a, Const) or node.a.value != 0:
             return None
-        if not isinstance(node.b, Binary) or node.b.b != test.a:
+        if not isinstance(node.b, Binary):
             return None
-        guarded, node = node.a, node.b
-    if not isinstance(node, Binary) or node.op != "div" or not node.dtype.is_float:
+        guarded, tested, node = node.a, test.a, node.b
+    if not isinstance(node, Binary) or not node.dtype.is_float:
         return None
-    if not expression_variables(node.a) - expression_variables(node.b):
+    numerator, divisor = node.a, node.b
+    if node.op == "mul" and isinstance(divisor, Unary) and divisor.op == "reciprocal":
+        divisor = divisor.x
+    elif node.op != "div":
+        return None
+    if not expression_variables(numerator) - expression_variables(divisor):
         return None  # nothing is repeated over the sum
-    return _Division(node.a, node.b, guarded)
+    if tested is not None and divisor != tested:
+        return None
+    return _Division(numerator, divisor, guarded)
 
 
 def _in_reader(

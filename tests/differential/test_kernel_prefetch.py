@@ -10,11 +10,14 @@ import pytest
 
 import nestor
 from nestor.codegen.llvm import emit_kernel, prefetch
+from nestor.ir.expr import unary
+from nestor.ir.monoid import max_of
 from nestor.ir.program import Program
 from nestor.passes.affine_pipeline import prepare_affine
 from nestor.passes.affine_schedule import choose_schedule
 from nestor.passes.nest import apply_schedule
 from nestor.target.cpu import CpuTarget, parse_target
+from tests.helpers.nests import F32, compute, load, point, v
 
 TARGET = parse_target("x86-64-v3")
 
@@ -68,6 +71,17 @@ def test_rows_of_known_length() -> None:
 
 def test_vectors_have_no_next_row() -> None:
     assert calls(code(dot.program)) == 0
+
+
+def test_the_expensive_reader_asks() -> None:
+    """A row's maximum waits for memory alone; its exponentials leave time to ask for the next."""
+    x, y = load("x", v("i"), dtype=F32), load("x", v("i"), dtype=F32)
+    small = compute("update", {"m": []}, x, monoid=max_of(F32))
+    large = point("z", [v("i")], unary("exp", y))
+    asking = prefetch.asking_computes([small, large])
+    assert asking == {"x": prefetch.compute_cost(large)}
+    assert prefetch.asking_computes([small, point("z", [v("i")], y)]) == {}
+    assert prefetch.asking_computes([large]) == {}
 
 
 @pytest.mark.parametrize("n", [1, 7, 16, 33, 130])

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from nestor.ir.expr import Expr, Select, binary, const
+from nestor.ir.expr import Expr, Select, binary, const, unary
 from nestor.ir.monoid import sum_of
 from nestor.ir.program import Program, Statement, Symbol, box
 from nestor.ir.types import DType
@@ -49,16 +49,23 @@ def weighted(
     )
 
 
-def guarded(numerator: Expr, divisor: Expr) -> Select:
+def guarded(numerator: Expr, divisor: Expr, *, reciprocal: bool = False) -> Select:
     zero = const(0, f32)
-    return Select(
-        condition=binary("eq", divisor, zero), a=zero, b=binary("div", numerator, divisor)
-    )
+    quotient = binary("div", numerator, divisor)
+    if reciprocal:
+        quotient = binary("mul", numerator, unary("reciprocal", divisor))
+    return Select(condition=binary("eq", divisor, zero), a=zero, b=quotient)
 
 
 @pytest.mark.parametrize("rows", [4, "N"])
 @pytest.mark.parametrize(
-    "element", [op("div", fn("exp", S), L), guarded(fn("exp", S), L), op("div", S, L)]
+    "element",
+    [
+        op("div", fn("exp", S), L),
+        guarded(fn("exp", S), L),
+        op("div", S, L),
+        guarded(fn("exp", S), L, reciprocal=True),
+    ],
 )
 def test_division_moves(element: Expr, rows: int | str) -> None:
     symbols = {"N": 3} if rows == "N" else None
@@ -73,6 +80,8 @@ def test_division_moves(element: Expr, rows: int | str) -> None:
         op("div", S, load("K", "t")),  # the divisor varies over the sum
         op("div", const(1, f32), L),  # nothing varies over the sum
         op("mul", S, L),
+        op("mul", fn("reciprocal", L), S),  # the other factor is the divisor's
+        op("mul", S, fn("reciprocal", load("K", "t"))),
         Select(condition=binary("eq", L, const(1, f32)), a=const(0, f32), b=binary("div", S, L)),
         Select(condition=binary("eq", L, const(0, f32)), a=const(1, f32), b=binary("div", S, L)),
         Select(

@@ -8,6 +8,7 @@ whose indices it depends on, so that an inner loop adds only what changes in it.
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import gcd
 
@@ -20,7 +21,7 @@ from nestor.codegen.llvm.indexing import (
     split_varying,
     vector_affine,
 )
-from nestor.ir.affine import Affine, affine_sum
+from nestor.ir.affine import Affine, Interval, affine_sum
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,8 @@ class Location:
         row: what ``pointer`` is a constant distance from, and that distance [elements].
         grain: the distance of ``pointer`` from the storage's start is a multiple of it [elements];
             only decided for what is written past the caches, else 1.
+        room: how many elements of the storage surely lie before the first lane, and behind the
+            last; only decided for lanes at a constant distance greater than 1, else none.
     """
 
     storage: Storage
@@ -52,6 +55,7 @@ class Location:
     is_fixed: bool = False
     row: tuple[Val, int] | None = None
     grain: int = 1
+    room: tuple[int, int] = (0, 0)
 
     @property
     def is_contiguous(self) -> bool:
@@ -150,7 +154,10 @@ def locate(ctx: Context, plan: AccessPlan) -> Location:
     if plan.storage.root in ctx.streamed:
         parts = [c * factor for i, factor, _ in symbolic for c in (i.const, *_factors(i))]
         grain = gcd(const, *_factors(uniform), *parts)
-    return Location(plan.storage, pointer, offsets, inside, start_inside, step, fixed, row, grain)
+    room = _room(ctx, plan.storage, linear, offsets) if known else (0, 0)
+    return Location(
+        plan.storage, pointer, offsets, inside, start_inside, step, fixed, row, grain, room
+    )
 
 
 def _factors(a: Affine) -> list[int]:
@@ -189,10 +196,25 @@ def _locate_plain(ctx: Context, plan: AccessPlan) -> Location | None:
     if ctx.condition is None and ctx.full_mask() is None:
         streamed = plan.storage.root in ctx.streamed
         grain = gcd(const, *(c for _, c in terms)) if streamed else 1
-        return Location(plan.storage, pointer, offsets, True, row=(base, const), grain=grain)
+        room = _room(ctx, plan.storage, plan.linear, offsets)
+        return Location(
+            plan.storage, pointer, offsets, True, row=(base, const), grain=grain, room=room
+        )
     inside = _is_inside(ctx, plan.storage, ctx.resolve(plan.linear))
     start = _inner_start(ctx, plan)
     return Location(plan.storage, pointer, offsets, inside, start, None, plan.is_fixed(ctx))
+
+
+def _room(
+    ctx: Context, storage: Storage, linear: Affine, offsets: tuple[int, ...] | Val | None
+) -> tuple[int, int]:
+    """Elements that surely lie before the first lane and behind the last."""
+    if not isinstance(offsets, tuple) or offsets[1] <= 1 or storage.size is None:
+        return 0, 0
+    low, high = ctx.resolve(linear).bounds(_with_all_lanes(ctx))
+    if low is None or high is None:
+        return 0, 0
+    return max(0, low), max(0, storage.size - 1 - high)
 
 
 def _plain_pointer(ctx: Context, storage: Storage, terms: tuple[tuple[str, int], ...]) -> Val:
@@ -219,13 +241,17 @@ def _inner_start(ctx: Context, plan: AccessPlan) -> int | None:
     return inner.const if inner.is_const else None
 
 
+def _with_all_lanes(ctx: Context) -> Mapping[str, Interval]:
+    """The ranges of all names, of the lanes with unused ones."""
+    if ctx.vector is None or ctx.vector.active == ctx.vector.lanes:
+        return ctx.ranges
+    return {**ctx.ranges, LANE: (0, ctx.vector.lanes - 1)}
+
+
 def _is_inside(ctx: Context, storage: Storage, linear: Affine) -> bool:
     if storage.size is None:
         return False
-    ranges = ctx.ranges
-    if ctx.vector is not None and ctx.vector.active != ctx.vector.lanes:
-        ranges = {**ranges, LANE: (0, ctx.vector.lanes - 1)}
-    low, high = linear.bounds(ranges)
+    low, high = linear.bounds(_with_all_lanes(ctx))
     return low is not None and high is not None and low >= 0 and high < storage.size
 
 

@@ -12,6 +12,7 @@ arithmetic that depends on no inner loop may be added while inner code is being 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 
 
 class Val:
@@ -100,9 +101,13 @@ tile take LLVM 0.5 s, while the calls cost nothing beside the tile's reduced loo
 
 
 class ModuleBuilder:
-    """What a module holds besides the code of its functions: declarations, helpers, metadata."""
+    """What a module holds besides the code of its functions: declarations, helpers, metadata.
 
-    def __init__(self) -> None:
+    Args: features: instruction sets, in LLVM's names, whose own operations the code may use.
+    """
+
+    def __init__(self, features: Iterable[str] = ()) -> None:
+        self.features = frozenset(features)
         self._declarations: dict[str, str] = {}
         self._helpers: dict[str, str] = {}
         self._calls: dict[str, int] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from nestor.codegen.llvm.builder import FunctionBuilder, ModuleBuilder, Val, bool_val
@@ -104,6 +104,7 @@ class NestInfo:
         gathers: whether some index depends on data.
         read: roots that the nest reads, or accumulates into.
         picked: roots that are read by indices that depend on data.
+        asking: tensors whose rows only computes of this cost ask for (``prefetch``).
         nontemporal: what marks a store past the caches; empty until there is one.
         regions: parallel regions written so far.
     """
@@ -122,6 +123,7 @@ class NestInfo:
     gathers: bool
     read: frozenset[str] = frozenset()
     picked: frozenset[str] = frozenset()
+    asking: dict[str, int] = field(default_factory=dict)
     nontemporal: str = ""
     regions: int = 0
 

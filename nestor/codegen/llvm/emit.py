@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from nestor.codegen.llvm.builder import FunctionBuilder, ModuleBuilder
 from nestor.codegen.llvm.context import Context, NestInfo
 from nestor.codegen.llvm.nest import emit_node
+from nestor.codegen.llvm.prefetch import asking_computes
 from nestor.codegen.llvm.streaming import read_roots
 from nestor.errors import InternalError
 from nestor.ir.affine import Affine
@@ -15,7 +16,7 @@ from nestor.ir.expr import Load, loads, walk
 from nestor.ir.loopnest import Alloc, Compute, Loop, LoopNest, Node, node_children
 from nestor.target.cpu import TRIPLE, CpuTarget
 
-CODEGEN_VERSION = 15
+CODEGEN_VERSION = 17
 """Raised whenever the same nest may give other code; part of the key of cached objects."""
 
 
@@ -30,7 +31,7 @@ def emit_kernel(
     Args: nest: explicit loops. target: the CPU. fp_contract: products may be fused into sums.
     Raises: ``InternalError`` for a nest that cannot be code (a symbolic buffer, a grid loop).
     """
-    module = ModuleBuilder()
+    module = ModuleBuilder(target.features)
     info = _nest_info(nest, target, module, function_name, fp_contract)
     header = (
         f"define i32 @{function_name}(ptr noalias readonly %args, ptr noalias readonly %symbols, "
@@ -81,6 +82,7 @@ def _nest_info(
         gathers=any(_depends_on_data(c) for c in computes),
         read=read,
         picked=picked,
+        asking=asking_computes(computes),
     )
 
 

@@ -52,25 +52,31 @@ def power_of_two(n: Num) -> Num:
     return ((n + 127) << 23).as_float()
 
 
-def scale(p: Num, n: Num) -> Num:
-    """``p · 2ⁿ`` for n in [-252, 254]; in two steps, so that denormals round once."""
-    half = n.shift_arithmetic(1)
-    return p * power_of_two(half) * power_of_two(n - half)
+def scale(p: Num, n: Num, whole: Num) -> Num:
+    """``p · 2ⁿ`` for n in [-252, 254], given as a float and as i32.
+
+    Without an instruction for it in two steps, so that denormals round once.
+    """
+    scaled = p.times_power_of_two(n)
+    if scaled is not None:
+        return scaled
+    half = whole.shift_arithmetic(1)
+    return p * power_of_two(half) * power_of_two(whole - half)
 
 
-def _reduce_exp(x: Num) -> tuple[Num, Num]:
-    """``x = n ln 2 + r``: (r, n as i32)."""
+def _reduce_exp(x: Num) -> tuple[Num, Num, Num]:
+    """``x = n ln 2 + r``: (r, n, n as i32)."""
     n, whole = round_to_int(x * LOG2E)
     r = n.fma(-LN2_HIGH, x)
-    return n.fma(-LN2_LOW, r), whole
+    return n.fma(-LN2_LOW, r), n, whole
 
 
 @define("exp", "float")
 def exp_f32(x: Num) -> Num:
     """e to the x; inf from 88.73 on, 0 below -103.98."""
-    r, n = _reduce_exp(x.at_most(89.0).at_least(-104.0))
-    p = (r * r).fma(r.polynomial(tables.EXP_F32), r) + 1.0
-    return scale(p, n)
+    r, n, whole = _reduce_exp(x.at_most(89.0).at_least(-104.0))
+    p = r.fma(r.fma(r.polynomial(tables.EXP_F32), 1.0), 1.0)
+    return scale(p, n, whole)
 
 
 @define("exp2", "float")
@@ -79,12 +85,12 @@ def exp2_f32(x: Num) -> Num:
     x = x.at_most(129.0).at_least(-151.0)
     n, whole = round_to_int(x)
     r = x - n
-    return scale(r.fma(r.polynomial(tables.EXP2_F32), 1.0), whole)
+    return scale(r.fma(r.polynomial(tables.EXP2_F32), 1.0), n, whole)
 
 
 def _expm1_parts(x: Num) -> tuple[Num, Num]:
     """``e**x - 1 = 2ⁿ p + (2ⁿ - 1)``: (p, n)."""
-    r, n = _reduce_exp(x)
+    r, _, n = _reduce_exp(x)
     return (r * r).fma(r.polynomial(tables.EXPM1_F32), r), n
 
 

@@ -52,6 +52,9 @@ def power_of_two(n: Num) -> Num:
 
 def scale(p: Num, whole: Num) -> Num:
     """``p · 2ⁿ`` for an integral float n, |n| < 2044; in two steps, so denormals round once."""
+    scaled = p.times_power_of_two(whole)
+    if scaled is not None:
+        return scaled
     half_float, half = round_to_int(whole * 0.5)
     _, rest = round_to_int(whole - half_float)
     return p * power_of_two(half) * power_of_two(rest)

@@ -168,6 +168,25 @@ class Num:
         """This magnitude with ``other``'s sign."""
         return self.intrinsic("llvm.copysign", other)
 
+    def times_power_of_two(self, n: Num) -> Num | None:
+        """``self * 2ⁿ`` for integral floats ``n`` of any size, rounded once; None where the machine
+        has no instruction for that."""
+        fb, v = self.fb, self.val
+        bits = v.lanes * {"float": 32, "double": 64}.get(v.ty, 0)
+        if bits not in (128, 256, 512) or not {"avx512f", "avx512vl"} <= fb.module.features:
+            return None
+        short = {"float": "ps", "double": "pd"}[v.ty]
+        mask, rounding = f"i{max(8, v.lanes)}", bits == 512
+        name = fb.module.declare(
+            f"llvm.x86.avx512.mask.scalef.{short}.{bits}",
+            v.full,
+            ", ".join([v.full] * 3 + [mask] + ["i32"] * rounding),
+        )
+        given = f"{v.full} {v.text}, {v.full} {n.val.text}, {v.full} zeroinitializer, {mask} -1"
+        if rounding:
+            given += ", i32 4"  # as the control register says
+        return Num(fb, fb.emit(f"call {v.full} {name}({given})", v.ty, v.lanes))
+
     def convert(self, opcode: str, ty: str) -> Num:
         """A conversion instruction to the element type ``ty``."""
         return Num(self.fb, self.fb.convert(opcode, self.val, ty))

@@ -11,8 +11,10 @@ from dataclasses import replace
 
 from nestor.codegen.llvm.addressing import Location, stride_pattern
 from nestor.codegen.llvm.builder import Val, int_val, mangle, vec_type, vector_literal
-from nestor.codegen.llvm.context import Context, Storage
+from nestor.codegen.llvm.context import Context
 from nestor.codegen.llvm.indexing import emit_at
+from nestor.codegen.llvm.nearby import load_nearby, load_nearby_masked, nearby_chunks
+from nestor.codegen.llvm.storage import read_memory
 from nestor.codegen.llvm.types import TYPE_BYTES
 from nestor.ir.types import DType
 
@@ -57,14 +59,6 @@ def to_memory(ctx: Context, value: Val, dtype: DType) -> Val:
     return ctx.fb.convert("zext", value, "i8")
 
 
-def _read(ctx: Context, storage: Storage, rhs: str, lanes: int) -> Val:
-    """A load: numbered if nothing in the kernel writes this memory."""
-    rhs += storage.metadata
-    if storage.read_only:
-        return ctx.fb.emit(rhs, storage.ty, lanes)
-    return ctx.fb.effect(rhs, storage.ty, lanes)
-
-
 def _load_scalar(ctx: Context, at: Location, guard: Val | None, mask: Val | None) -> Val:
     pointer = at.pointer
     if mask is not None and mask.text.startswith("%"):
@@ -74,7 +68,9 @@ def _load_scalar(ctx: Context, at: Location, guard: Val | None, mask: Val | None
         guard = some if guard is None else ctx.and_(guard, some)
     pointer = _guarded(ctx, pointer, guard)
     align = TYPE_BYTES[at.storage.ty]
-    return _read(ctx, at.storage, f"load {at.storage.ty}, ptr {pointer.text}, align {align}", 0)
+    return read_memory(
+        ctx, at.storage, f"load {at.storage.ty}, ptr {pointer.text}, align {align}", 0
+    )
 
 
 def _guarded(ctx: Context, pointer: Val, guard: Val | None) -> Val:
@@ -102,7 +98,7 @@ def _load_row(
     pointer = _guarded(ctx, pointer, guard)
     full = vec_type(ty, lanes)
     if mask is None:
-        value = _read(
+        value = read_memory(
             ctx, at.storage, f"load {full}, ptr {pointer.text}, align {TYPE_BYTES[ty]}", lanes
         )
     else:
@@ -114,7 +110,7 @@ def _load_row(
             f"call {full} {name}(ptr align {TYPE_BYTES[ty]} {pointer.text}, "
             f"{mask.full} {mask.text}, {full} {other})"
         )
-        value = _read(ctx, at.storage, rhs, lanes)
+        value = read_memory(ctx, at.storage, rhs, lanes)
     return fb.shuffle(value, flip) if at.is_reversed else value
 
 
@@ -161,13 +157,21 @@ def _addresses(ctx: Context, at: Location, pointer: Val) -> Val:
 
 
 def _gather(ctx: Context, at: Location, guard: Val | None, mask: Val | None) -> Val:
-    """Lanes anywhere. Without a mask and with constant distances: scalar loads and inserts."""
+    """Lanes anywhere. Without a mask and with constant distances: contiguous loads and shuffles, or
+    scalar loads and inserts."""
     fb, lanes, ty = ctx.fb, ctx.lanes, at.storage.ty
+    if guard is not None and mask is None and nearby_chunks(ctx, at, masked=False):
+        if isinstance(at.offsets, tuple) and min(at.offsets) >= 0:
+            return load_nearby(ctx, at, _guarded(ctx, at.pointer, guard))
     if guard is not None:
         everywhere = fb.broadcast(guard, lanes)
         mask = everywhere if mask is None else ctx.and_(everywhere, mask)
     if mask is None and (isinstance(at.offsets, tuple) or at.step is not None):
+        if nearby_chunks(ctx, at, masked=False):
+            return load_nearby(ctx, at, at.pointer)
         return _load_inserted(ctx, at)
+    if mask is not None and nearby_chunks(ctx, at, masked=True):
+        return load_nearby_masked(ctx, at, mask)
     full = vec_type(ty, lanes)
     given = Val("splat (i1 true)", "i1", lanes) if mask is None else mask
     name = fb.module.declare(
@@ -180,7 +184,7 @@ def _gather(ctx: Context, at: Location, guard: Val | None, mask: Val | None) -> 
         f"call {full} {name}({pointers.full} align {TYPE_BYTES[ty]} {pointers.text}, "
         f"{given.full} {given.text}, {full} poison)"
     )
-    return _read(ctx, at.storage, rhs, lanes)
+    return read_memory(ctx, at.storage, rhs, lanes)
 
 
 def _lane_pointers(ctx: Context, at: Location) -> list[Val]:
@@ -206,7 +210,9 @@ def _load_inserted(ctx: Context, at: Location) -> Val:
     full = vec_type(ty, ctx.lanes)
     total = Val("poison", ty, ctx.lanes)
     for lane, pointer in enumerate(_lane_pointers(ctx, at)):
-        item = _read(ctx, at.storage, f"load {ty}, ptr {pointer.text}, align {TYPE_BYTES[ty]}", 0)
+        item = read_memory(
+            ctx, at.storage, f"load {ty}, ptr {pointer.text}, align {TYPE_BYTES[ty]}", 0
+        )
         total = fb.emit(
             f"insertelement {full} {total.text}, {ty} {item.text}, i64 {lane}", ty, ctx.lanes
         )

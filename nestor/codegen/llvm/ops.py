@@ -132,15 +132,17 @@ class Ops:
         return mathlib.call_math(fb, op, fb.unify(a, b))
 
     def _float_extreme(self, op: str, a: Val, b: Val) -> Val:
-        """NaN wins. A comparison and a select are one instruction, which returns ``b`` on NaN."""
+        """NaN wins; of zeros either. A comparison and a select with a literal are one instruction.
+
+        ``a`` is what a reduction carries: whether ``b`` is a NaN can be asked without waiting.
+        """
         fb = self.fb
         if b.literal and not a.literal:
             a, b = b, a
-        predicate = "fcmp ogt" if op == "max" else "fcmp olt"
-        result = fb.select(fb.compare(predicate, a, b), a, b)
         if a.literal and a.text != float_val(math.nan, a.ty).text:
-            return result
-        return fb.select(fb.compare("fcmp uno", a, a), a, result)
+            predicate = "fcmp ogt" if op == "max" else "fcmp olt"
+            return fb.select(fb.compare(predicate, a, b), a, b)
+        return fb.intrinsic(f"llvm.{op}imum", b, a, flags="nsz ")
 
     def _int_binary(self, op: str, a: Val, b: Val, dtype: DType) -> Val:
         fb = self.fb

@@ -4,18 +4,24 @@ A sum along a row of a matrix ends where the row does, and the next one starts a
 hardware has to notice first; with one row at a time and rows of some kilobytes that is most of the
 time. So while one row is read, the same place some rows further on is asked for, into the second-
 level cache. A prefetch never faults, so nothing is asked about where the matrix ends.
+
+Where a statement with an elementary function reads the row too, as in a softmax, that one asks in
+place of the plain reduction: the memory then works while the core computes, and not before.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from nestor.codegen.llvm.addressing import AccessPlan, locate
 from nestor.codegen.llvm.builder import Val, int_val
 from nestor.codegen.llvm.context import Context
+from nestor.codegen.llvm.cost import expression_cost
 from nestor.codegen.llvm.expressions import Expressions
 from nestor.codegen.llvm.indexing import emit_at
 from nestor.codegen.llvm.types import TYPE_BYTES
 from nestor.ir.affine import Affine
-from nestor.ir.expr import Load, distinct_nodes
+from nestor.ir.expr import Load, distinct_nodes, loads
 from nestor.ir.loopnest import Block, Compute, Guard, Loop, Node
 
 ROWS_AHEAD = 2
@@ -31,15 +37,19 @@ MIN_RUN_BYTES, MAX_RUN_BYTES = 256, 16384
 """Pieces of memory of a size between are asked for as a whole, the next one while one is read:
 18 → 37 GB/s for a sum over rows in tiles of columns of 8 KB (Zen 4, two threads)."""
 
+MIN_COST = 16
+"""By how much what asks in a reduction's place must be more expensive [instructions]."""
+
 
 def prefetch_rows(ctx: Context, loop: Loop) -> None:
     """At the start of an iteration of ``loop``: prefetch for the sums of a vector loop in it."""
     vector = loop.body
     if ctx.vector is not None or not isinstance(vector, Loop) or vector.kind != "vector":
         return
-    compute = _partial_sum(ctx, vector.body)
+    compute = _row_compute(ctx, vector.body)
     if compute is None or not all(a.is_const for a in (*vector.lower, *vector.upper)):
         return
+    cost = compute_cost(compute)
     count = vector.upper[0].const - vector.lower[0].const
     seen: list[AccessPlan] = []
     for value in compute.values:
@@ -48,19 +58,50 @@ def prefetch_rows(ctx: Context, loop: Loop) -> None:
                 continue
             if not all(isinstance(i, Affine) for i in node.indices):
                 continue
+            asking = ctx.info.asking.get(node.tensor)
+            if asking != cost if asking is not None else compute.phase == "point":
+                continue
             plan = Expressions(ctx).plan(node.tensor, node.indices)
             if plan is not None and plan not in seen and _is_row(plan, vector.index):
                 seen.append(plan)
                 _prefetch(ctx, plan, loop, vector, count)
 
 
-def _partial_sum(ctx: Context, node: Node) -> Compute | None:
-    """The update of partial states in registers, under guards or not; that of a scan too."""
+def compute_cost(compute: Compute) -> int:
+    """Rough number of instructions of a compute."""
+    return sum(map(expression_cost, compute.values))
+
+
+def asking_computes(computes: Iterable[Compute]) -> dict[str, int]:
+    """Tensors that a cheap reduction and a much more expensive compute read → the cost of the
+    latter, which asks for the rows in the former's place."""
+    cheapest: dict[str, int] = {}
+    dearest: dict[str, int] = {}
+    for compute in computes:
+        if compute.phase not in ("update", "point"):
+            continue
+        cost = compute_cost(compute)
+        for name in {x.tensor for value in compute.values for x in loads(value)}:
+            dearest[name] = max(cost, dearest.get(name, 0))
+            if compute.phase == "update":
+                cheapest[name] = min(cost, cheapest.get(name, cost))
+    return {
+        name: dearest[name] for name, cost in cheapest.items() if dearest[name] >= cost + MIN_COST
+    }
+
+
+def _row_compute(ctx: Context, node: Node) -> Compute | None:
+    """The update of partial states in registers, under guards or not; that of a scan too. Or a
+    pointwise compute."""
     while isinstance(node, Guard) and node.orelse is None:
         node = node.body
     if isinstance(node, Block):
         node = node.body[0]
-    if not isinstance(node, Compute) or node.phase != "update":
+    if not isinstance(node, Compute):
+        return None
+    if node.phase == "point":
+        return node
+    if node.phase != "update":
         return None
     return node if all(s.target in ctx.buffers for s in node.stores) else None
 

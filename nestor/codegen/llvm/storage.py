@@ -28,6 +28,14 @@ def tensor_storage(ctx: Context, name: str) -> Storage:
     return found
 
 
+def read_memory(ctx: Context, storage: Storage, rhs: str, lanes: int) -> Val:
+    """The load ``rhs`` of so many lanes: numbered if nothing in the kernel writes this memory."""
+    rhs += storage.metadata
+    if storage.read_only:
+        return ctx.fb.emit(rhs, storage.ty, lanes)
+    return ctx.fb.effect(rhs, storage.ty, lanes)
+
+
 def _bind_tensor(ctx: Context, name: str) -> Storage:
     info, fb = ctx.info, ctx.fb
     tensor = info.tensors[name]

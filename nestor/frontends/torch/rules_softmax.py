@@ -65,7 +65,9 @@ def softmax(ctx: Context, x: Value, axis: int, out: DType, *, safe: bool) -> Val
     top, total = exp_sum(ctx, x, axes, safe=safe)
 
     def body(e: Expr, m: Expr, s: Expr) -> Expr:
-        quotient = binary("div", unary("exp", binary("sub", e, m)), s)
+        # The sum is at least 1: its reciprocal, taken once a row, costs half a unit in the last
+        # place, a division of each element more time than its exponential's polynomial.
+        quotient = binary("mul", unary("exp", binary("sub", e, m)), unary("reciprocal", s))
         if not safe:
             return quotient
         return select(binary("eq", s, const(0, s.dtype)), const(0, s.dtype), quotient)

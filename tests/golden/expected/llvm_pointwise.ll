@@ -1,7 +1,9 @@
 target triple = "x86_64-unknown-linux-gnu"
 declare <16 x float> @llvm.fma.v16f32(<16 x float>, <16 x float>, <16 x float>)
+declare <16 x float> @llvm.x86.avx512.mask.scalef.ps.512(<16 x float>, <16 x float>, <16 x float>, i16, i32)
 declare <8 x float> @llvm.masked.load.v8f32.p0(ptr, <8 x i1>, <8 x float>)
 declare <8 x float> @llvm.fma.v8f32(<8 x float>, <8 x float>, <8 x float>)
+declare <8 x float> @llvm.x86.avx512.mask.scalef.ps.256(<8 x float>, <8 x float>, <8 x float>, i8)
 declare void @llvm.masked.store.v8f32.p0(<8 x float>, ptr, <8 x i1>)
 declare i64 @llvm.smin.i64(i64, i64)
 define internal void @pointwise.region0(ptr noalias readonly %frame, i64 %first, i64 %end) noinline nounwind {
@@ -125,24 +127,14 @@ entry:
   %v9 = sub <16 x i32> %v8, splat (i32 1262485504)
   %v10 = call <16 x float> @llvm.fma.v16f32(<16 x float> %v7, <16 x float> splat (float 0xBFE62E4000000000), <16 x float> %v4)
   %v11 = call <16 x float> @llvm.fma.v16f32(<16 x float> %v7, <16 x float> splat (float 0xBEB7F7D1C0000000), <16 x float> %v10)
-  %v12 = fmul <16 x float> %v11, %v11
-  %v13 = call <16 x float> @llvm.fma.v16f32(<16 x float> %v11, <16 x float> splat (float 0x3F56CEE360000000), <16 x float> splat (float 0x3F8123EFC0000000))
-  %v14 = call <16 x float> @llvm.fma.v16f32(<16 x float> %v11, <16 x float> %v13, <16 x float> splat (float 0x3FA55552A0000000))
-  %v15 = call <16 x float> @llvm.fma.v16f32(<16 x float> %v11, <16 x float> %v14, <16 x float> splat (float 0x3FC55548A0000000))
-  %v16 = call <16 x float> @llvm.fma.v16f32(<16 x float> %v11, <16 x float> %v15, <16 x float> splat (float 0x3FE0000000000000))
-  %v17 = call <16 x float> @llvm.fma.v16f32(<16 x float> %v12, <16 x float> %v16, <16 x float> %v11)
-  %v18 = fadd <16 x float> %v17, splat (float 0x3FF0000000000000)
-  %v19 = ashr <16 x i32> %v9, splat (i32 1)
-  %v20 = add <16 x i32> %v19, splat (i32 127)
-  %v21 = shl <16 x i32> %v20, splat (i32 23)
-  %v22 = bitcast <16 x i32> %v21 to <16 x float>
-  %v23 = fmul <16 x float> %v18, %v22
-  %v24 = sub <16 x i32> %v9, %v19
-  %v25 = add <16 x i32> %v24, splat (i32 127)
-  %v26 = shl <16 x i32> %v25, splat (i32 23)
-  %v27 = bitcast <16 x i32> %v26 to <16 x float>
-  %v28 = fmul <16 x float> %v23, %v27
-  ret <16 x float> %v28
+  %v12 = call <16 x float> @llvm.fma.v16f32(<16 x float> %v11, <16 x float> splat (float 0x3F56CEE360000000), <16 x float> splat (float 0x3F8123EFC0000000))
+  %v13 = call <16 x float> @llvm.fma.v16f32(<16 x float> %v11, <16 x float> %v12, <16 x float> splat (float 0x3FA55552A0000000))
+  %v14 = call <16 x float> @llvm.fma.v16f32(<16 x float> %v11, <16 x float> %v13, <16 x float> splat (float 0x3FC55548A0000000))
+  %v15 = call <16 x float> @llvm.fma.v16f32(<16 x float> %v11, <16 x float> %v14, <16 x float> splat (float 0x3FE0000000000000))
+  %v16 = call <16 x float> @llvm.fma.v16f32(<16 x float> %v11, <16 x float> %v15, <16 x float> splat (float 0x3FF0000000000000))
+  %v17 = call <16 x float> @llvm.fma.v16f32(<16 x float> %v11, <16 x float> %v16, <16 x float> splat (float 0x3FF0000000000000))
+  %v18 = call <16 x float> @llvm.x86.avx512.mask.scalef.ps.512(<16 x float> %v17, <16 x float> %v7, <16 x float> zeroinitializer, i16 -1, i32 4)
+  ret <16 x float> %v18
 }
 define internal <8 x float> @nestor.exp.v8f32(<8 x float> %x0) alwaysinline nounwind memory(none) {
 entry:
@@ -157,24 +149,14 @@ entry:
   %v9 = sub <8 x i32> %v8, splat (i32 1262485504)
   %v10 = call <8 x float> @llvm.fma.v8f32(<8 x float> %v7, <8 x float> splat (float 0xBFE62E4000000000), <8 x float> %v4)
   %v11 = call <8 x float> @llvm.fma.v8f32(<8 x float> %v7, <8 x float> splat (float 0xBEB7F7D1C0000000), <8 x float> %v10)
-  %v12 = fmul <8 x float> %v11, %v11
-  %v13 = call <8 x float> @llvm.fma.v8f32(<8 x float> %v11, <8 x float> splat (float 0x3F56CEE360000000), <8 x float> splat (float 0x3F8123EFC0000000))
-  %v14 = call <8 x float> @llvm.fma.v8f32(<8 x float> %v11, <8 x float> %v13, <8 x float> splat (float 0x3FA55552A0000000))
-  %v15 = call <8 x float> @llvm.fma.v8f32(<8 x float> %v11, <8 x float> %v14, <8 x float> splat (float 0x3FC55548A0000000))
-  %v16 = call <8 x float> @llvm.fma.v8f32(<8 x float> %v11, <8 x float> %v15, <8 x float> splat (float 0x3FE0000000000000))
-  %v17 = call <8 x float> @llvm.fma.v8f32(<8 x float> %v12, <8 x float> %v16, <8 x float> %v11)
-  %v18 = fadd <8 x float> %v17, splat (float 0x3FF0000000000000)
-  %v19 = ashr <8 x i32> %v9, splat (i32 1)
-  %v20 = add <8 x i32> %v19, splat (i32 127)
-  %v21 = shl <8 x i32> %v20, splat (i32 23)
-  %v22 = bitcast <8 x i32> %v21 to <8 x float>
-  %v23 = fmul <8 x float> %v18, %v22
-  %v24 = sub <8 x i32> %v9, %v19
-  %v25 = add <8 x i32> %v24, splat (i32 127)
-  %v26 = shl <8 x i32> %v25, splat (i32 23)
-  %v27 = bitcast <8 x i32> %v26 to <8 x float>
-  %v28 = fmul <8 x float> %v23, %v27
-  ret <8 x float> %v28
+  %v12 = call <8 x float> @llvm.fma.v8f32(<8 x float> %v11, <8 x float> splat (float 0x3F56CEE360000000), <8 x float> splat (float 0x3F8123EFC0000000))
+  %v13 = call <8 x float> @llvm.fma.v8f32(<8 x float> %v11, <8 x float> %v12, <8 x float> splat (float 0x3FA55552A0000000))
+  %v14 = call <8 x float> @llvm.fma.v8f32(<8 x float> %v11, <8 x float> %v13, <8 x float> splat (float 0x3FC55548A0000000))
+  %v15 = call <8 x float> @llvm.fma.v8f32(<8 x float> %v11, <8 x float> %v14, <8 x float> splat (float 0x3FE0000000000000))
+  %v16 = call <8 x float> @llvm.fma.v8f32(<8 x float> %v11, <8 x float> %v15, <8 x float> splat (float 0x3FF0000000000000))
+  %v17 = call <8 x float> @llvm.fma.v8f32(<8 x float> %v11, <8 x float> %v16, <8 x float> splat (float 0x3FF0000000000000))
+  %v18 = call <8 x float> @llvm.x86.avx512.mask.scalef.ps.256(<8 x float> %v17, <8 x float> %v7, <8 x float> zeroinitializer, i8 -1)
+  ret <8 x float> %v18
 }
 !0 = distinct !{!0}
 !1 = distinct !{!1, !0}

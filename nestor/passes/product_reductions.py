@@ -19,9 +19,9 @@ from nestor.passes.analysis import (
     read_tensors,
     written_tensors,
 )
-from nestor.passes.masked_terms import typical_extent
 from nestor.passes.points import Names, is_private, merged_points
 from nestor.passes.rewriting import first_position, statement_loads
+from nestor.passes.statement_facts import reuse_extent
 
 
 @dataclass(slots=True)
@@ -86,7 +86,7 @@ class ReducedProduct:
     def reuse(self) -> int:
         """How many rows read the same elements of the operand that moves with ``key``."""
         others = self.roles.n if self.key in self.roles.m else self.roles.m
-        return math.prod(typical_extent(self.product, n) for n in others)
+        return math.prod(reuse_extent(self.product, n) for n in others)
 
 
 def find_reduced_product(

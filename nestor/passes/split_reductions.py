@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -42,12 +43,13 @@ from nestor.passes.rewriting import (
     replace_statements,
     statement_loads,
 )
+from nestor.passes.statement_facts import reuse_extent
 
 _NAME = "split_reductions"
 _GRAIN = 32
 """Blocks are multiples of this many terms: two vectors of the widest unit."""
 
-_MAX_BLOCK = 512
+_MAX_BLOCK = 256
 """Most terms of a block [elements]: a few rows of it stay in a first-level cache."""
 
 _LEAST_TERMS, _LEAST_REUSE = 2 * _GRAIN, 8
@@ -101,7 +103,7 @@ def _block(found: ReducedProduct, ctx: PassContext) -> int | None:
     if terms < _LEAST_TERMS or found.reuse() < _LEAST_REUSE:
         return None
     summed = domain_volume(product.domain, frozenset(reduced))
-    results = domain_volume(product.domain) // max(1, summed)
+    results = math.prod(reuse_extent(product, n) for n in (*found.rows(), found.key))
     if results * product.elements[0].dtype.bytes <= l2_bytes:
         return None
     most = l2_bytes // 2 // max(1, summed * operand.dtype.bytes)

@@ -174,3 +174,45 @@ def test_right_small_and_the_same_bits(name: str) -> None:
         torch.set_num_threads(threads)
         again = torch.utils._pytree.tree_leaves(compiled(*inputs))
         assert [t.numpy().tobytes() for t in again] == expected, f"{threads} threads"
+
+
+DYNAMIC: dict[str, tuple[str, dict[int, str], tuple[int, ...]]] = {
+    "cross-entropy": ("cross-entropy, each row", {0: "n"}, (90, 61, 200)),
+    "splade": ("splade", {0: "n"}, (2, 5, 3)),
+    "greedy": ("greedy", {0: "n"}, (90, 64, 131)),
+}
+
+
+@pytest.mark.parametrize("name", DYNAMIC)
+def test_symbolic_batch(name: str) -> None:
+    """One compilation serves all sizes of a batch, without the product in memory."""
+    case, sizes, counts = DYNAMIC[name]
+    model, inputs = CASES[case]()
+    model = model.eval().requires_grad_(False)
+    batch = {d: torch.export.Dim(n, min=2, max=4096) for d, n in sizes.items()}
+    compiled = nestor.compile(model, inputs, dynamic_shapes=(tuple(batch for _ in inputs),))
+    for count in counts:
+        given = tuple(x[torch.arange(count) % x.shape[0]] for x in inputs)
+        got = compiled(*given)
+        wanted = in_doubles(model, given)[0].to(got.dtype)
+        torch.testing.assert_close(got, wanted, rtol=2e-5, atol=2e-5)
+    assert temps(compiled) and not any(map(is_large, temps(compiled)))
+
+
+def temps(compiled: Any) -> list[Any]:
+    """Arrays that a call keeps in its arena."""
+    return [s for s in compiled._fixed.manifest.slots if s.role == "temp"]
+
+
+def is_large(slot: Any) -> bool:
+    """Whether an array has as many columns as there are words."""
+    return any(str(WORDS) in str(d) for d in slot.shape)
+
+
+def test_a_product_that_is_needed_stays() -> None:
+    """Log-probabilities of all words: the answer itself has the product's size."""
+    model = Head(lambda w, h: (F.log_softmax(w(h), -1), w(h).argmax(-1))).eval()
+    inputs = (rows(),)
+    with torch.no_grad():
+        got, wanted = nestor.compile(model, inputs)(*inputs), model(*inputs)
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)

@@ -224,6 +224,8 @@ class _Partitioner:
                 return "the contraction's second operand is read again for every row tile"
             if any(c.rows and not self._keeps_row(group, c, rows) for c in inside):
                 return "the contraction would lose the rows that reuse its operand"
+            if any(_extent_is_symbolic(s, group, p) for s in group.statements for p in lost):
+                return "what a row keeps would have no bound"
         return self._row_reason(group, statement, rows)
 
     def _contraction_profit(
@@ -406,6 +408,16 @@ def _new_group(statement: AnyStatement, position: int) -> _Group | Extern:
         free = ()
     sequential = _sequence_key(statement) is not None
     return _Group([statement], {statement.name: () if sequential else free}, position, sequential)
+
+
+def _extent_is_symbolic(s: Statement, group: _Group, position: int) -> bool:
+    """Whether a row that is shared so far has a symbolic extent, and the rest has a constant one:
+    what ``s`` writes then stays near as long as the row is shared."""
+    shared = group.shared[s.name]
+    inner = [n for n in s.domain.names if n not in shared and n not in _reduced(s)]
+    row = s.domain.range_of(shared[position])
+    rest = [s.domain.range_of(n) for n in inner]
+    return not (row.upper - row.lower).is_const and all((r.upper - r.lower).is_const for r in rest)
 
 
 def _match(

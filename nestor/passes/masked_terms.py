@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Literal
 
-from nestor.ir.affine import Affine, AffineLike, variable
+from nestor.ir.affine import Affine, AffineLike, Interval, variable
 from nestor.ir.expr import (
     Binary,
     Cast,
@@ -34,7 +34,7 @@ from nestor.passes.context import PassContext
 from nestor.passes.points import Names, is_private, plain_index, same_points
 from nestor.passes.register_tile import VectorUnit, choose_register_tile
 from nestor.passes.rewriting import first_position, replace_statements, statement_loads
-from nestor.passes.strides import typical
+from nestor.passes.statement_facts import reuse_extent
 
 _NAME = "skip_masked_terms"
 KEY_VECTORS = 2, 4
@@ -260,7 +260,7 @@ class _Masks:
                 # but of results.
                 r = statement.domain.range_of(names[key])
                 most = (r.upper - r.lower).bounds(self.symbols)[1]
-                terms = typical_extent(statement, names[key])
+                terms = row_length(statement, names[key], self.symbols)
                 block = _block(unit, terms)
                 return terms > block and (most is None or most > block)
         return False
@@ -269,7 +269,7 @@ class _Masks:
         """An affine that is negative where ``alive`` is, for all rows of a tile and all terms of a
         block; over the indices of the statement ``number``."""
         statement = self._statement(number)
-        block = _block(unit, max(typical_extent(statement, key) for key in keys))
+        block = _block(unit, max(row_length(statement, key, self.symbols) for key in keys))
         corner: dict[str, AffineLike] = {}
         for atom, c in alive.terms:
             if not isinstance(atom, str) or atom not in statement.domain.names:
@@ -292,10 +292,23 @@ def _block(unit: VectorUnit, terms: int) -> int:
     return KEY_VECTORS[terms > _SHORT_ROW] * unit.lanes(4)
 
 
-def typical_extent(statement: Statement, name: str) -> int:
-    """Extent of an index; a symbolic one at its typical value."""
+def block_of_terms(ctx: PassContext, terms: int) -> int:
+    """Terms of a block in which constraints count, in rows of ``terms``."""
+    return _block(VectorUnit() if ctx.target is None else _unit(ctx), terms)
+
+
+def row_length(statement: Statement, name: str, symbols: Mapping[str, Interval]) -> int:
+    """Extent of an index that a softmax runs over; a symbolic one counts as long if it may be."""
     r = statement.domain.range_of(name)
-    return typical(r.upper - r.lower)
+    if (r.upper - r.lower).is_const:
+        return typical_extent(statement, name)
+    most = (r.upper - r.lower).bounds(symbols)[1]
+    return _SHORT_ROW + 1 if most is None else min(most, _SHORT_ROW + 1)
+
+
+def typical_extent(statement: Statement, name: str) -> int:
+    """Extent of an index; a symbolic one is taken to be worth a tile."""
+    return reuse_extent(statement, name)
 
 
 def _reads(expression: Expr, name: str) -> bool:

@@ -30,6 +30,7 @@ from nestor.passes.analysis import (
 from nestor.passes.context import PassContext
 from nestor.passes.contraction import contraction_of
 from nestor.passes.contraction_tile import contraction_tile
+from nestor.passes.index_maps import invert_map
 from nestor.passes.nest import pack_layout
 from nestor.passes.register_tile import VectorUnit
 from nestor.passes.rewriting import (
@@ -175,11 +176,9 @@ class _Relayouter:
     def _refusal(
         self, statement: Statement, operand: Load, rows: tuple[str, ...], least: int
     ) -> str | None:
-        if operand.predicate:
-            return f"'{operand.tensor}' is read under a predicate"
-        used = expression_variables(operand)
+        used = expression_variables(operand) & set(statement.domain.names)
         ranges = [r for r in statement.domain.ranges if r.name in used]
-        if len(ranges) != len(used):
+        if expression_variables(replace(operand, predicate=(), other=None)) - used:
             return f"'{operand.tensor}' is read at places that depend on symbols"
         if any(expression_range_depends(r, statement) for r in ranges):
             return "the bounds of its indices depend on each other"
@@ -188,7 +187,10 @@ class _Relayouter:
             reuse = math.prod(reuse_extent(statement, n) for n in rows)
         if reuse < least:
             return f"'{operand.tensor}' is reused by {reuse} rows only: a copy would not pay"
-        if domain_volume(statement.domain, used) > element_count(self.tensors[operand.tensor]):
+        if operand.predicate:
+            if not _is_one_to_one(operand, ranges):
+                return f"'{operand.tensor}' is read more than once, under a predicate"
+        elif domain_volume(statement.domain, used) > element_count(self.tensors[operand.tensor]):
             return f"'{operand.tensor}' is read more than once (a window)"
         return None
 
@@ -196,7 +198,7 @@ class _Relayouter:
         self, statement: Statement, operand: Load, vector: str
     ) -> tuple[Statement, Statement]:
         """The copy, ``vector`` its last index, and the statement that reads it."""
-        used = expression_variables(operand)
+        used = expression_variables(operand) & set(statement.domain.names)
         ranges = [r for r in statement.domain.ranges if r.name in used and r.name != vector]
         ranges.append(statement.domain.range_of(vector))
         name = self.names.fresh(f"{operand.tensor}_t")
@@ -204,9 +206,11 @@ class _Relayouter:
         self.tensors[name] = Tensor(
             name=name, shape=tuple(map(extent_of, ranges)), dtype=operand.dtype, role="temp"
         )
+        symbols = {s.name for s in self.program.symbols}
+        bounds = [c for c in statement.domain.constraints if c.variables() <= used | symbols]
         copy = Statement(
             name=f"{name}_s",
-            domain=Domain(ranges=tuple(ranges)),
+            domain=Domain(ranges=tuple(ranges), constraints=tuple(bounds)),
             order=statement.order[:1],
             writes=(Write(tensor=name, indices=places),),
             elements=(operand,),
@@ -218,6 +222,14 @@ class _Relayouter:
             return new_load if node == operand else node
 
         return copy, map_expressions(statement, lambda e: map_expr(e, visit))
+
+
+def _is_one_to_one(operand: Load, ranges: list[IndexRange]) -> bool:
+    """Whether no element is read at two points of ``ranges``."""
+    places = [i for i in operand.indices if isinstance(i, Affine)]
+    wanted = [variable(f"%{d}") for d in range(len(places))]
+    whole = len(places) == len(operand.indices)
+    return whole and invert_map(places, Domain(ranges=tuple(ranges)), wanted) is not None
 
 
 def expression_range_depends(r: IndexRange, statement: Statement) -> bool:

@@ -262,6 +262,7 @@ class BuiltModel:
                 for s in compiled.main.symbols
             ),
             refused_fusions=tuple(compiled.refused_fusions),
+            layouts=tuple(f"{subject}: {reason}" for subject, reason in compiled.layouts),
         )
 
 

@@ -56,6 +56,7 @@ class CompiledProgram:
     objects: dict[str, KernelObject] = field(default_factory=dict)
     key_of: dict[Program, str] = field(default_factory=dict)
     refused_fusions: list[str] = field(default_factory=list)
+    layouts: list[tuple[str, str]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     cached: frozenset[str] = frozenset()
 
@@ -85,6 +86,7 @@ def compile_program(
     context = PassContext(target=target, config=config, debug="passes" in config.debug)
     result = run_pipeline(program, context)
     compiled = CompiledProgram(main=result.main, weight_program=result.weight_program)
+    compiled.layouts = [(e.subject, e.reason) for e in context.entries("assign_layouts")]
     compiled.seconds["passes"] = time.perf_counter() - clock
     clock = time.perf_counter()
     partition = partition_program(result.main, l2_bytes=target.l2_bytes, cores=target.cores)

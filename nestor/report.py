@@ -74,6 +74,7 @@ class Report:
             that were not dense; None as for ``arena_bytes``.
         symbols: dynamic shape parameters, e.g. ``("B in 1..64",)``.
         refused_fusions: which statements were kept apart, and why.
+        layouts: tensors that are not stored row by row (or against the rules' wish), and why.
     """
 
     model: str
@@ -88,6 +89,7 @@ class Report:
     peak_bytes: int | None = None
     symbols: tuple[str, ...] = ()
     refused_fusions: tuple[str, ...] = ()
+    layouts: tuple[str, ...] = ()
 
     @property
     def total_compile_seconds(self) -> float:
@@ -120,6 +122,9 @@ class Report:
         if schedules:
             rows = tuple((k.name, k.schedule or "(as written)") for k in self.kernels)
             found.append(Table(title="Schedules", columns=("kernel", "steps"), rows=rows))
+            if self.layouts:
+                lines = tuple(tuple(line.split(": ", 1)) for line in self.layouts)
+                found.append(Table(title="Layouts", columns=("of", "what and why"), rows=lines))
         return found
 
     def __str__(self) -> str:

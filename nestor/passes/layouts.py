@@ -1,4 +1,4 @@
-"""Choose how temps lie in memory: channels last around convolutions, sums contiguous elsewhere.
+"""What rules wish of layouts: channels last around convolutions, sums contiguous elsewhere.
 
 Layouts here are permutations of dimensions. Inputs and outputs keep row-major order (it is the
 calling convention); parameters are packed later by the schedules that read them.
@@ -42,8 +42,6 @@ from nestor.passes.rewriting import (
 )
 from nestor.passes.strides import typical
 
-_NAME = "assign_layouts"
-
 MIN_ROW_PIXELS = 8
 """Pixels of a row from which vectors along it are worth while."""
 
@@ -51,8 +49,10 @@ MIN_GROUP_CHANNELS = 16
 """Results of one group from which they fill a vector."""
 
 
-def assign_layouts(program: Program, ctx: PassContext) -> Program:
-    """Give temps a dimension order that makes the channel of a convolution the unit stride.
+def wished_orders(
+    program: Program, ctx: PassContext, *, keep_rows: bool = True
+) -> dict[str, tuple[int, ...]]:
+    """Dimension orders that make the channel of a convolution the unit stride, by tensor.
 
     A contraction with a weight asks for the weight's own index (the output channel; in a depthwise
     convolution the channel) innermost in its result, and a convolution for its input channel
@@ -60,9 +60,10 @@ def assign_layouts(program: Program, ctx: PassContext) -> Program:
     contractions without a window, to every temp that they connect. A
     contraction elsewhere asks that its reduced dimensions be contiguous in its operand.
 
-    Legal when: the tensor is a temp that no ``Extern`` and no alias names.
+    Args: keep_rows: small groups between an input and an output wish for nothing
+        (``stays_row_major``).
     """
-    return _LayoutChooser(program, ctx).run()
+    return _LayoutChooser(program, ctx, keep_rows).run()
 
 
 def stage_outputs(program: Program, ctx: PassContext) -> Program:
@@ -85,16 +86,13 @@ def stage_outputs(program: Program, ctx: PassContext) -> Program:
         write = statement.writes[0]
         tensor = facts.tensors[write.tensor]
         channel = _output_channel(statement, roles)
-        d = None if channel is None else _dimension_of(write.indices, channel)
+        d = None if channel is None else dimension_of(write.indices, channel)
         fixed = tensor.role == "output" and len(facts.writers[facts.roots[tensor.name]]) == 1
         weighted = any(x.tensor in weights for x in (roles.a, roles.b))
         if d is None or not fixed or not weighted or d == len(tensor.shape) - 1:
             out.append(statement)
             continue
         if typical(tensor.shape[d]) < ctx.options.min_channels or len(statement.writes) != 1:
-            out.append(statement)
-            continue
-        if stays_row_major(program, statement, roles, facts):
             out.append(statement)
             continue
         temp = replace(
@@ -188,6 +186,7 @@ def _copy_statement(like: Statement, source: Tensor, target: Tensor, name: str) 
 class _LayoutChooser:
     program: Program
     ctx: PassContext
+    keep_rows: bool
     facts: ProgramFacts = field(init=False)
     weights: set[str] = field(init=False)
     inner: dict[str, int] = field(default_factory=dict)
@@ -203,7 +202,7 @@ class _LayoutChooser:
             if roles is not None:
                 self.roles[number] = roles
 
-    def run(self) -> Program:
+    def run(self) -> dict[str, tuple[int, ...]]:
         for number, roles in self.roles.items():
             self._ask_for_channels(number, roles)
         while self.work:
@@ -214,17 +213,7 @@ class _LayoutChooser:
         for number, roles in self.roles.items():
             if not roles.windows:
                 self._ask_for_sums(number, roles)
-        layouts = {n: permuted(self.facts.tensors[n], order) for n, order in self.orders.items()}
-        layouts = {n: layout for n, layout in layouts.items() if layout is not None}
-        if not layouts:
-            return self.program
-        for name in sorted(layouts):
-            self.ctx.changed(_NAME, name, f"dimensions in the order {self.orders[name]}")
-        tensors = tuple(
-            replace(t, layout=layouts[t.name]) if t.name in layouts else t
-            for t in self.program.tensors
-        )
-        return replace(self.program, tensors=tensors)
+        return self.orders
 
     # ---------------------------------------------------------------------------- convolutions
 
@@ -235,12 +224,12 @@ class _LayoutChooser:
         assert isinstance(statement, Statement)
         if not any(x.tensor in self.weights for x in (roles.a, roles.b)):
             return
-        if stays_row_major(self.program, statement, roles, self.facts):
+        if self.keep_rows and stays_row_major(self.program, statement, roles, self.facts):
             return
         channel = _output_channel(statement, roles)
         if channel is not None:
             write = statement.writes[0]
-            self._want(write.tensor, _dimension_of(write.indices, channel))
+            self._want(write.tensor, dimension_of(write.indices, channel))
         for load in (roles.a, roles.b):
             windowed = _window_variables(load, roles)
             if windowed and load.tensor not in self.weights:
@@ -272,9 +261,9 @@ class _LayoutChooser:
                 self._spread_over_contraction(statement, self.roles[number], name)
                 continue
             for index in self._moving(statement, name):
-                for other, indices in _accesses(statement):
+                for other, indices in statement_accesses(statement):
                     if other != name:
-                        self._want(other, _dimension_of(indices, index))
+                        self._want(other, dimension_of(indices, index))
 
     def _spread_over_contraction(
         self, statement: Statement, roles: ContractionRoles, name: str
@@ -286,15 +275,15 @@ class _LayoutChooser:
         if channel is None:
             return
         write = statement.writes[0]
-        self._want(write.tensor, _dimension_of(write.indices, channel))
+        self._want(write.tensor, dimension_of(write.indices, channel))
         for load in (roles.a, roles.b):
             if load.tensor not in self.weights and len(roles.k) == 1:
-                self._want(load.tensor, _dimension_of(load.indices, roles.k[0]))
+                self._want(load.tensor, dimension_of(load.indices, roles.k[0]))
 
     def _moving(self, statement: Statement, name: str) -> list[str]:
         """Indices that move the wished-for dimension of ``name`` in this statement."""
         found: list[str] = []
-        for tensor, indices in _accesses(statement):
+        for tensor, indices in statement_accesses(statement):
             if tensor == name:
                 index = indices[self.inner[name]]
                 if isinstance(index, Affine):
@@ -309,7 +298,7 @@ class _LayoutChooser:
             name = load.tensor
             if len(roles.k) < 2 or name in self.orders or not self._is_free(name):
                 continue
-            places = [_dimension_of(load.indices, k) for k in roles.k]
+            places = [dimension_of(load.indices, k) for k in roles.k]
             rank = len(load.indices)
             if any(p is None for p in places) or len(set(places)) < len(places):
                 continue
@@ -319,13 +308,14 @@ class _LayoutChooser:
             self.orders[name] = (*(d for d in range(rank) if d not in last), *last)
 
 
-def _accesses(statement: Statement) -> list[tuple[str, tuple[object, ...]]]:
+def statement_accesses(statement: Statement) -> list[tuple[str, tuple[object, ...]]]:
+    """(tensor, indices) of each write and each load."""
     found: list[tuple[str, tuple[object, ...]]] = [(w.tensor, w.indices) for w in statement.writes]
     found += [(x.tensor, x.indices) for x in statement_loads(statement)]
     return found
 
 
-def _dimension_of(indices: tuple[object, ...], name: str) -> int | None:
+def dimension_of(indices: tuple[object, ...], name: str) -> int | None:
     """The dimension that an index moves by one, if it moves no other."""
     found: int | None = None
     for d, index in enumerate(indices):
@@ -356,7 +346,7 @@ def _input_channel(load: Load, roles: ContractionRoles, windowed: set[str]) -> i
     for names in (roles.k, roles.batch):
         for name in reversed(names):
             if name not in windowed:
-                d = _dimension_of(load.indices, name)
+                d = dimension_of(load.indices, name)
                 if d is not None:
                     return d
     return None

@@ -19,7 +19,8 @@ from nestor.passes.fold_constants import hoist_weight_program, outline_weight_ex
 from nestor.passes.fold_scales import fold_scales
 from nestor.passes.grouped_rows import group_rows
 from nestor.passes.inline import inline_producers
-from nestor.passes.layouts import assign_layouts, stage_outputs
+from nestor.passes.layout_choice import assign_layouts
+from nestor.passes.layouts import stage_outputs
 from nestor.passes.linearize import merge_summed_dimensions
 from nestor.passes.masked_terms import skip_masked_terms
 from nestor.passes.materialize import pad_operands

@@ -64,4 +64,6 @@ def test_a_bias_or_an_activation_keeps_rows(follow: str) -> None:
 
 
 def test_a_convolution_of_all_channels_wants_them_last() -> None:
-    assert layouts_of(Followed("mixed", 7, True, 1).eval(), inputs_of(1)) != []
+    """Channels that fill their vectors, that is: 18 run faster as rows of pixels here too."""
+    model = nn.Sequential(nn.Conv2d(32, 32, 3, padding=1, groups=32), nn.Conv2d(32, 64, 1)).eval()
+    assert layouts_of(model, (torch.randn(1, 32, 56, 56),)) != []

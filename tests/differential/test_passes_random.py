@@ -13,7 +13,8 @@ from nestor.passes.delinearize import delinearize_indices
 from nestor.passes.fold_constants import outline_weight_expressions
 from nestor.passes.fold_scales import fold_scales
 from nestor.passes.inline import inline_producers
-from nestor.passes.layouts import assign_layouts, stage_outputs
+from nestor.passes.layout_choice import assign_layouts
+from nestor.passes.layouts import stage_outputs
 from nestor.passes.linearize import merge_summed_dimensions
 from nestor.passes.materialize import pad_operands
 from nestor.passes.pipeline import Pass, run_pipeline

@@ -11,7 +11,8 @@ from nestor.ir.program import Program, Statement, Tensor, box
 from nestor.ir.types import DType
 from nestor.passes.analysis import contraction_roles, is_window_reduction, program_facts
 from nestor.passes.context import PassContext
-from nestor.passes.layouts import assign_layouts, stage_outputs
+from nestor.passes.layout_choice import assign_layouts
+from nestor.passes.layouts import stage_outputs
 from nestor.passes.materialize import pad_operands
 from nestor.passes.relayout import relayout_operands
 from tests.helpers.ir_programs import (

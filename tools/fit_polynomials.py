@@ -202,6 +202,21 @@ FITS: list[Fit] = [
 ]  # fmt: skip
 
 
+def erf_rows() -> list[list[float]]:
+    """For the multiples c of 1/8 below 4: coefficients of erf(c + t), |t| ≤ 1/16, in float32.
+
+    At 0 those of erf(t) - t from the linear one up, with nothing before them.
+    """
+
+    def near(c: mpf) -> Fit:
+        return Fit("", 32, lambda t: mp.erf(c + t), -mpf(1) / 16, mpf(1) / 16, 4,
+                   lambda t: 1 / mp.erf(c + t))  # fmt: skip
+
+    first = Fit("", 32, lambda t: (mp.erf(t) - t) / t, mpf(10) ** -20, mpf(1) / 16, 3)
+    rows = [[0.0, *map(float, fit(first, 200)[0])]]
+    return rows + [list(map(float, fit(near(mpf(k) / 8), 200)[0])) for k in range(1, 32)]
+
+
 def main() -> None:
     """Print the table; with names as arguments only those."""
     wanted = set(sys.argv[1:])
@@ -215,6 +230,12 @@ def main() -> None:
         for c in coefficients:
             print(f"    {c!r},")
         print(f")  # weighted error {worst:.2e} = 2**{mp.nstr(mp.log(worst, 2), 4)}", flush=True)
+    if not wanted or "ERF_ROWS_F32" in wanted:
+        print("\nERF_ROWS_F32 = (")
+        for row in erf_rows():
+            print(f"    ({', '.join(map(repr, row[:3]))},")
+            print(f"     {', '.join(map(repr, row[3:]))}),")
+        print(")")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ expm1     ≤ 1.6                  as exp, with the 1 subtracted before scaling
 log       ≤ 1.0                  mantissa in [√½, √2), polynomial
 tanh      ≤ 2.5                  expm1(-2|x|), one division
 sigmoid   ≤ 2.5                  exp(-x), its exponent added as an integer; one division
-erf       ≤ 2.0                  polynomial below 1, 1 - exp2(polynomial) above
+erf       ≤ 2.0                  polynomials around multiples of 1/8 (AVX-512), or a
+                                 polynomial below 1, 1 - exp2(polynomial) above
 sin, cos  ≤ 1.6                  argument reduced in float64, polynomial (``math_trig``)
 rsqrt     ≤ 1.5                  1 / sqrt(x), both correctly rounded
 ========  =====================  ======================================================
@@ -37,6 +38,8 @@ MAGIC = 12582912.0
 """1.5 · 2²³: adding it rounds to an integer, which then stands in the low bits."""
 MAGIC_BITS, ONE_BITS = 0x4B400000, 0x3F800000
 """The bits of ``MAGIC`` and of 1."""
+EIGHTHS = 1572864.0
+"""1.5 · 2²⁰: adding it rounds to a multiple of 1/8, whose number then stands in the low bits."""
 MAX_SIGMOID_POWER = 100
 """Powers of two up to which a sigmoid's exponential is not scaled."""
 
@@ -154,9 +157,30 @@ def sigmoid_f32(x: Num) -> Num:
     return one / p.fma(power, one)
 
 
+def _erf_by_rows(x: Num) -> Num | None:
+    """Error function from its Taylor-like rows at multiples of 1/8, where tables can be looked up:
+    a third of the operations of the polynomials over a whole range."""
+    if x.val.lanes > 16 or "avx512f" not in x.fb.module.features:
+        return None
+    magnitude = x.abs().at_most(3.93)  # from there on it is 1
+    shifted = magnitude + EIGHTHS
+    t = magnitude - (shifted - EIGHTHS)
+    row = shifted.bits()
+    coefficients = [row.look_up(column) for column in zip(*tables.ERF_ROWS_F32, strict=True)]
+    value, *rest = (c for c in coefficients if c is not None)
+    total = rest[-1]
+    for c in reversed(rest[:-1]):
+        total = t.fma(total, c)
+    # Near 0 the row tells the difference from t, which stands in the place of its value.
+    return t.fma(total, shifted.equals(EIGHTHS).where(t, value)).with_sign_of(x)
+
+
 @define("erf", "float")
 def erf_f32(x: Num) -> Num:
     """Error function."""
+    by_rows = _erf_by_rows(x)
+    if by_rows is not None:
+        return by_rows
     magnitude = x.abs()
     small = x.fma((x * x).polynomial(tables.ERF_SMALL_F32), x)
     t = magnitude.at_most(4.0) - 2.5  # exact from 1 on

@@ -8,17 +8,19 @@ symbol.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from nestor.codegen.llvm.builder import (
     INLINE_MARK,
     FunctionBuilder,
     Val,
     bool_val,
+    float_text,
     float_val,
     int_val,
     mangle,
     vec_type,
+    vector_literal,
 )
 from nestor.errors import InternalError
 
@@ -186,6 +188,34 @@ class Num:
         if rounding:
             given += ", i32 4"  # as the control register says
         return Num(fb, fb.emit(f"call {v.full} {name}({given})", v.ty, v.lanes))
+
+    def look_up(self, table: Sequence[float]) -> Num | None:
+        """The entry of a table of 32 float32 numbers that the low five bits of this i32 name; None
+        where the machine cannot look up a vector's at once."""
+        fb, index = self.fb, self.val
+        if len(table) != 32 or index.ty != "i32" or index.lanes > 16:
+            raise InternalError("a table has 32 entries, and at most 16 are looked up at once")
+        if "avx512f" not in fb.module.features:
+            return None
+        wide = index
+        if not index.lanes:
+            wide = fb.emit(f"insertelement <16 x i32> poison, i32 {index.text}, i64 0", "i32", 16)
+        elif index.lanes < 16:
+            wide = fb.shuffle(index, [*range(index.lanes), *[-1] * (16 - index.lanes)])
+        low, high = (
+            vector_literal([float_text(e, "float") for e in table[at : at + 16]], "float")
+            for at in (0, 16)
+        )
+        name = fb.module.declare(
+            "llvm.x86.avx512.vpermi2var.ps.512",
+            low.full,
+            f"{low.full}, {wide.full}, {low.full}",
+        )
+        rhs = f"call {low.full} {name}({low.full} {low.text}, {wide.full} {wide.text}, "
+        found = fb.emit(f"{rhs}{high.full} {high.text})", "float", 16)
+        if not index.lanes:
+            return Num(fb, fb.extract(found, 0))
+        return Num(fb, found if index.lanes == 16 else fb.shuffle(found, list(range(index.lanes))))
 
     def convert(self, opcode: str, ty: str) -> Num:
         """A conversion instruction to the element type ``ty``."""

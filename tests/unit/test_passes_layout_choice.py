@@ -7,9 +7,11 @@ import torch
 from torch import nn
 
 from nestor.frontends.torch import import_model
-from nestor.ir.program import Program
+from nestor.ir.program import Program, Statement
 from nestor.passes import layout_choice
+from nestor.passes.analysis import contraction_roles
 from nestor.passes.context import PassContext
+from nestor.passes.fusion import FusedKernel, partition_program
 from nestor.passes.layout_choice import assign_layouts, write_outputs_directly
 from nestor.passes.pipeline import PASSES, run_pipeline
 from nestor.target.cpu import parse_target
@@ -105,6 +107,29 @@ def test_channels_last_through_concatenations(module: nn.Module, shape: tuple[in
     images = [t for t in after.by_role("temp") if len(t.shape) >= 4 and t.shape[1].const >= 8]
     assert images
     assert {t.name for t in images if innermost(after, t.name) != 1} == set()
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "target"),
+    [(Dense(), (1, 3, 24, 24), "cat_3"), (Branches(), (1, 8, 20, 20), "cat")],
+    ids=["dense", "branches"],
+)
+def test_convolutions_write_their_slices(
+    module: nn.Module, shape: tuple[int, ...], target: str
+) -> None:
+    """Each part of a concatenation is written by the kernel that computes it, at its place."""
+    after, _ = piped(module, *shape)
+    parts = partition_program(after, l2_bytes=1 << 20).parts
+    writers = [
+        part.kernel
+        for part in parts
+        if isinstance(part, FusedKernel)
+        for s in part.kernel.statements
+        if isinstance(s, Statement) and any(w.tensor == target for w in s.writes)
+    ]
+    assert len(writers) >= 3
+    for kernel in writers:
+        assert contraction_roles(kernel.statements[0]) is not None
 
 
 @pytest.mark.parametrize(("channels", "kernel", "size"), [(192, 7, 28), (96, 3, 112)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from nestor.ir.affine import Affine
@@ -47,7 +48,7 @@ def schedule_alone(rules: Rules, statement: Statement, sequential: list[str]) ->
         dot_loops(rules, statement, contraction, along)
     elif contraction is not None and not statement.scatter:
         outer = [n for n in free_indices(statement) if n not in sequential]
-        _contraction_loops(rules, statement, contraction, outer, sequential)
+        contraction_loops(rules, statement, contraction, outer, sequential)
     elif sequential or not panel_loops(rules, statement):
         plain_loops(rules, statement, sequential, shared=[])
 
@@ -57,10 +58,10 @@ def schedule_epilogue(rules: Rules, anchor: Statement) -> None:
     contraction = rules.contraction(anchor)
     assert contraction is not None
     free = free_indices(anchor)
-    parallel, tile = _contraction_loops(rules, anchor, contraction, free, [])
+    parallel, tile = contraction_loops(rules, anchor, contraction, free, [])
     for s in rules.statements[1:]:
         rename = dict(zip(rules.fused.shared[anchor.name], rules.fused.shared[s.name]))
-        loops, inner = _mirror(rules, s, rename, parallel, tile)
+        loops, inner = mirror_tile(rules, anchor, s, rename, parallel, tile)
         rules.out.append(Reorder(statement=s.name, loops=(*loops, *inner)))
         for first, second in zip(parallel, loops):
             rules.out.append(Fuse(first=first, second=second))
@@ -68,28 +69,44 @@ def schedule_epilogue(rules: Rules, anchor: Statement) -> None:
     rules.keep_temps("register")
 
 
-def _mirror(
-    rules: Rules, s: Statement, rename: dict[str, str], parallel: list[str], tile: list[str]
+def mirror_tile(
+    rules: Rules,
+    anchor: Statement,
+    s: Statement,
+    rename: dict[str, str],
+    outer: list[str],
+    tile: list[str],
 ) -> tuple[list[str], list[str]]:
-    """Tile an epilogue's loops like the anchor's; returns its outer and inner loops."""
-    anchor = rules.statements[0].name
+    """Tile an epilogue's loops like the anchor's; returns its outer and inner loops.
+
+    Args: rename: free index of the anchor → index of ``s``. outer, tile: loops of the anchor.
+    """
 
     def other(loop: str) -> str:
-        _, index, *halves = loop_parts(loop, anchor)
+        _, index, *halves = loop_parts(loop, anchor.name)
         return ".".join([s.name, rename[index], *halves])
 
     for step in list(rules.out):
-        if isinstance(step, Tile) and step.loop.startswith(f"{anchor}."):
-            _, index, *_ = loop_parts(step.loop, anchor)
+        if isinstance(step, Tile) and step.loop.startswith(f"{anchor.name}."):
+            _, index, *_ = loop_parts(step.loop, anchor.name)
             if index in rename:
                 rules.out.append(Tile(loop=other(step.loop), size=step.size))
-    return [other(p) for p in parallel], [other(t) for t in tile]
+    return [other(p) for p in outer], [other(t) for t in tile]
 
 
-def _contraction_loops(
-    rules: Rules, s: Statement, c: Contraction, free: list[str], sequential: list[str]
+def contraction_loops(
+    rules: Rules,
+    s: Statement,
+    c: Contraction,
+    free: list[str],
+    sequential: list[str],
+    around: Sequence[str] = (),
 ) -> tuple[list[str], list[str]]:
-    """Register-tile a contraction; returns its outer (parallel) and its tile loops."""
+    """Register-tile a contraction; returns its outer (parallel) and its tile loops.
+
+    Args: free: its free indices, without those of ``around``: loops that it shares with other
+        statements and that threads share out; its own then are not parallel.
+    """
     lanes = rules.unit.lanes(max(s.elements[0].dtype.bytes, 4))
     row, row_tile, vectors = contraction_tile(s, c, rules.unit)
     columns = reuse_extent(s, c.vector)
@@ -126,8 +143,8 @@ def _contraction_loops(
     reduced = rules.block_sums(s, c.reduced)
     seq = [f"{name}.{n}" for n in sequential]
     seq = [rules.sequential_loop(s, n) for n in sequential] if sequential else seq
-    rules.out.append(Reorder(statement=name, loops=(*seq, *outer, *reduced, *tile)))
-    for loop in outer:
+    rules.out.append(Reorder(statement=name, loops=(*around, *seq, *outer, *reduced, *tile)))
+    for loop in () if around else outer:
         rules.out.append(Parallel(loop=loop))
     if window is not None:
         _unroll_window(rules, s, window, row_tile * vectors, reduced)

@@ -24,8 +24,9 @@ from nestor.ir.program import (
     Statement,
     Tensor,
 )
-from nestor.passes.analysis import expression_variables
+from nestor.passes.analysis import expression_variables, is_pointwise
 from nestor.passes.contraction import Contraction, contraction_of
+from nestor.passes.contraction_tile import shared_window
 from nestor.passes.expansions import is_expansion, reads_expansion
 from nestor.passes.statement_facts import few_rows
 from nestor.passes.strides import typical
@@ -236,6 +237,8 @@ class _Partitioner:
         rows: list[str | None],
     ) -> str | None:
         inside = [c for s in group.statements if (c := contraction_of(s, self.tensors))]
+        if self._takes_copies(group, contraction, rows):
+            return self._row_reason(group, statement, rows)
         if not inside and not reads_expansion(statement, group.statements, self.tensors):
             return "a contraction starts a kernel of its own"
         lost = {p for p, r in enumerate(rows) if r is None}
@@ -256,6 +259,14 @@ class _Partitioner:
         places = group.shared[c.statement.name]
         used = [expression_variables(x) for e in c.statement.elements for x in loads(e)]
         return any(all(places[p] in u for u in used) for p in lost)
+
+    def _takes_copies(self, group: _Group, c: Contraction, rows: list[str | None]) -> bool:
+        """Whether a depthwise convolution reads a copy (with a border) that the group makes: image
+        by image the copy stays near, and as no row reuses an operand, none is lost."""
+        window = shared_window(c.statement, c)
+        if window is None or c.rows or not all(_is_copy(s) for s in group.statements):
+            return False
+        return not {c.vector, window.row} & {r for r in rows if r is not None}
 
     def _may_run_in_rows(self, c: Contraction, group: _Group, lost: set[int]) -> bool:
         """The second operand stays near, or rows save more traffic than reading it again costs:
@@ -464,6 +475,11 @@ def _writes(statement: AnyStatement) -> tuple[str, ...]:
     if isinstance(statement, Extern):
         return statement.outputs
     return tuple(w.tensor for w in statement.writes)
+
+
+def _is_copy(statement: Statement) -> bool:
+    """Whether it moves elements, perhaps into a border's midst."""
+    return is_pointwise(statement) and all(isinstance(e, Load) for e in statement.elements)
 
 
 def _read_by(reader: Statement, writer: Statement) -> bool:

@@ -79,13 +79,13 @@ def plain_loops(rules: Rules, s: Statement, sequential: list[str], shared: list[
             halves = [loop]
     rest = [n for n in names if n in reduced]
     plain_inner(rules, s, [*seq, *loops], halves, rest, vector_half=True)
-    if halves and _is_short_row(s, vector, outer, rules.unit.lanes(widest_bytes(s))):
+    if halves and is_short_row(s, vector, outer, rules.unit.lanes(widest_bytes(s))):
         rules.out.append(Unroll(loop=loops.pop()))
     for loop in loops:
         rules.out.append(Parallel(loop=loop))
 
 
-def _is_short_row(s: Statement, vector: str | None, outer: list[str], lanes: int) -> bool:
+def is_short_row(s: Statement, vector: str | None, outer: list[str], lanes: int) -> bool:
     """Whether rows are a few vectors and there are many of them: straight code for a row saves
     finding the place of each vector, and makes constants of the masks of a border."""
     if vector is None or not is_constant(s, vector) or bounding_indices(s):

@@ -5,15 +5,19 @@ from __future__ import annotations
 from nestor.ir.program import Statement
 from nestor.ir.schedule import (
     Accumulate,
+    ComputeAt,
     Fuse,
     Parallel,
     Reorder,
     Tile,
+    Unroll,
+    Vectorize,
 )
 from nestor.passes.contraction import Contraction
 from nestor.passes.contraction_schedule import pack_operand
-from nestor.passes.plain_schedule import plain_inner, unit_score
+from nestor.passes.plain_schedule import is_short_row, plain_inner, unit_score
 from nestor.passes.register_tile import choose_register_tile
+from nestor.passes.rewriting import statement_loads
 from nestor.passes.schedule_rules import Rules
 from nestor.passes.statement_facts import (
     block_of,
@@ -26,6 +30,7 @@ from nestor.passes.statement_facts import (
     widest_bytes,
 )
 from nestor.passes.strides import access_strides
+from nestor.passes.window_rows import WindowTile, follow_tile, is_window_of_rows, window_tile
 
 
 def schedule_rows(rules: Rules) -> None:
@@ -37,9 +42,22 @@ def schedule_rows(rules: Rules) -> None:
     tile_at, row_tile = _row_tile(rules, positions)
     vector_at = _shared_vector(rules, positions) if tile_at is None else None
     outer_first: list[str] = []
+    window: WindowTile | None = None
+    in_registers: list[str] = []
     for s in rules.statements:
         outer, inner_halves = _shared_loops(rules, s, order, tile_at, row_tile, vector_at)
-        _inner_loops(rules, s, outer, inner_halves, tile_at)
+        c = rules.contraction(s)
+        if c is not None and not inner_halves and is_window_of_rows(s, c):
+            window = window_tile(rules, s, c, outer)
+        elif window is not None and follow_tile(rules, window, s, outer_first, outer):
+            name = window.statement.writes[0].tensor
+            if rules.tensors[name].role == "temp" and _readers(rules, name) == 1:
+                in_registers.append(name)
+            window = None
+            continue
+        else:
+            window = None
+            _inner_loops(rules, s, outer, inner_halves, tile_at)
         if s is first:
             outer_first = outer
         else:
@@ -48,6 +66,12 @@ def schedule_rows(rules: Rules) -> None:
     for loop in outer_first:
         rules.out.append(Parallel(loop=loop))
     rules.keep_temps("local")
+    for name in in_registers:
+        rules.out.append(ComputeAt(tensor=name, scope="register"))
+
+
+def _readers(rules: Rules, name: str) -> int:
+    return sum(any(x.tensor == name for x in statement_loads(s)) for s in rules.statements)
 
 
 def _row_stride(rules: Rules, position: int) -> int:
@@ -139,6 +163,14 @@ def _inner_loops(
         return
     rest = [n for n in s.domain.names if n not in shared]
     plain_inner(rules, s, outer, halves, rest, vector_half=tile_at is None and bool(halves))
+    last = rules.out[-1]
+    if isinstance(last, Vectorize) and last.loop.endswith(".i"):
+        loop, vector = last.loop[:-2], loop_parts(last.loop, s.name)[1]
+        others = [n for n in free_indices(s) if n != vector]
+        if vector not in shared and is_short_row(
+            s, vector, others, rules.unit.lanes(widest_bytes(s))
+        ):
+            rules.out.append(Unroll(loop=f"{loop}.o"))
 
 
 def _row_contraction(

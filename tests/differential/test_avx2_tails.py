@@ -1,0 +1,22 @@
+"""Rows that do not fill vectors, without mask registers: nothing after them is written."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import nestor
+
+
+class _Rows(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.pad(x * 2 + 1, (1, 1))
+
+
+@pytest.mark.parametrize("width", [1, 5, 7, 12, 13, 21, 28])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64])
+def test_tails_of_rows(width: int, dtype: torch.dtype) -> None:
+    x = torch.arange(4 * width).reshape(4, width).to(dtype)
+    compiled = nestor.compile(_Rows(), (x,), target="x86-64-v3", strict=True)
+    assert torch.equal(compiled(x), _Rows()(x))

@@ -1,6 +1,5 @@
 target triple = "x86_64-unknown-linux-gnu"
 declare <4 x float> @llvm.masked.load.v4f32.p0(ptr, <4 x i1>, <4 x float>)
-declare void @llvm.masked.store.v4f32.p0(<4 x float>, ptr, <4 x i1>)
 declare i64 @llvm.smin.i64(i64, i64)
 define internal void @gemm.region0(ptr noalias readonly %frame, i64 %first, i64 %end) noinline nounwind {
 entry:
@@ -81,32 +80,40 @@ latch41:
   br i1 %t73, label %loop40, label %after42
 after42:
   %v74 = load <4 x float>, ptr %buf21, align 4, !alias.scope !11, !noalias !12
-  call void @llvm.masked.store.v4f32.p0(<4 x float> %v74, ptr align 4 %a27, <4 x i1> <i1 true, i1 true, i1 true, i1 false>), !alias.scope !5, !noalias !6
-  br i1 %a31, label %then75, label %endif77
-then75:
-  %v78 = getelementptr float, ptr %a27, i64 6
-  %v79 = getelementptr float, ptr %buf21, i64 4
-  %v80 = load <4 x float>, ptr %v79, align 4, !alias.scope !11, !noalias !12
-  call void @llvm.masked.store.v4f32.p0(<4 x float> %v80, ptr align 4 %v78, <4 x i1> <i1 true, i1 true, i1 true, i1 false>), !alias.scope !5, !noalias !6
-  br label %endif77
-endif77:
+  %v75 = shufflevector <4 x float> %v74, <4 x float> poison, <2 x i32> <i32 0, i32 1>
+  store <2 x float> %v75, ptr %a27, align 4, !alias.scope !5, !noalias !6
+  %v76 = extractelement <4 x float> %v74, i64 2
+  %v77 = getelementptr float, ptr %a27, i64 2
+  store float %v76, ptr %v77, align 4, !alias.scope !5, !noalias !6
+  br i1 %a31, label %then78, label %endif80
+then78:
+  %v81 = getelementptr float, ptr %a27, i64 6
+  %v82 = getelementptr float, ptr %buf21, i64 4
+  %v83 = load <4 x float>, ptr %v82, align 4, !alias.scope !11, !noalias !12
+  %v84 = shufflevector <4 x float> %v83, <4 x float> poison, <2 x i32> <i32 0, i32 1>
+  store <2 x float> %v84, ptr %v81, align 4, !alias.scope !5, !noalias !6
+  %v85 = extractelement <4 x float> %v83, i64 2
+  %v86 = getelementptr float, ptr %v81, i64 2
+  store float %v85, ptr %v86, align 4, !alias.scope !5, !noalias !6
+  br label %endif80
+endif80:
   br label %latch17
 latch17:
   %n20 = add nsw i64 %i19, 1
-  %t81 = icmp slt i64 %n20, 2
-  br i1 %t81, label %loop16, label %after18
+  %t87 = icmp slt i64 %n20, 2
+  br i1 %t87, label %loop16, label %after18
 after18:
   br label %latch12
 latch12:
   %n15 = add nsw i64 %i14, 1
-  %t82 = icmp slt i64 %n15, 2
-  br i1 %t82, label %loop11, label %after13
+  %t88 = icmp slt i64 %n15, 2
+  br i1 %t88, label %loop11, label %after13
 after13:
   br label %latch6
 latch6:
   %n10 = add nsw i64 %i9, 1
-  %t83 = icmp slt i64 %n10, %end
-  br i1 %t83, label %loop5, label %after7
+  %t89 = icmp slt i64 %n10, %end
+  br i1 %t89, label %loop5, label %after7
 after7:
   ret void
 }

@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from benchmarks.criterion import Verdict, inputs_per_sample, judge, stack_outputs
 from benchmarks.work import Work, work_of
@@ -25,11 +26,14 @@ from nestor.benchmarking.turns import (
     compare,
     pair_turns,
 )
+from nestor.errors import UserError
 from nestor.runtime.threads import available_cpus
 from nestor.tables import Table
 
 OWN = "nestor"
 """The peer that the others are held against."""
+
+_Row = TypeVar("_Row")
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -284,3 +288,26 @@ def to_markdown(table: Table, failed: Sequence[str], about: dict[str, Any]) -> s
     if failed:
         lines += ["", "Failed:", "", *(f"* {line}" for line in failed)]
     return "\n".join(lines) + "\n"
+
+
+def read_rows(
+    data: Path, peers: Sequence[str], read: Callable[[dict[str, Any]], _Row]
+) -> list[_Row]:
+    """The rows of an earlier run of the same peers; nothing if there is no such file.
+
+    Args: data: JSON with ``peers`` and ``results``; read: makes a row of one of the results.
+    Raises: UserError when the file holds something else, or other peers' figures.
+    """
+    if not data.exists():
+        return []
+    try:
+        content = json.loads(data.read_text(encoding="utf-8"))
+        found = [read(r) for r in content["results"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{data} cannot be gone on from: {error!r}; leave out --resume") from error
+    if content.get("peers") != list(peers):
+        raise UserError(
+            f"{data} holds figures of {content.get('peers')}, not of {list(peers)}; "
+            "leave out --resume, or name another file"
+        )
+    return found

@@ -13,11 +13,11 @@ from benchmarks.harness import (
     failures,
     geometric_mean,
     median_seconds,
+    read_rows,
     to_markdown,
 )
 from benchmarks.roofline import Machine
 from nestor.benchmarking.turns import PeerResult
-from nestor.errors import UserError
 from nestor.tables import Table, format_bytes, format_seconds
 
 
@@ -114,16 +114,4 @@ def read_results(data: Path, peers: Sequence[str]) -> list[CaseResult]:
 
     Raises: UserError when the file holds something else, or other peers' figures.
     """
-    if not data.exists():
-        return []
-    try:
-        content = json.loads(data.read_text(encoding="utf-8"))
-        found = [CaseResult.from_dict(r) for r in content["results"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{data} cannot be gone on from: {error!r}; leave out --resume") from error
-    if content.get("peers") != list(peers):
-        raise UserError(
-            f"{data} holds figures of {content.get('peers')}, not of {list(peers)}; "
-            "leave out --resume, or name another file with --json"
-        )
-    return found
+    return read_rows(data, peers, CaseResult.from_dict)

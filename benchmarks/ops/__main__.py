@@ -58,6 +58,11 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
         help="let the C library keep freed memory in every peer's process: without the cost of "
         "fresh pages, which weighs on large outputs of peers without an allocator of their own",
     )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="keep what the file of results has of these peers, measure the rest",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     parser.add_argument(
         "--output",
@@ -143,8 +148,11 @@ def run(given: argparse.Namespace) -> int:
         os.environ.update(MALLOC_MMAP_MAX_="0", MALLOC_TRIM_THRESHOLD_=str(1 << 36))
     peaks = _peaks(given.threads, given.isa)
     measured: list[Measured] = []
+    if given.resume and markdown is not None:
+        measured = tables.read_results(markdown.with_suffix(".json"), names, peaks)
+    missing = [case for case in cases if case.name not in {m.case.name for m in measured}]
     with progress_bar() as tell:
-        for i, case in enumerate(cases):
+        for i, case in enumerate(missing):
             measured.append(
                 measure(
                     case,
@@ -154,7 +162,7 @@ def run(given: argparse.Namespace) -> int:
                     threads=given.threads,
                     timing=Timing(rounds=given.rounds),
                     progress=lambda what, done, i=i, case=case: tell(
-                        f"{case.name}: {what}", (i + done) / len(cases)
+                        f"{case.name}: {what}", (i + done) / len(missing)
                     ),
                 )
             )
@@ -177,7 +185,7 @@ def _show(
     measured: Sequence[Measured], names: Sequence[str], about: dict[str, Any], *, as_json: bool
 ) -> None:
     if as_json:
-        print(json.dumps(tables.to_json(measured, about), indent=1))
+        print(json.dumps(tables.to_json(measured, names, about), indent=1))
         return
     print(", ".join(f"{k}: {v}" for k, v in about.items()))
     print_tables(tables.speed_table(measured, names))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,10 +87,22 @@ class Measured:
             "externs": self.own.externs if self.own else None,
             "flops": {p.name: self.flops(p) for p in working},
             "share_of_limit": {p.name: self.share_of_limit(p) for p in working},
-            "threads": self.result.threads,
-            "peers": [p.to_dict() for p in self.result.peers],
-            "verdicts": {n: v.to_dict() for n, v in self.result.verdicts.items()},
+            **self.result.to_dict(),
         }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], machine: Machine | None) -> Measured:
+        """From ``to_dict``'s data, held against ``machine``'s peaks.
+
+        Raises: KeyError when there is no such operator any more.
+        """
+        return cls(
+            case=registry.OPS[data["op"]],
+            shapes=tuple(tuple(s) for s in data["shapes"]),
+            result=CaseResult.from_dict(data),
+            moved_bytes=data["moved_bytes"],
+            machine=machine,
+        )
 
 
 def measure(

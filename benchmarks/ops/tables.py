@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import OWN, failures, geometric_mean, to_markdown
+from benchmarks.harness import OWN, failures, geometric_mean, read_rows, to_markdown
 from benchmarks.ops.runner import Measured
+from benchmarks.roofline import Machine
 from nestor.benchmarking.turns import PeerResult, Spread
 from nestor.tables import Table, format_seconds
 
@@ -118,10 +119,13 @@ def _figures(measured: Measured, peer: PeerResult | None) -> tuple[str, str, str
     return rate, limit, error
 
 
-def to_json(measured: Sequence[Measured], about: dict[str, Any]) -> dict[str, Any]:
+def to_json(
+    measured: Sequence[Measured], peers: Sequence[str], about: dict[str, Any]
+) -> dict[str, Any]:
     """Everything measured, as plain data."""
     return {
         "machine": about,
+        "peers": list(peers),
         "summary": summary(measured),
         "results": [m.to_dict() for m in measured],
     }
@@ -137,5 +141,13 @@ def write_results(
         text += "\n" + "\n\n".join(lines) + "\n"
     markdown.parent.mkdir(parents=True, exist_ok=True)
     markdown.write_text(text, encoding="utf-8")
-    data = json.dumps(to_json(measured, about), indent=1) + "\n"
+    data = json.dumps(to_json(measured, peers, about), indent=1) + "\n"
     markdown.with_suffix(".json").write_text(data, encoding="utf-8")
+
+
+def read_results(data: Path, peers: Sequence[str], machine: Machine | None) -> list[Measured]:
+    """What an earlier run of the same peers wrote; nothing if there is no such file.
+
+    Raises: UserError when the file holds something else, or other peers' figures.
+    """
+    return read_rows(data, peers, lambda row: Measured.from_dict(row, machine))

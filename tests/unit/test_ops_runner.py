@@ -150,3 +150,15 @@ def test_command_writes_a_table_and_data(
     assert printed["results"][0]["versus_best"] is None
     assert "| conv3x3_512_7 | eager " in (tmp_path / "out.md").read_text(encoding="utf-8")
     assert json.loads((tmp_path / "out.json").read_text(encoding="utf-8")) == printed
+
+
+def test_a_run_goes_on_from_the_results_of_an_earlier_one(tmp_path: Path) -> None:
+    names, markdown = ["eager", "nestor"], tmp_path / "ops.md"
+    given = [measured(result("eager", 2e6, 2e6), result("nestor", 1e6, 1e6), moved=8)]
+    tables.write_results(given, names, {"cpu": "x"}, markdown)
+    (found,) = tables.read_results(markdown.with_suffix(".json"), names, MACHINE)
+    assert found.case is given[0].case
+    assert found.versus_best == given[0].versus_best
+    assert found.limit_seconds == given[0].limit_seconds
+    with pytest.raises(UserError, match="leave out --resume"):
+        tables.read_results(markdown.with_suffix(".json"), ["eager"], MACHINE)

@@ -359,7 +359,16 @@ def _difference(test: Expr, *, negate: bool) -> Affine | None:
     if a is None or b is None:
         return None
     op = _NEGATED[test.op] if negate else test.op
-    return {"ge": a - b, "gt": a - b - 1, "le": b - a, "lt": b - a - 1}[op]
+    alive = {"ge": a - b, "gt": a - b - 1, "le": b - a, "lt": b - a - 1}[op]
+    return None if _is_crooked(alive) else alive
+
+
+def _is_crooked(alive: Affine) -> bool:
+    """Whether an index stands alone and inside a quotient too, ``q - 64*(q//64)``: the greatest
+    value over a tile is then not at one of its ends."""
+    plain = {atom for atom, _ in alive.terms if isinstance(atom, str)}
+    inside = [atom.num.variables() for atom, _ in alive.terms if not isinstance(atom, str)]
+    return any(not plain.isdisjoint(names) for names in inside)
 
 
 def _as_affine(node: Expr) -> Affine | None:

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from nestor.ir.affine import Affine, affine
-from nestor.ir.expr import Binary, Expr, Load, Unary, loads
+from nestor.ir.affine import Affine, affine, variable
+from nestor.ir.expr import Binary, Expr, Load, Unary, loads, map_affines
 from nestor.ir.monoid import is_builtin
 from nestor.ir.program import AnyStatement, Program, Statement
 from nestor.passes.analysis import (
@@ -193,7 +193,7 @@ def _is_closed(found: ReducedProduct, program: Program) -> bool:
 
 
 def _shift(found: ReducedProduct, s: Statement) -> Statement | None:
-    """The maximum ``m`` of the row where ``s`` is a sum of ``exp(x - m)``."""
+    """The maximum ``m`` of the row of ``x`` where ``s`` is a sum of ``exp(x - m)``."""
     assert s.reduction is not None
     parts = shifted_parts(s.elements[0])
     if parts is None or s.reduction.monoid.name != "sum" or not is_builtin(s.reduction.monoid):
@@ -211,7 +211,12 @@ def _shift(found: ReducedProduct, s: Statement) -> Statement | None:
     seen = merged_points(largest, m, s)
     theirs, ours = found.names[largest.name], found.names[s.name]
     same = seen is not None and all(seen.get(theirs[n]) == ours[n] for n in found.rows())
-    return largest if same else None
+    if not same:
+        return None
+    # A block's maximum of anything else says nothing of x: the block's sum could overflow, or count
+    # for nothing.
+    place = {theirs[n]: variable(ours[n]) for n in theirs}
+    return largest if map_affines(largest.elements[0], lambda a: a.substitute(place)) == x else None
 
 
 def shifted_parts(element: Expr) -> tuple[Expr, Load] | None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 
-from nestor.ir.affine import Affine, variable
+from nestor.ir.affine import Affine, Interval, variable
 from nestor.ir.expr import (
     Binary,
     Const,
     Expr,
+    Index,
     Load,
     Select,
     Unary,
@@ -61,7 +62,8 @@ def defer_divisions(program: Program, ctx: PassContext) -> Program:
 
     Rewrite: ``P[q,t] = E[q,t] / l[q]; O[q,d] = Σ_t P·V`` → ``P = E; O = (Σ_t P·V) / l[q]``;
         the same where a zero divisor gives 0.
-    Legal when: the contraction alone reads ``P``, and ``l`` does not vary over what it sums. It
+    Legal when: the contraction alone reads ``P``, and ``l`` does not vary over what it sums. A sum
+        of no terms stays 0, whatever ``l`` is (0, if that is a sum of no terms too). It
         reassociates a product (like folding a scale): results differ in the last bits, and where
         ``V`` is infinite or NaN against a weight that is 0 only after the division.
     Source: the deferred normalisation of online softmax; Milakov and Gimelshein 2018.
@@ -82,7 +84,8 @@ def defer_divisions(program: Program, ctx: PassContext) -> Program:
             ctx.refused(_DEFER, statement.name, "the divisor varies over what the reader sums")
             continue
         statements[number] = replace(statement, elements=(division.numerator,))
-        statements[reader_number] = _divided(reader, divisor, division.guarded)
+        symbols = program.symbol_ranges()
+        statements[reader_number] = _divided(reader, divisor, division.guarded, symbols)
         changed = True
         ctx.changed(_DEFER, reader.name, f"divides instead of '{statement.name}'")
     return replace_statements(program, statements) if changed else program
@@ -162,13 +165,23 @@ def _in_reader(
     return None if expression_variables(mapped) & set(reader.reduction.indices) else mapped
 
 
-def _divided(reader: Statement, divisor: Expr, guarded: Const | None) -> Statement:
+def _divided(
+    reader: Statement, divisor: Expr, guarded: Const | None, symbols: Mapping[str, Interval]
+) -> Statement:
     assert reader.reduction is not None
     s0 = Var(name="s0", dtype=reader.reduction.monoid.dtypes[0])
+    zero = Const(value=0, dtype=s0.dtype)
     value: Expr = binary("div", s0, divisor)
     if guarded is not None:
         is_zero = binary("eq", divisor, Const(value=0, dtype=divisor.dtype))
-        value = Select(condition=is_zero, a=Const(value=0, dtype=s0.dtype), b=value)
+        value = Select(condition=is_zero, a=zero, b=value)
+    for name in reader.reduction.indices:
+        r = reader.domain.range_of(name)
+        least = (r.upper - r.lower).bounds(symbols)[0]
+        if least is None or least < 1:
+            extent = Index(value=r.upper - r.lower)
+            has_terms = binary("gt", extent, Const(value=0, dtype=extent.dtype))
+            value = Select(condition=has_terms, a=value, b=zero)
     final = tuple(substitute_vars(f, {"s0": value}) for f in reader.reduction.final)
     return replace(reader, reduction=replace(reader.reduction, final=final))
 

@@ -181,6 +181,10 @@ class _Rewriter:
         kept = [t for t in self.tensors if t.role != "temp" or t.name in read or t.alias_of]
         return replace_statements(self.source, renumber(out), kept)
 
+    def dtype_of(self, name: str) -> DType:
+        """Of a tensor of the source: sums of halves are taken in float32 and stored as halves."""
+        return next(t.dtype for t in self.source.tensors if t.name == name)
+
     def temp(self, wish: str, shape: tuple[Affine, ...], dtype: DType) -> Tensor:
         """A new temp. Its layout is spelled out, so that ``assign_layouts`` leaves it: terms of a
         block lie together."""
@@ -232,7 +236,8 @@ class _ProductSplit:
         for s in (f.product, *f.needed()):
             new = self._in_blocks(s, blocks, moved)
             shape = (*self.row_shape, *self._own(blocks), affine(blocks.size))
-            tensor = self.out.temp(s.writes[0].tensor, shape, new.elements[0].dtype)
+            dtype = self.out.dtype_of(s.writes[0].tensor)
+            tensor = self.out.temp(s.writes[0].tensor, shape, dtype)
             place = self._place(s, blocks)
             moved[s.writes[0].tensor] = tensor
             new = replace(new, writes=(Write(tensor=tensor.name, indices=place),))

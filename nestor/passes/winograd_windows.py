@@ -175,6 +175,8 @@ def _is_plain(statement: Statement, roles: ContractionRoles) -> bool:
     element = statement.elements[0]
     if not isinstance(element, Binary) or {element.a, element.b} != {roles.a, roles.b}:
         return False
+    if not element.dtype.is_float:
+        return False  # half of an odd integer is none
     other = roles.a.other
     if len(statement.writes) != 1 or roles.b.predicate or not isinstance(other, Const | None):
         return False

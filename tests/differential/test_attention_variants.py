@@ -207,6 +207,30 @@ def test_keys_of_symbolic_length(rows: int) -> None:
         compare(model, compiled, operands(rows=rows, keys=n))
 
 
+def test_a_mask_over_quotients_of_its_own_index() -> None:
+    """Each row of 64 sees less from its start on: the last row of a tile does not see the most."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        x = scores(q, k)
+        row, key = torch.arange(x.shape[-2])[:, None], torch.arange(x.shape[-1])
+        return torch.where(row - row // 64 * 64 + 100 >= key, x, float("-inf")).softmax(-1) @ v
+
+    arrays = operands(16, HEADS, 300, 300)
+    compare(Model(attend), nestor.compile(Model(attend), arrays), arrays)
+
+
+@pytest.mark.parametrize("is_symbolic", [False, True])
+def test_no_keys(is_symbolic: bool) -> None:
+    """A sum of no terms is 0, and not what dividing it by no weights gives."""
+    length = torch.export.Dim("length", min=0, max=4096)
+    shapes = {"inputs": (None, {2: length}, {2: length})} if is_symbolic else None
+    example = operands(rows=9, keys=96 if is_symbolic else 0)
+    compiled = nestor.compile(Model(plain), example, dynamic_shapes=shapes)
+    for keys in (0, 1, 33) if is_symbolic else (0,):
+        q, k, v = operands(rows=9, keys=keys)
+        torch.testing.assert_close(compiled(q, k, v), plain(q, k, v), atol=1e-5, rtol=1e-5)
+
+
 def chain(seed: int) -> Attention:
     """A random chain of pointwise operators between the two contractions."""
     pick = random.Random(seed)

@@ -216,3 +216,15 @@ def test_a_product_that_is_needed_stays() -> None:
     with torch.no_grad():
         got, wanted = nestor.compile(model, inputs)(*inputs), model(*inputs)
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_heads_of_halves(dtype: torch.dtype) -> None:
+    """Sums are taken in float32 and logits rounded, block by block as otherwise."""
+    model = Head(lambda w, h: (w(h).float().logsumexp(-1), w(h).amax(-1))).eval().to(dtype)
+    inputs = (rows(200).to(dtype),)
+    with torch.no_grad():
+        compiled = nestor.compile(model, inputs)
+        wanted = model(*inputs)
+        torch.testing.assert_close(compiled(*inputs), wanted, rtol=2e-2, atol=2e-2)
+    assert not any(map(is_large, temps(compiled)))

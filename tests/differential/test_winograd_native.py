@@ -109,3 +109,20 @@ def test_weights_may_change() -> None:
         model.bias.zero_()  # type: ignore[union-attr]
     is_correct(model, compiled, x)
     assert not torch.equal(before, compiled(x))
+
+
+class Counts(nn.Module):
+    """A convolution of integers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("taps", torch.randint(-5, 6, (8, 8, 3, 3)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.conv2d(x, self.taps, padding=1)
+
+
+def test_integers_stay_as_they_are() -> None:
+    torch.manual_seed(0)
+    model, x = Counts().eval(), torch.randint(-5, 6, (1, 8, 9, 9))
+    assert torch.equal(nestor.compile(model, (x,))(x), model(x))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from nestor.ir.program import Statement
+import math
+
+from nestor.ir.program import Statement, Tensor
 from nestor.ir.schedule import (
     Accumulate,
     ComputeAt,
@@ -31,6 +33,10 @@ from nestor.passes.statement_facts import (
 )
 from nestor.passes.strides import access_strides
 from nestor.passes.window_rows import WindowTile, follow_tile, is_window_of_rows, window_tile
+
+MAX_NEAR_BYTES = 15 << 16
+"""Most bytes that a tile of rows keeps in temps: what code generation puts on the stack, less a
+little for packed operands."""
 
 
 def schedule_rows(rules: Rules) -> None:
@@ -91,17 +97,39 @@ def _row_tile(rules: Rules, positions: list[int]) -> tuple[int | None, int]:
         for row in c.rows:
             if row in rules.fused.shared[s.name]:
                 lanes = rules.unit.lanes(4)
+                most = _most_rows(rules)
                 block = block_of(s, row)
                 if block is not None:
-                    return rules.fused.shared[s.name].index(row), block
+                    parts = (n for n in range(min(block, most), 0, -1) if block % n == 0)
+                    return rules.fused.shared[s.name].index(row), next(parts)
                 tile, _ = choose_register_tile(
                     reuse_extent(s, row),
                     reuse_extent(s, c.vector),
                     lanes,
                     rules.unit.registers,
                 )
-                return rules.fused.shared[s.name].index(row), tile
+                return rules.fused.shared[s.name].index(row), min(tile, most)
     return None, 1
+
+
+def _most_rows(rules: Rules) -> int:
+    """Most rows of a tile whose temps fit on a kernel's stack together."""
+    row_bytes = 0
+    for t in rules.kernel.tensors:
+        if t.role == "temp" and rules.is_bounded(t):
+            row_bytes += _row_elements(rules, t) * t.dtype.bytes
+    return max(1, MAX_NEAR_BYTES // max(1, row_bytes))
+
+
+def _row_elements(rules: Rules, t: Tensor) -> int:
+    """What is kept of ``t`` for each row [elements]."""
+    for s in rules.statements:
+        rows = {str(n) for n in rules.fused.shared[s.name]}
+        for w in s.writes:
+            if w.tensor == t.name:
+                kept = (e for i, e in zip(w.indices, t.shape) if str(i) not in rows)
+                return math.prod(e.const for e in kept)
+    return 0
 
 
 def _shared_vector(rules: Rules, positions: list[int]) -> int | None:

@@ -60,8 +60,9 @@ _FEW_ROWS = 16
 _MAX_BLOCKS = 256
 """Most blocks that keys are cut into for threads to share."""
 
-_MAX_BLOCK = 16384
-"""Most keys of a block [elements]: what is kept of a row stays in a cache."""
+_MAX_BLOCK_BYTES = 1 << 15
+"""Most bytes of a block's scores in one row: a register tile of rows stays in a cache, and within
+half of what a kernel may have on its stack."""
 
 _DEFAULT_L2_BYTES = 1 << 20
 
@@ -103,7 +104,7 @@ def _block(found: Attention, program: Program, ctx: PassContext) -> int | None:
     l2_bytes = _DEFAULT_L2_BYTES if ctx.target is None else ctx.target.l2_bytes
     most = keys
     if _reuse(found) >= ctx.options.min_relayout_rows:
-        most = min(_MAX_BLOCK, l2_bytes // 2 // _row_bytes(found))
+        most = min(_longest_block(found), l2_bytes // 2 // _row_bytes(found))
     if rows < _FEW_ROWS:
         most = min(most, max(MAX_SUMMED_TERMS, keys // _MAX_BLOCKS))
     most = max(_GRAIN, most // _GRAIN * _GRAIN)
@@ -119,7 +120,7 @@ def _symbolic_block(
 ) -> int | None:
     """Keys of a block of a row of symbolic length, of at most ``longest`` keys if that is known."""
     l2_bytes = _DEFAULT_L2_BYTES if ctx.target is None else ctx.target.l2_bytes
-    most = min(_MAX_BLOCK, l2_bytes // 2 // _row_bytes(found))
+    most = min(_longest_block(found), l2_bytes // 2 // _row_bytes(found))
     if rows < _FEW_ROWS:
         most = min(most, MAX_SUMMED_TERMS)
     if longest is not None:
@@ -167,6 +168,11 @@ def _shared_rows(found: Attention) -> tuple[str, ...]:
         roles.a_expr.tensor == found.weights.writes[0].tensor
     )
     return roles.m if is_first else roles.n
+
+
+def _longest_block(found: Attention) -> int:
+    """Most keys of a block, however little is read for each [elements]."""
+    return _MAX_BLOCK_BYTES // found.weights.elements[0].dtype.bytes
 
 
 def _row_bytes(found: Attention) -> int:

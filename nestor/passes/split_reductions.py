@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from nestor.ir.affine import Affine, AffineLike, affine, variable
 from nestor.ir.expr import Expr, Load, Select, Var, binary, map_expr, unary
 from nestor.ir.program import (
-    AnyStatement,
     Domain,
     IndexRange,
     Layout,
@@ -33,14 +32,11 @@ from nestor.passes.product_reductions import (
     find_reduced_product,
     shifted_parts,
 )
-from nestor.passes.rewriting import Names as FreshNames
+from nestor.passes.replacing import Replacements
 from nestor.passes.rewriting import (
     in_order,
     map_expressions,
     map_statement_affines,
-    names_of,
-    renumber,
-    replace_statements,
     statement_loads,
 )
 from nestor.passes.statement_facts import reuse_extent
@@ -130,22 +126,12 @@ class _Blocks:
     start: int
 
 
-@dataclass(slots=True)
-class _Rewriter:
+class _Rewriter(Replacements):
     """Rewrites a program, product by product."""
 
-    source: Program
-    ctx: PassContext
-    names: FreshNames = field(init=False)
-    tensors: list[Tensor] = field(init=False)
-    weights: set[str] = field(init=False)
-    placed: dict[str, list[Statement]] = field(default_factory=dict)
-    gone: set[str] = field(default_factory=set)
-
-    def __post_init__(self) -> None:
-        self.names = names_of(self.source)
-        self.tensors = list(self.source.tensors)
-        self.weights = weight_tensors(self.source)
+    def __init__(self, source: Program, ctx: PassContext):
+        super().__init__(source, ctx)
+        self.weights = weight_tensors(source)
 
     def split(self, found: ReducedProduct, size: int) -> bool:
         """Replace what was found; False: an element cannot be picked, or something is taken."""
@@ -166,20 +152,6 @@ class _Rewriter:
         self.placed[last.name] = _ProductSplit(self, found, size).statements()
         self.gone |= involved
         return True
-
-    def program(self) -> Program:
-        """The program with everything that was split."""
-        if not self.placed:
-            return self.source
-        out: list[AnyStatement] = []
-        for statement in in_order(self.source.statements):
-            out += self.placed.get(statement.name, [])
-            if statement.name not in self.gone:
-                out.append(statement)
-        read = {x.tensor for s in out if isinstance(s, Statement) for x in statement_loads(s)}
-        read |= {w.tensor for s in out if isinstance(s, Statement) for w in s.writes}
-        kept = [t for t in self.tensors if t.role != "temp" or t.name in read or t.alias_of]
-        return replace_statements(self.source, renumber(out), kept)
 
     def dtype_of(self, name: str) -> DType:
         """Of a tensor of the source: sums of halves are taken in float32 and stored as halves."""

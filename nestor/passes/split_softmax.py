@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from nestor.ir.affine import Affine, AffineLike, FloorDiv, affine, variable
 from nestor.ir.expr import (
@@ -21,7 +21,6 @@ from nestor.ir.expr import (
     unary,
 )
 from nestor.ir.program import (
-    AnyStatement,
     Domain,
     IndexRange,
     Program,
@@ -38,15 +37,11 @@ from nestor.passes.attention import Attention, find_attention
 from nestor.passes.context import PassContext
 from nestor.passes.masked_terms import block_of_terms, row_length, typical_extent
 from nestor.passes.register_tile import MAX_SUMMED_TERMS
-from nestor.passes.rewriting import Names as FreshNames
+from nestor.passes.replacing import Replacements
 from nestor.passes.rewriting import (
     in_order,
     map_expressions,
     map_statement_affines,
-    names_of,
-    renumber,
-    replace_statements,
-    statement_loads,
 )
 from nestor.passes.statement_facts import free_indices
 
@@ -82,15 +77,15 @@ def split_softmax(program: Program, ctx: PassContext) -> Program:
     Source: Dao et al., "FlashAttention", NeurIPS 2022; Dao et al., "Flash-Decoding", 2023.
     """
     facts = program_facts(program)
-    splitter = _Splitter(program, ctx)
+    out = Replacements(program, ctx)
     for statement in in_order(program.statements):
         if isinstance(statement, Statement):
             found = find_attention(statement, program, facts)
             size = None if found is None else _block(found, program, ctx)
             if found is not None and size is not None:
-                splitter.split(found, size)
+                _AttentionSplit(out, found, size).write()
                 ctx.changed(_NAME, found.result.name, f"takes keys in blocks of {size}")
-    return splitter.program()
+    return out.program()
 
 
 def _block(found: Attention, program: Program, ctx: PassContext) -> int | None:
@@ -215,46 +210,12 @@ class _Blocks:
         return self.count == affine(1)
 
 
-@dataclass(slots=True)
-class _Splitter:
-    """Rewrites a program, attention by attention."""
-
-    source: Program
-    ctx: PassContext
-    names: FreshNames = field(init=False)
-    tensors: list[Tensor] = field(init=False)
-    placed: dict[str, list[Statement]] = field(default_factory=dict)
-    gone: set[str] = field(default_factory=set)
-
-    def __post_init__(self) -> None:
-        self.names = names_of(self.source)
-        self.tensors = list(self.source.tensors)
-
-    def program(self) -> Program:
-        """The program with everything that was split."""
-        if not self.placed:
-            return self.source
-        out: list[AnyStatement] = []
-        for statement in in_order(self.source.statements):
-            out += self.placed.get(statement.name, [])
-            if statement.name not in self.gone:
-                out.append(statement)
-        read = {x.tensor for s in out if isinstance(s, Statement) for x in statement_loads(s)}
-        read |= {w.tensor for s in out if isinstance(s, Statement) for w in s.writes}
-        kept = [t for t in self.tensors if t.role != "temp" or t.name in read or t.alias_of]
-        return replace_statements(self.source, renumber(out), kept)
-
-    def split(self, found: Attention, size: int) -> None:
-        """Replace the statements of ``found``; the new ones stand where the last one stood."""
-        _AttentionSplit(self, found, size).write()
-
-
 class _AttentionSplit:
-    def __init__(self, splitter: _Splitter, found: Attention, size: int):
-        self.out = splitter
+    def __init__(self, out: Replacements, found: Attention, size: int):
+        self.out = out
         self.found = found
         self.size = size
-        self.tensors = {t.name: t for t in splitter.source.tensors}
+        self.tensors = {t.name: t for t in out.source.tensors}
         source = found.scores[-1]
         self.rows = [n for n in free_indices(source) if n != found.key]
         self.blocks = self._cut(source.domain.range_of(found.key).upper)
@@ -304,7 +265,7 @@ class _AttentionSplit:
         return [*free[:at], self.b, *free[at:]]
 
     def write(self) -> None:
-        """Make the statements."""
+        """Make the statements; they stand where the last one stood."""
         f = self.found
         made: list[Statement] = []
         for blocks in self.blocks:

@@ -97,7 +97,7 @@ def constraints(program: Program) -> int:
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(split_softmax, "_MAX_BLOCK", 128)
+    monkeypatch.setattr(split_softmax, "_MAX_BLOCK_BYTES", 4 * 128)
     monkeypatch.setattr(split_softmax, "MAX_SUMMED_TERMS", 128)
 
 

@@ -16,6 +16,7 @@ from nestor.ir.schedule import (
     Tile,
     Unroll,
 )
+from nestor.passes.analysis import expression_work
 from nestor.passes.contraction import Contraction
 from nestor.passes.contraction_tile import Window, contraction_tile, shared_window
 from nestor.passes.dot_schedule import dot_index, dot_loops
@@ -30,6 +31,9 @@ from nestor.passes.statement_facts import (
     reuse_extent,
     without_sequential,
 )
+
+_EXPENSIVE = 15.0
+"""Work of an epilogue's vector (``expression_work``) from which a tile's are computed in a loop."""
 
 MAX_UNROLLED_TERMS = 128
 """Multiply-adds in a row that a window's unrolled loops may come to."""
@@ -59,14 +63,24 @@ def schedule_epilogue(rules: Rules, anchor: Statement) -> None:
     assert contraction is not None
     free = free_indices(anchor)
     parallel, tile = contraction_loops(rules, anchor, contraction, free, [])
+    is_looped = any(_is_expensive(s) for s in rules.statements[1:])
     for s in rules.statements[1:]:
         rename = dict(zip(rules.fused.shared[anchor.name], rules.fused.shared[s.name]))
         loops, inner = mirror_tile(rules, anchor, s, rename, parallel, tile)
         rules.out.append(Reorder(statement=s.name, loops=(*loops, *inner)))
         for first, second in zip(parallel, loops):
             rules.out.append(Fuse(first=first, second=second))
-        rules.annotate_tile(inner)
-    rules.keep_temps("register")
+        rules.annotate_tile(inner[-1:] if is_looped else inner)
+    rules.keep_temps("local" if is_looped else "register")
+
+
+def _is_expensive(s: Statement) -> bool:
+    """Whether a vector of ``s`` takes so many instructions that a loop over the tile is best.
+
+    Its constants then stand in registers, which written out they share with the tile's sums: all of
+    them go to the stack and back around a call each. The loop's one copy has no call.
+    """
+    return sum(expression_work(e) for e in s.elements) >= _EXPENSIVE
 
 
 def mirror_tile(

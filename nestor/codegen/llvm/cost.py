@@ -10,6 +10,9 @@ SERIAL_BELOW = 12_000
 """A parallel loop of fewer estimated instructions runs on the calling thread: waking the others
 takes 2–5 µs."""
 
+EXPENSIVE = 20
+"""Cost of an expression with an elementary function, at least."""
+
 _CHEAP_UNARY = frozenset(
     "neg abs sqrt rsqrt reciprocal floor ceil trunc round sign not isnan isinf".split()
 )

@@ -10,6 +10,7 @@ from nestor.codegen.llvm.builder import Val
 from nestor.codegen.llvm.computes import emit_compute, lane_merge, merge_tree, merge_vector
 from nestor.codegen.llvm.context import LANE, Context, Variable, Vector
 from nestor.codegen.llvm.indexing import condition, first_iteration, scalar_affine
+from nestor.codegen.llvm.outlining import emit_outlined, outlined
 from nestor.codegen.llvm.prefetch import prefetch_rows
 from nestor.codegen.llvm.storage import allocate, release
 from nestor.codegen.llvm.transpose import MIN_ROWS, store_rows, transposed_store
@@ -33,8 +34,12 @@ def emit_node(ctx: Context, node: Node) -> None:
         case Loop():
             _emit_loop(ctx, node)
         case Block():
-            for child in node.body:
-                emit_node(ctx, child)
+            apart = outlined(ctx, node)
+            for number, child in enumerate(node.body):
+                if number in apart and isinstance(child, Loop):
+                    emit_outlined(ctx, child)
+                else:
+                    emit_node(ctx, child)
         case Alloc():
             saved = dict(ctx.buffers)
             for buffer in node.buffers:

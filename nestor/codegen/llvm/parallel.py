@@ -10,7 +10,8 @@ stack.
 from __future__ import annotations
 
 from nestor.codegen.llvm.builder import FunctionBuilder, Val, int_val
-from nestor.codegen.llvm.context import Context, Private, Variable
+from nestor.codegen.llvm.capture import Capture, slot
+from nestor.codegen.llvm.context import Context, Variable
 from nestor.codegen.llvm.cost import SERIAL_BELOW, instruction_estimate
 from nestor.codegen.llvm.nest import (
     bound_value,
@@ -20,14 +21,9 @@ from nestor.codegen.llvm.nest import (
     index_range,
     resolved_bounds,
 )
-from nestor.codegen.llvm.storage import private_storage
 from nestor.codegen.llvm.streaming import fence, streamed_tensors, streaming_test
 from nestor.ir.affine import Affine
 from nestor.ir.loopnest import Guard, Loop, Node, node_children
-
-_FIXED_SLOTS = 6
-"""args, symbols, services, the out-of-range flag, the number of iterations, and the first that
-nobody has taken come first."""
 
 _NEXT_SLOT = 5
 _CHUNKS_OF_A_THREAD = 16
@@ -50,7 +46,7 @@ def emit_parallel(ctx: Context, loop: Loop) -> None:
     for e in extents[1:]:
         total = _multiply(ctx, total, e)
     shared = [*lowers, *extents]
-    capture = _Capture(ctx, shared)
+    capture = Capture(ctx, shared)
     frame = capture.fill(total)
     _Region(ctx, name, capture).write(loops, body)
     entries = Val(f"@{name}", "ptr"), Val(f"@{name}.thread", "ptr")
@@ -63,7 +59,7 @@ def emit_parallel(ctx: Context, loop: Loop) -> None:
 def _streaming_version(
     ctx: Context,
     name: str,
-    capture: _Capture,
+    capture: Capture,
     streamed: tuple[str, ...],
     nest: tuple[list[Loop], Node],
 ) -> tuple[Val, Val]:
@@ -130,65 +126,10 @@ def _multiply(ctx: Context, a: Val, b: Val) -> Val:
     return ctx.fb.op("mul nsw", a, b)
 
 
-class _Capture:
-    """Values that a region needs of the function around it, and their places in the struct."""
-
-    def __init__(self, ctx: Context, shared: list[Val]):
-        self.ctx = ctx
-        self.names = [n for n in ctx.variables if not _is_symbol(ctx, n) and not n.startswith("%")]
-        self.buffers = list(ctx.buffers)
-        self.shared = shared
-
-    def fill(self, total: Val) -> str:
-        """Store everything; returns the struct's address."""
-        ctx, fb = self.ctx, self.ctx.fb
-        flag = Val(ctx.flag, "ptr") if ctx.flag else Val("null", "ptr")
-        values = [ctx.args, ctx.symbols, ctx.services, flag, total, int_val(0)]
-        values += [ctx.variables[n].value for n in self.names]
-        values += [ctx.buffers[n].storage.pointer for n in self.buffers]
-        values += [v for v in self.shared if not v.literal]
-        frame = fb.alloca(f"[{len(values)} x i64], align 8", "frame")
-        for position, value in enumerate(values):
-            at = fb.emit(f"getelementptr i64, ptr {frame}, i64 {position}", "ptr")
-            fb.line(f"store {value.full} {value.text}, ptr {at.text}, align 8")
-        return frame
-
-    def read(self, ctx: Context) -> list[Val]:
-        """Bind names and buffers in the region's function; returns the shared values there."""
-        position = _FIXED_SLOTS
-        for name in self.names:
-            ctx.variables[name] = Variable(_slot(ctx, position, "i64"), 0)
-            position += 1
-        for name in self.buffers:
-            private = self.ctx.buffers[name]
-            s = private.storage
-            pointer = _slot(ctx, position, "ptr")
-            storage = private_storage(pointer, s.ty, s.shape, s.size or 0, s.inner, s.metadata)
-            ctx.buffers[name] = Private(private.buffer, storage, private.order, private.per_lane)
-            position += 1
-        out: list[Val] = []
-        for value in self.shared:
-            if value.literal:
-                out.append(value)
-            else:
-                out.append(_slot(ctx, position, "i64"))
-                position += 1
-        return out
-
-
-def _is_symbol(ctx: Context, name: str) -> bool:
-    return any(s.name == name for s in ctx.info.symbols)
-
-
-def _slot(ctx: Context, position: int, ty: str) -> Val:
-    at = ctx.fb.emit_at(0, f"getelementptr i64, ptr %frame, i64 {position}", "ptr")
-    return ctx.fb.emit_at(0, f"load {ty}, ptr {at.text}, align 8, !invariant.load !{{}}", ty)
-
-
 class _Region:
     """The outlined function: ``void NAME(ptr frame, i64 first, i64 end)`` of flat positions."""
 
-    def __init__(self, outer: Context, name: str, capture: _Capture):
+    def __init__(self, outer: Context, name: str, capture: Capture):
         header = (
             f"define internal void @{name}(ptr noalias nocapture readonly %frame, "
             "i64 %first, i64 %end) noinline nounwind"
@@ -197,7 +138,7 @@ class _Region:
         ctx = Context(outer.info, fb)
         ctx.inside_parallel = True
         ctx.env, ctx.ranges = dict(outer.env), dict(outer.ranges)
-        ctx.args, ctx.symbols = _slot(ctx, 0, "ptr"), _slot(ctx, 1, "ptr")
+        ctx.args, ctx.symbols = slot(ctx, 0, "ptr"), slot(ctx, 1, "ptr")
         ctx.bind_symbols()
         self.ctx, self.name = ctx, name
         self.shared = capture.read(ctx)
@@ -298,7 +239,7 @@ class _Region:
         own = fb.effect(f"load i8, ptr {ctx.flag}, align 1", "i8")
         test = fb.compare("icmp ne", own, int_val(0, "i8"))
         flagged, after = fb.fresh("flagged"), fb.fresh("after")
-        shared = _slot(ctx, 3, "ptr")
+        shared = slot(ctx, 3, "ptr")
         fb.line(f"br i1 {test.text}, label %{flagged}, label %{after}")
         fb.start_block(flagged)
         fb.line(f"store atomic i8 1, ptr {shared.text} monotonic, align 1")

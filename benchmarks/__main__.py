@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks import harness, model_tables, peers
-from benchmarks.c_library import CLANG, find_command
-from benchmarks.roofline import Machine, measure_machine
+from benchmarks.roofline import Machine, peak_meter
 from nestor.benchmarking.peers import check_peer_names
 from nestor.benchmarking.turns import Timing
 from nestor.cli import run_guarded
@@ -64,15 +62,6 @@ def _batches(asked: str) -> list[int]:
     return [int(size) for size in dict.fromkeys(sizes)]
 
 
-def _machine(threads: int) -> Machine | None:
-    """The machine's peaks in float32; None without a C compiler."""
-    command = find_command(("gcc", *CLANG))
-    if command is None:
-        return None
-    with tempfile.TemporaryDirectory(prefix="nestor-models-") as folder:
-        return measure_machine(command, Path(folder), threads=threads, dtype="float32")
-
-
 def _about(machine: Machine | None, names: Sequence[str], threads: int) -> dict[str, Any]:
     from importlib.metadata import version
 
@@ -98,7 +87,8 @@ def run(given: argparse.Namespace) -> int:
     data = given.json or markdown.with_suffix(".json")
     kept = model_tables.read_results(data, asked) if given.resume else []
     found = {(r.model, r.batch): r for r in kept if r.threads == given.threads}
-    machine = _machine(given.threads)
+    meter = peak_meter(given.threads)
+    machine = None if meter is None else meter.machine
     about = _about(machine, asked, given.threads)
     missing = [case for case in cases if case not in found]
     with progress_bar() as tell:
@@ -110,6 +100,7 @@ def run(given: argparse.Namespace) -> int:
                 seed=given.seed,
                 threads=given.threads,
                 timing=Timing(rounds=given.rounds),
+                gauge=meter,
                 progress=lambda what, done, i=i, name=name: tell(
                     f"{name}: {what}", (i + done) / len(missing)
                 ),

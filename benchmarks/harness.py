@@ -17,6 +17,7 @@ from benchmarks.criterion import Verdict, inputs_per_sample, judge, stack_output
 from benchmarks.work import Work, work_of
 from nestor.benchmarking.peers import Prepared
 from nestor.benchmarking.turns import (
+    Gauge,
     OtherInputs,
     PeerProcess,
     PeerResult,
@@ -157,6 +158,7 @@ def run_case(
     seed: int = 0,
     threads: int = 2,
     timing: Timing | None = None,
+    gauge: Gauge | None = None,
     progress: Progress | None = None,
 ) -> CaseResult:
     """Time ``model`` of the collection by ``peers`` in turns and judge each answer."""
@@ -168,6 +170,7 @@ def run_case(
         peers,
         threads=threads,
         timing=timing,
+        gauge=gauge,
         progress=progress,
         inputs_loader="benchmarks.harness:load_inputs",
     )
@@ -181,13 +184,14 @@ def run_loader(
     *,
     threads: int,
     timing: Timing | None = None,
+    gauge: Gauge | None = None,
     progress: Progress | None = None,
     inputs_loader: str = "",
 ) -> CaseResult:
     """Time what ``loader`` returns by ``peers`` in turns and judge each answer.
 
     Args:
-        loader, arguments: as of ``nestor.benchmarking.turns.compare``.
+        loader, arguments, gauge: as of ``nestor.benchmarking.turns.compare``.
         inputs_loader: ``module:function`` that returns the inputs alone for the same keywords with
             another ``seed``; for outputs of few elements, which are judged at several inputs.
     """
@@ -198,6 +202,7 @@ def run_loader(
         arguments,
         threads=threads,
         timing=timing,
+        gauge=gauge,
         folders=[str(ROOT)],
         progress=progress,
         others=others,

@@ -42,7 +42,8 @@ def speed_table(
         f"The rest is {OWN}'s: the least time of the model's products or, if longer, of moving its "
         f"weights, inputs and outputs once, over its time (Winograd's convolutions multiply less "
         f"than is counted); compile time with export; what the first call takes above the loaded "
-        f"model, and the least of the other peers; the error over the allowed error."
+        f"model, and the least of the other peers; the error over the allowed error. Rounds in "
+        f"which the machine withheld a part of its cores were taken again."
     )
     return Table(columns=tuple(columns), rows=tuple(rows), caption=caption)
 

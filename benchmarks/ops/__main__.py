@@ -7,17 +7,15 @@ import dataclasses
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks import isa, peers
-from benchmarks.c_library import CLANG, find_command
 from benchmarks.harness import RESULTS, failures, machine
 from benchmarks.ops import registry, tables
 from benchmarks.ops.runner import Measured, measure
-from benchmarks.roofline import Machine, measure_machine
+from benchmarks.roofline import Machine, peak_meter
 from nestor.benchmarking.peers import check_peer_names
 from nestor.benchmarking.turns import Timing
 from nestor.cli import run_guarded
@@ -74,27 +72,6 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(given)
 
 
-def _peaks(threads: int, isa_name: str) -> Machine | None:
-    """The machine's peaks in float32; None without a C compiler."""
-    command = find_command(("gcc", *CLANG))
-    if command is None:
-        return None
-    with tempfile.TemporaryDirectory(prefix="nestor-ops-") as folder:
-        bits = 256 if isa_name == "avx2" else None
-        return measure_machine(
-            command, Path(folder), threads=threads, dtype="float32", vector_bits=bits
-        )
-
-
-def _higher(first: Machine | None, second: Machine | None) -> Machine | None:
-    """The higher peaks of two measurements: what else the machine does only lowers them."""
-    if first is None or second is None:
-        return first or second
-    return Machine(
-        flops=max(first.flops, second.flops), bandwidth=max(first.bandwidth, second.bandwidth)
-    )
-
-
 def _about(
     peaks: Machine | None, given: argparse.Namespace, names: Sequence[str]
 ) -> dict[str, Any]:
@@ -146,7 +123,8 @@ def run(given: argparse.Namespace) -> int:
     if given.keep_memory:
         # Read by glibc when a process starts: no mapping of its own for a large block, no trimming.
         os.environ.update(MALLOC_MMAP_MAX_="0", MALLOC_TRIM_THRESHOLD_=str(1 << 36))
-    peaks = _peaks(given.threads, given.isa)
+    meter = peak_meter(given.threads, 256 if given.isa == "avx2" else None)
+    peaks = None if meter is None else meter.machine
     measured: list[Measured] = []
     if given.resume and markdown is not None:
         measured = tables.read_results(markdown.with_suffix(".json"), names, peaks)
@@ -158,6 +136,7 @@ def run(given: argparse.Namespace) -> int:
                     case,
                     names,
                     peaks,
+                    gauge=meter,
                     seed=given.seed,
                     threads=given.threads,
                     timing=Timing(rounds=given.rounds),
@@ -169,7 +148,7 @@ def run(given: argparse.Namespace) -> int:
             # After each operator, so that an interrupted run keeps what it has.
             if markdown is not None:
                 tables.write_results(measured, names, _about(peaks, given, names), markdown)
-    peaks = _higher(peaks, _peaks(given.threads, given.isa))
+    peaks = None if meter is None else meter.measure_bandwidth_again()
     about = _about(peaks, given, names)
     measured = [dataclasses.replace(m, machine=peaks) for m in measured]
     _show(measured, names, about, as_json=given.json)

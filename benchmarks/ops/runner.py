@@ -10,7 +10,7 @@ from benchmarks.harness import CaseResult, median_seconds, run_loader
 from benchmarks.ops import registry
 from benchmarks.ops.case import OpCase
 from benchmarks.roofline import Machine
-from nestor.benchmarking.turns import PeerResult, Progress, Spread, Timing
+from nestor.benchmarking.turns import Gauge, PeerResult, Progress, Spread, Timing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +110,7 @@ def measure(
     peers: Sequence[str],
     machine: Machine | None,
     *,
+    gauge: Gauge | None,
     seed: int,
     threads: int,
     timing: Timing,
@@ -117,7 +118,8 @@ def measure(
 ) -> Measured:
     """Time ``case`` by ``peers`` in turns and judge each answer.
 
-    Args: machine: the peaks for ``threads`` threads, to hold the times against.
+    Args: machine: the peaks for ``threads`` threads, to hold the times against; gauge: as of
+        ``nestor.benchmarking.turns.compare``.
     """
     result = run_loader(
         case.name,
@@ -126,6 +128,7 @@ def measure(
         peers,
         threads=threads,
         timing=timing,
+        gauge=gauge,
         progress=progress,
         inputs_loader="benchmarks.ops.registry:load_inputs",
     )

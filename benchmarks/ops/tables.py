@@ -38,7 +38,8 @@ def speed_table(measured: Sequence[Measured], peers: Sequence[str]) -> Table:
         f"least bytes over the bandwidth of a copy, c or m, over the time; a copy also reads what "
         f"it overwrites and Winograd's convolutions multiply less than is counted, so both may "
         f"be passed) and error (over the allowed error) are {OWN}'s "
-        f"or, without it, the best peer's."
+        f"or, without it, the best peer's. Rounds in "
+        f"which the machine withheld a part of its cores were taken again."
     )
     return Table(columns=tuple(columns), rows=tuple(rows), caption=caption)
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,10 @@ Progress = Callable[[str, float], None]
 """Told what is being done, and how much of the whole is done (0 to 1)."""
 
 
+_WAIT_SECONDS = 0.5
+"""Pause after a round that does not count."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
     """How turns are taken.
@@ -36,12 +40,21 @@ class Timing:
         turn_seconds: about how long a turn calls the model [s].
         least_calls: how many calls a turn makes at least.
         settle_seconds: pause before each turn, so that the last peer's threads go to sleep [s].
+        patience_seconds: how long rounds are repeated, in all, that a gauge finds unsteady [s].
     """
 
     rounds: int = 15
     turn_seconds: float = 0.15
     least_calls: int = 3
     settle_seconds: float = 0.05
+    patience_seconds: float = 120.0
+
+
+class Gauge(Protocol):
+    """Tells whether the machine gives what it has: others on its host may take a core's half."""
+
+    def is_steady(self) -> bool:
+        """Whether it does now; takes some milliseconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +92,7 @@ class PeerResult:
         others: what it returned at each of the other inputs asked for, flattened.
         note: what the peer says about itself.
         externs: operators of one call that it leaves to PyTorch.
+        unsteady: turns that count although a gauge found the machine unsteady in their round.
     """
 
     name: str
@@ -91,6 +105,7 @@ class PeerResult:
     others: list[list[NDArray[Any]]] = field(default_factory=list)
     note: str = ""
     externs: int = 0
+    unsteady: int = 0
 
     @property
     def call_seconds(self) -> Spread | None:
@@ -115,13 +130,14 @@ class PeerResult:
             "turns_ns": self.turns_ns,
             "note": self.note,
             "externs": self.externs,
+            "unsteady": self.unsteady,
         }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> PeerResult:
         """From ``to_dict``'s data; ``ratios`` are left to ``pair_turns``."""
         names = ("name", "failure", "compile_seconds", "peak_bytes", "turns_ns", "note", "externs")
-        return cls(**{name: data[name] for name in names})
+        return cls(**{name: data[name] for name in names}, unsteady=data.get("unsteady", 0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,6 +269,7 @@ def compare(
     folders: Sequence[str] = (),
     progress: Progress | None = None,
     others: OtherInputs | None = None,
+    gauge: Gauge | None = None,
 ) -> list[PeerResult]:
     """Run one model by several peers in turns.
 
@@ -262,6 +279,7 @@ def compare(
         arguments: its keywords, plain data.
         threads: threads of each peer.
         others: inputs whose outputs are wanted too.
+        gauge: asked between turns; a round in which it says no is taken again.
     Returns: one result a peer, in order; a peer that cannot take part says why in ``failure``.
     Raises: UserError for an unknown peer.
     """
@@ -276,13 +294,7 @@ def compare(
             running[result.name] = PeerProcess(threads=threads, folders=folders)
             _prepare(running[result.name], result, loader, arguments, threads)
             _ask_others(running[result.name], result, others or OtherInputs())
-        working = [r for r in results if not r.failure]
-        for turn in range(timing.rounds if working else 0):
-            tell("taking turns", 0.5 + 0.5 * turn / timing.rounds)
-            for result in working:
-                time.sleep(timing.settle_seconds)
-                _take_turn(running[result.name], result, timing)
-            working = [r for r in working if not r.failure]
+        _take_rounds(running, results, timing, tell, gauge)
     finally:
         for process in running.values():
             process.close()
@@ -317,6 +329,38 @@ def _ask_others(process: PeerProcess, result: PeerResult, others: OtherInputs) -
         result.others = process.fetch_others(others)
     except (UserError, InternalError) as error:
         result.failure = str(error)
+
+
+def _take_rounds(
+    running: Mapping[str, PeerProcess],
+    results: Sequence[PeerResult],
+    timing: Timing,
+    tell: Progress,
+    gauge: Gauge | None,
+) -> None:
+    """All rounds; those in which the machine was not steady are repeated while there is time."""
+    patience_ends = time.monotonic() + timing.patience_seconds
+    taken = 0
+    while taken < timing.rounds and (working := [r for r in results if not r.failure]):
+        tell("taking turns", 0.5 + 0.5 * taken / timing.rounds)
+        is_steady = True
+        for result in [*working, None]:
+            # The last peer's threads sleep before the gauge is asked.
+            time.sleep(timing.settle_seconds)
+            is_steady = is_steady and (gauge is None or gauge.is_steady())
+            if not is_steady and time.monotonic() < patience_ends:
+                break
+            if result is not None:
+                _take_turn(running[result.name], result, timing)
+        else:
+            taken += 1
+            for result in working:
+                result.unsteady += not is_steady
+            continue
+        tell("waiting for the machine", 0.5 + 0.5 * taken / timing.rounds)
+        for result in working:
+            del result.turns_ns[taken:]
+        time.sleep(_WAIT_SECONDS)
 
 
 def _take_turn(process: PeerProcess, result: PeerResult, timing: Timing) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,39 @@ def test_turns_are_paired_and_failures_told() -> None:
     np.testing.assert_array_equal(fast_one.outputs[1], 2 * np.arange(4, dtype=np.float32))
     assert "preparing slow" in said and "taking turns" in said
     json.dumps([r.to_dict() for r in results])
+
+
+class Moody:
+    """A gauge that says in turn what it is given, and then always yes."""
+
+    def __init__(self, *answers: bool) -> None:
+        self.answers = list(answers)
+        self.asked = 0
+
+    def is_steady(self) -> bool:
+        self.asked += 1
+        return self.answers.pop(0) if self.answers else True
+
+
+@pytest.mark.usefixtures("own_peers")
+@pytest.mark.parametrize("patience, asked, unsteady", [(60.0, 2 + 9, 0), (0.0, 2 + 6, 1)])
+def test_rounds_of_an_unsteady_machine_are_repeated(
+    patience: float, asked: int, unsteady: int
+) -> None:
+    """Before each turn and after the last; no longer once a round is known not to count."""
+    gauge = Moody(True, False)
+    results = compare(
+        ["slow", "fast"],
+        "test_face_turns:load_numbers",
+        {"count": 4},
+        threads=1,
+        timing=replace(QUICK, patience_seconds=patience),
+        folders=[HERE],
+        gauge=gauge,
+    )
+    assert [len(r.turns_ns) for r in results] == [3, 3]
+    assert [r.unsteady for r in results] == [unsteady, unsteady]
+    assert gauge.asked == asked
 
 
 def hanging(model: Any, inputs: Any, threads: int) -> Prepared:

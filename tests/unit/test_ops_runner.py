@@ -140,7 +140,7 @@ def test_command_writes_a_table_and_data(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A real run of one small operator by eager alone."""
-    monkeypatch.setattr(main, "measure_machine", lambda *a, **k: MACHINE)
+    monkeypatch.setattr(main, "peak_meter", lambda *a, **k: None)
     monkeypatch.setenv("OMP_NUM_THREADS", "2")  # the command sets it; this puts it back
     line = ["conv3x3_512_7", "--peers", "eager", "--rounds", "1", "--json"]
     given = main._arguments([*line, "--output", str(tmp_path / "out.md")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import prod
 
 from nestor.ir.affine import Affine
 from nestor.ir.program import Statement
@@ -34,6 +35,13 @@ from nestor.passes.statement_facts import (
 
 _EXPENSIVE = 15.0
 """Work of an epilogue's vector (``expression_work``) from which a tile's are computed in a loop."""
+
+MAX_NARROW_COLUMNS = 32
+"""Tiles of fewer columns read the rows so fast that they wait for them: 4 bytes for 2 operations
+a column, where a core makes about 32 in the time that 4 bytes take from the last cache."""
+
+MAX_NEAR_ROWS_BYTES = 3 << 17
+"""Rows and vector operand that stay in the second-level cache while they are used again [bytes]."""
 
 MAX_UNROLLED_TERMS = 128
 """Multiply-adds in a row that a window's unrolled loops may come to."""
@@ -138,18 +146,25 @@ def contraction_loops(
     if vectors > 1 and columns > lanes:
         rules.out.append(Tile(loop=v, size=lanes))
         tile, v = [f"{v}.o"], f"{v}.i"
+    window = shared_window(s, c)
+    near = 0
+    if column_outer and window is None and not _depends(rules, c, batch):
+        near = _rows_near(s, c, row, row_tile, block)
+    row_outer, row_inner, near_outer = [], [f"{name}.{row}"] if row else [], []
+    if near and near * row_tile < rows:
+        rules.out.append(Tile(loop=row_inner[0], size=near * row_tile))
+        near_outer, row_inner = [f"{row_inner[0]}.o"], [f"{row_inner[0]}.i"]
     if row is not None and (rows > row_tile or not is_constant(s, row)):
-        rules.out.append(Tile(loop=f"{name}.{row}", size=row_tile))
-        row_outer, row_inner = [f"{name}.{row}.o"], [f"{name}.{row}.i"]
-    else:
-        row_outer, row_inner = [], [f"{name}.{row}"] if row else []
+        rules.out.append(Tile(loop=row_inner[0], size=row_tile))
+        row_outer, row_inner = [f"{row_inner[0]}.o"], [f"{row_inner[0]}.i"]
     tile = [*row_inner, *tile, v]
     batch_loops = [f"{name}.{n}" for n in batch]
-    window = shared_window(s, c)
     if window is not None:
         outer = [*batch_loops, *row_outer, *column_outer]
     elif _depends(rules, c, batch):
         outer = [*batch_loops, *column_outer, *row_outer]
+    elif near:
+        outer = [*batch_loops, *near_outer, *column_outer, *row_outer]
     else:
         outer = [*column_outer, *batch_loops, *row_outer]
     if window is not None:  # its taps innermost
@@ -167,6 +182,30 @@ def contraction_loops(
     if c.is_packable and c.vector_operand is not None:
         pack_operand(rules, c, block if columns > block else lanes * vectors)
     return outer, tile
+
+
+def _rows_near(s: Statement, c: Contraction, row: str | None, row_tile: int, block: int) -> int:
+    """Tiles of rows that all columns are taken for before the next ones; 0: columns are outermost.
+
+    Each tile of columns reads all rows again. Narrow tiles of many rows, which no cache near the
+    core holds, then wait for them; some rows at a time stay near, and the vector operand is read
+    again for each such block instead.
+    """
+    if row is None or block >= MAX_NARROW_COLUMNS or not is_constant(s, row):
+        return 0
+    if not all(is_constant(s, n) for n in (c.vector, *c.reduced)):
+        return 0
+    size = s.elements[0].dtype.bytes
+    row_bytes = prod(reuse_extent(s, n) for n in c.reduced) * size
+    columns, rows = reuse_extent(s, c.vector), reuse_extent(s, row)
+    all_rows = prod(reuse_extent(s, n) for n in c.rows) * row_bytes
+    near = max(1, MAX_NEAR_ROWS_BYTES // (row_bytes * row_tile))
+    blocks = all_rows // row_bytes / min(near * row_tile, rows)
+    vectors_bytes = columns * row_bytes
+    again = blocks * vectors_bytes if vectors_bytes > MAX_NEAR_ROWS_BYTES else 0
+    if all_rows <= MAX_NEAR_ROWS_BYTES or 2 * (all_rows + again) > all_rows * -(-columns // block):
+        return 0
+    return near
 
 
 def _unroll_window(

@@ -140,17 +140,31 @@ class _Relayouter:
         summed = [n for n in statement.reduction.indices if n in used]
         terms = math.prod(reuse_extent(statement, n) for n in summed)
         size = columns * operand.dtype.bytes
-        return size >= MIN_PANEL_ROW_BYTES and size * terms >= MIN_PANEL_BYTES
+        if size * terms < MIN_PANEL_BYTES:
+            return False
+        return size >= MIN_PANEL_ROW_BYTES or self._tile_columns(statement, vector) < columns
+
+    def _tile_columns(self, statement: Statement, vector: str) -> int:
+        """Columns of the reader's register tile: with several tiles, each skips through rows."""
+        contraction = contraction_of(statement, self.tensors)
+        if contraction is None or contraction.vector != vector:
+            return reuse_extent(statement, vector)
+        lanes = self.unit.lanes(max(statement.elements[0].dtype.bytes, 4))
+        return lanes * contraction_tile(statement, contraction, self.unit)[2]
+
+    @property
+    def unit(self) -> VectorUnit:
+        """The vectors of the target."""
+        cpu = self.ctx.target
+        return VectorUnit() if cpu is None else VectorUnit(cpu.vector_bits, cpu.vector_registers)
 
     def _store_in_panels(self, copy: Statement, reader: Statement, vector: str) -> int | None:
         """Lay the copy out as the reader's register tile wants it; its width, None if it fails."""
         contraction = contraction_of(reader, self.tensors)
         if contraction is None or contraction.vector != vector:
             return None
-        cpu = self.ctx.target
-        unit = VectorUnit() if cpu is None else VectorUnit(cpu.vector_bits, cpu.vector_registers)
-        lanes = unit.lanes(max(copy.elements[0].dtype.bytes, 4))
-        _, _, vectors = contraction_tile(reader, contraction, unit)
+        lanes = self.unit.lanes(max(copy.elements[0].dtype.bytes, 4))
+        _, _, vectors = contraction_tile(reader, contraction, self.unit)
         tensor = self.tensors[copy.writes[0].tensor]
         rank, width = len(tensor.shape), lanes * vectors
         last = rank - 1

@@ -163,6 +163,8 @@ FITS: list[Fit] = [
     Fit("EXP_F64", 64, lambda r: (mp.exp(r) - 1 - r) / r**2, -LN2 / 2, LN2 / 2, 10,
         lambda r: r * r),
     Fit("EXP_NEGATIVE_F32", 32, lambda r: mp.exp(-r), -LN2 / 2, LN2 / 2, 6, mp.exp),
+    Fit("EXP_NEAR_F32", 32, lambda r: (mp.exp(r) - 1 - r) / r**2, -LN2 / 32, LN2 / 32, 1,
+        lambda r: r * r),
     # expm1(r) = r + r² p(r), relative
     Fit("EXPM1_F32", 32, lambda r: (mp.expm1(r) - r) / r**2, -LN2 / 2, LN2 / 2, 5,
         lambda r: abs(r)),
@@ -230,6 +232,11 @@ def main() -> None:
         for c in coefficients:
             print(f"    {c!r},")
         print(f")  # weighted error {worst:.2e} = 2**{mp.nstr(mp.log(worst, 2), 4)}", flush=True)
+    if not wanted or "EXP2_SIXTEENTHS" in wanted:
+        print("\nEXP2_SIXTEENTHS = (")
+        for k in range(16):
+            print(f"    {float(round_to(mpf(2) ** (mpf(k) / 16), 32))!r},")
+        print(")  # 2 to the multiples of 1/16 below 1")
     if not wanted or "ERF_ROWS_F32" in wanted:
         print("\nERF_ROWS_F32 = (")
         for row in erf_rows():

@@ -190,11 +190,13 @@ class Num:
         return Num(fb, fb.emit(f"call {v.full} {name}({given})", v.ty, v.lanes))
 
     def look_up(self, table: Sequence[float]) -> Num | None:
-        """The entry of a table of 32 float32 numbers that the low five bits of this i32 name; None
+        """The entry of a table of 16 or 32 float32 numbers that the low bits of this i32 name; None
         where the machine cannot look up a vector's at once."""
         fb, index = self.fb, self.val
-        if len(table) != 32 or index.ty != "i32" or index.lanes > 16:
-            raise InternalError("a table has 32 entries, and at most 16 are looked up at once")
+        if len(table) not in (16, 32) or index.ty != "i32" or index.lanes > 16:
+            raise InternalError(
+                "a table has 16 or 32 entries, and at most 16 are looked up at once"
+            )
         if "avx512f" not in fb.module.features:
             return None
         wide = index
@@ -202,17 +204,17 @@ class Num:
             wide = fb.emit(f"insertelement <16 x i32> poison, i32 {index.text}, i64 0", "i32", 16)
         elif index.lanes < 16:
             wide = fb.shuffle(index, [*range(index.lanes), *[-1] * (16 - index.lanes)])
-        low, high = (
+        parts = [
             vector_literal([float_text(e, "float") for e in table[at : at + 16]], "float")
-            for at in (0, 16)
-        )
+            for at in range(0, len(table), 16)
+        ]
+        given = [parts[0], wide, *parts[1:]]
+        kind = "permvar.sf" if len(table) == 16 else "vpermi2var.ps"
         name = fb.module.declare(
-            "llvm.x86.avx512.vpermi2var.ps.512",
-            low.full,
-            f"{low.full}, {wide.full}, {low.full}",
+            f"llvm.x86.avx512.{kind}.512", parts[0].full, ", ".join(v.full for v in given)
         )
-        rhs = f"call {low.full} {name}({low.full} {low.text}, {wide.full} {wide.text}, "
-        found = fb.emit(f"{rhs}{high.full} {high.text})", "float", 16)
+        arguments = ", ".join(f"{v.full} {v.text}" for v in given)
+        found = fb.emit(f"call {parts[0].full} {name}({arguments})", "float", 16)
         if not index.lanes:
             return Num(fb, fb.extract(found, 0))
         return Num(fb, found if index.lanes == 16 else fb.shuffle(found, list(range(index.lanes))))

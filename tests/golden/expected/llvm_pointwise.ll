@@ -1,5 +1,6 @@
 target triple = "x86_64-unknown-linux-gnu"
 declare <16 x float> @llvm.fma.v16f32(<16 x float>, <16 x float>, <16 x float>)
+declare <16 x float> @llvm.x86.avx512.permvar.sf.512(<16 x float>, <16 x i32>)
 declare <16 x float> @llvm.x86.avx512.mask.scalef.ps.512(<16 x float>, <16 x float>, <16 x float>, i16, i32)
 declare <8 x float> @llvm.masked.load.v8f32.p0(ptr, <8 x i1>, <8 x float>)
 declare <8 x float> @llvm.fma.v8f32(<8 x float>, <8 x float>, <8 x float>)
@@ -120,21 +121,18 @@ entry:
   %v2 = select <16 x i1> %v1, <16 x float> splat (float 0x4056400000000000), <16 x float> %x0
   %v3 = fcmp olt <16 x float> %v2, splat (float 0xC05A000000000000)
   %v4 = select <16 x i1> %v3, <16 x float> splat (float 0xC05A000000000000), <16 x float> %v2
-  %v5 = fmul <16 x float> %v4, splat (float 0x3FF7154760000000)
-  %v6 = fadd <16 x float> %v5, splat (float 0x4168000000000000)
-  %v7 = fsub <16 x float> %v6, splat (float 0x4168000000000000)
-  %v8 = bitcast <16 x float> %v6 to <16 x i32>
-  %v9 = sub <16 x i32> %v8, splat (i32 1262485504)
-  %v10 = call <16 x float> @llvm.fma.v16f32(<16 x float> %v7, <16 x float> splat (float 0xBFE62E4000000000), <16 x float> %v4)
-  %v11 = call <16 x float> @llvm.fma.v16f32(<16 x float> %v7, <16 x float> splat (float 0xBEB7F7D1C0000000), <16 x float> %v10)
-  %v12 = call <16 x float> @llvm.fma.v16f32(<16 x float> %v11, <16 x float> splat (float 0x3F56CEE360000000), <16 x float> splat (float 0x3F8123EFC0000000))
-  %v13 = call <16 x float> @llvm.fma.v16f32(<16 x float> %v11, <16 x float> %v12, <16 x float> splat (float 0x3FA55552A0000000))
-  %v14 = call <16 x float> @llvm.fma.v16f32(<16 x float> %v11, <16 x float> %v13, <16 x float> splat (float 0x3FC55548A0000000))
-  %v15 = call <16 x float> @llvm.fma.v16f32(<16 x float> %v11, <16 x float> %v14, <16 x float> splat (float 0x3FE0000000000000))
-  %v16 = call <16 x float> @llvm.fma.v16f32(<16 x float> %v11, <16 x float> %v15, <16 x float> splat (float 0x3FF0000000000000))
-  %v17 = call <16 x float> @llvm.fma.v16f32(<16 x float> %v11, <16 x float> %v16, <16 x float> splat (float 0x3FF0000000000000))
-  %v18 = call <16 x float> @llvm.x86.avx512.mask.scalef.ps.512(<16 x float> %v17, <16 x float> %v7, <16 x float> zeroinitializer, i16 -1, i32 4)
-  ret <16 x float> %v18
+  %v5 = call <16 x float> @llvm.fma.v16f32(<16 x float> %v4, <16 x float> splat (float 0x3FF7154760000000), <16 x float> splat (float 0x4128000000000000))
+  %v6 = fsub <16 x float> %v5, splat (float 0x4128000000000000)
+  %v7 = call <16 x float> @llvm.fma.v16f32(<16 x float> %v6, <16 x float> splat (float 0xBFE62E4000000000), <16 x float> %v4)
+  %v8 = call <16 x float> @llvm.fma.v16f32(<16 x float> %v6, <16 x float> splat (float 0xBEB7F7D1C0000000), <16 x float> %v7)
+  %v9 = bitcast <16 x float> %v5 to <16 x i32>
+  %v10 = call <16 x float> @llvm.x86.avx512.permvar.sf.512(<16 x float> <float 0x3FF0000000000000, float 0x3FF0B55860000000, float 0x3FF172B840000000, float 0x3FF2387A60000000, float 0x3FF306FE00000000, float 0x3FF3DEA640000000, float 0x3FF4BFDAE0000000, float 0x3FF5AB07E0000000, float 0x3FF6A09E60000000, float 0x3FF7A11480000000, float 0x3FF8ACE540000000, float 0x3FF9C49180000000, float 0x3FFAE89FA0000000, float 0x3FFC199BE0000000, float 0x3FFD5818E0000000, float 0x3FFEA4AFA0000000>, <16 x i32> %v9)
+  %v11 = fmul <16 x float> %v10, %v8
+  %v12 = call <16 x float> @llvm.fma.v16f32(<16 x float> %v8, <16 x float> splat (float 0x3FC5557620000000), <16 x float> splat (float 0x3FE0002200000000))
+  %v13 = call <16 x float> @llvm.fma.v16f32(<16 x float> %v8, <16 x float> %v12, <16 x float> splat (float 0x3FF0000000000000))
+  %v14 = call <16 x float> @llvm.fma.v16f32(<16 x float> %v11, <16 x float> %v13, <16 x float> %v10)
+  %v15 = call <16 x float> @llvm.x86.avx512.mask.scalef.ps.512(<16 x float> %v14, <16 x float> %v6, <16 x float> zeroinitializer, i16 -1, i32 4)
+  ret <16 x float> %v15
 }
 define internal <8 x float> @nestor.exp.v8f32(<8 x float> %x0) alwaysinline nounwind memory(none) {
 entry:
@@ -142,21 +140,20 @@ entry:
   %v2 = select <8 x i1> %v1, <8 x float> splat (float 0x4056400000000000), <8 x float> %x0
   %v3 = fcmp olt <8 x float> %v2, splat (float 0xC05A000000000000)
   %v4 = select <8 x i1> %v3, <8 x float> splat (float 0xC05A000000000000), <8 x float> %v2
-  %v5 = fmul <8 x float> %v4, splat (float 0x3FF7154760000000)
-  %v6 = fadd <8 x float> %v5, splat (float 0x4168000000000000)
-  %v7 = fsub <8 x float> %v6, splat (float 0x4168000000000000)
-  %v8 = bitcast <8 x float> %v6 to <8 x i32>
-  %v9 = sub <8 x i32> %v8, splat (i32 1262485504)
-  %v10 = call <8 x float> @llvm.fma.v8f32(<8 x float> %v7, <8 x float> splat (float 0xBFE62E4000000000), <8 x float> %v4)
-  %v11 = call <8 x float> @llvm.fma.v8f32(<8 x float> %v7, <8 x float> splat (float 0xBEB7F7D1C0000000), <8 x float> %v10)
-  %v12 = call <8 x float> @llvm.fma.v8f32(<8 x float> %v11, <8 x float> splat (float 0x3F56CEE360000000), <8 x float> splat (float 0x3F8123EFC0000000))
-  %v13 = call <8 x float> @llvm.fma.v8f32(<8 x float> %v11, <8 x float> %v12, <8 x float> splat (float 0x3FA55552A0000000))
-  %v14 = call <8 x float> @llvm.fma.v8f32(<8 x float> %v11, <8 x float> %v13, <8 x float> splat (float 0x3FC55548A0000000))
-  %v15 = call <8 x float> @llvm.fma.v8f32(<8 x float> %v11, <8 x float> %v14, <8 x float> splat (float 0x3FE0000000000000))
-  %v16 = call <8 x float> @llvm.fma.v8f32(<8 x float> %v11, <8 x float> %v15, <8 x float> splat (float 0x3FF0000000000000))
-  %v17 = call <8 x float> @llvm.fma.v8f32(<8 x float> %v11, <8 x float> %v16, <8 x float> splat (float 0x3FF0000000000000))
-  %v18 = call <8 x float> @llvm.x86.avx512.mask.scalef.ps.256(<8 x float> %v17, <8 x float> %v7, <8 x float> zeroinitializer, i8 -1)
-  ret <8 x float> %v18
+  %v5 = call <8 x float> @llvm.fma.v8f32(<8 x float> %v4, <8 x float> splat (float 0x3FF7154760000000), <8 x float> splat (float 0x4128000000000000))
+  %v6 = fsub <8 x float> %v5, splat (float 0x4128000000000000)
+  %v7 = call <8 x float> @llvm.fma.v8f32(<8 x float> %v6, <8 x float> splat (float 0xBFE62E4000000000), <8 x float> %v4)
+  %v8 = call <8 x float> @llvm.fma.v8f32(<8 x float> %v6, <8 x float> splat (float 0xBEB7F7D1C0000000), <8 x float> %v7)
+  %v9 = bitcast <8 x float> %v5 to <8 x i32>
+  %v10 = shufflevector <8 x i32> %v9, <8 x i32> poison, <16 x i32> <i32 0, i32 1, i32 2, i32 3, i32 4, i32 5, i32 6, i32 7, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison>
+  %v11 = call <16 x float> @llvm.x86.avx512.permvar.sf.512(<16 x float> <float 0x3FF0000000000000, float 0x3FF0B55860000000, float 0x3FF172B840000000, float 0x3FF2387A60000000, float 0x3FF306FE00000000, float 0x3FF3DEA640000000, float 0x3FF4BFDAE0000000, float 0x3FF5AB07E0000000, float 0x3FF6A09E60000000, float 0x3FF7A11480000000, float 0x3FF8ACE540000000, float 0x3FF9C49180000000, float 0x3FFAE89FA0000000, float 0x3FFC199BE0000000, float 0x3FFD5818E0000000, float 0x3FFEA4AFA0000000>, <16 x i32> %v10)
+  %v12 = shufflevector <16 x float> %v11, <16 x float> poison, <8 x i32> <i32 0, i32 1, i32 2, i32 3, i32 4, i32 5, i32 6, i32 7>
+  %v13 = fmul <8 x float> %v12, %v8
+  %v14 = call <8 x float> @llvm.fma.v8f32(<8 x float> %v8, <8 x float> splat (float 0x3FC5557620000000), <8 x float> splat (float 0x3FE0002200000000))
+  %v15 = call <8 x float> @llvm.fma.v8f32(<8 x float> %v8, <8 x float> %v14, <8 x float> splat (float 0x3FF0000000000000))
+  %v16 = call <8 x float> @llvm.fma.v8f32(<8 x float> %v13, <8 x float> %v15, <8 x float> %v12)
+  %v17 = call <8 x float> @llvm.x86.avx512.mask.scalef.ps.256(<8 x float> %v16, <8 x float> %v6, <8 x float> zeroinitializer, i8 -1)
+  ret <8 x float> %v17
 }
 !0 = distinct !{!0}
 !1 = distinct !{!1, !0}

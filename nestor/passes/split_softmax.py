@@ -102,9 +102,9 @@ def _block(found: Attention, program: Program, ctx: PassContext) -> int | None:
         most = min(_longest_block(found), l2_bytes // 2 // _row_bytes(found))
     if rows < _FEW_ROWS:
         most = min(most, max(MAX_SUMMED_TERMS, keys // _MAX_BLOCKS))
-    most = max(_GRAIN, most // _GRAIN * _GRAIN)
     if keys <= most or (rows < _FEW_ROWS and keys < 2 * MAX_SUMMED_TERMS):
         return None
+    most = max(_GRAIN, most // _GRAIN * _GRAIN)
     even = -(-keys // -(-keys // most))
     least = min(most, -(-even // _GRAIN) * _GRAIN)
     return next((n for n in range(least, most + 1, _GRAIN) if _may_split(found, keys, n)), None)

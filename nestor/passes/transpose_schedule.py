@@ -1,8 +1,8 @@
 """Loops of pointwise statements that read along one index and write along another.
 
-Neither can be given up: elements at a distance cost a cache line each. Square tiles are read as
-vectors along the one and written as vectors along the other (the code generator transposes them
-between registers), and each line of the output is written at once.
+Neither can be given up: elements at a distance cost a cache line each. Tiles, square or as wide as
+a line, are read as vectors along the one and written as vectors along the other (the code generator
+transposes them between registers), and each line of the output is written at once.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from nestor.passes.strides import access_strides
 
 MIN_EXTENT = 4
 """Along fewer elements a vector gains nothing."""
+
+LINE_BYTES = 64
+"""A line of the caches."""
 
 
 def transposed_loops(rules: Rules, s: Statement, seq: list[str]) -> bool:
@@ -34,10 +37,12 @@ def transposed_loops(rules: Rules, s: Statement, seq: list[str]) -> bool:
     lanes = rules.unit.lanes(rules.tensors[s.writes[0].tensor].dtype.bytes)
     tile: list[str] = []
     outer = {f"{s.name}.{n}": n for n in s.domain.names if n not in pair}
-    for name in (across, along):
+    # Whole lines are written even where vectors are shorter.
+    line = LINE_BYTES // rules.tensors[s.writes[0].tensor].dtype.bytes
+    for name, size in ((across, max(lanes, line)), (along, lanes)):
         loop = f"{s.name}.{name}"
-        if extent_of(s, name) > lanes or not is_constant(s, name):
-            rules.out.append(Tile(loop=loop, size=lanes))
+        if extent_of(s, name) > size or not is_constant(s, name):
+            rules.out.append(Tile(loop=loop, size=size))
             outer[f"{loop}.o"] = name
             loop = f"{loop}.i"
         tile.append(loop)

@@ -20,3 +20,16 @@ def test_tails_of_rows(width: int, dtype: torch.dtype) -> None:
     x = torch.arange(4 * width).reshape(4, width).to(dtype)
     compiled = nestor.compile(_Rows(), (x,), target="x86-64-v3", strict=True)
     assert torch.equal(compiled(x), _Rows()(x))
+
+
+class _Transposed(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x.transpose(1, 2) * 2).contiguous()
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 16), (2, 13, 37), (3, 4, 21), (1, 33, 5), (2, 19, 64)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int32, torch.int64])
+def test_transposed_tiles(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    x = torch.arange(shape[0] * shape[1] * shape[2]).reshape(shape).to(dtype)
+    compiled = nestor.compile(_Transposed(), (x,), target="x86-64-v3", strict=True)
+    assert torch.equal(compiled(x), _Transposed()(x))

@@ -126,9 +126,6 @@ def test_streamed_outputs_are_right(name: str, level: str, monkeypatch: pytest.M
     monkeypatch.setattr(parallel, "SERIAL_BELOW", 0)
     target = small_caches(level)
     kernel, nest = native(PROGRAMS[name], target)
-    if name == "transpose" and target.vector_bits < 512:
-        assert "!nontemporal" not in nest.ir  # half a line at a time
-        return
     assert "!nontemporal" in nest.ir
     assert nest.ir.count("sfence()") >= 2  # the declaration, and at the end of a region
     rng = np.random.default_rng(3)

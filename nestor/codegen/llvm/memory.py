@@ -291,7 +291,8 @@ def _store_row(ctx: Context, at: Location, value: Val, mask: Val | None) -> None
         _store_plain(ctx, at, at.pointer, fb.select(mask, value, old))
         return
     if mask == ctx.tail_mask() and not ctx.target.has_masks:
-        _store_pieces(ctx, at, value)
+        assert ctx.vector is not None
+        store_pieces(ctx, value, ctx.vector.active, at.pointer, storage.metadata)
         return
     name = fb.module.declare(
         f"llvm.masked.store.{mangle(value.ty, value.lanes)}.p0",
@@ -304,21 +305,22 @@ def _store_row(ctx: Context, at: Location, value: Val, mask: Val | None) -> None
     )
 
 
-def _store_pieces(ctx: Context, at: Location, value: Val) -> None:
+def store_pieces(ctx: Context, value: Val, active: int, pointer: Val, metadata: str) -> None:
     """The first lanes in plain stores of powers of two: AMD's processors run AVX2's masked stores
     in microcode (Zen 4: some 40 operations each)."""
-    assert ctx.vector is not None
-    fb, ty, done = ctx.fb, at.storage.ty, 0
-    while (left := ctx.vector.active - done) > 0:
+    fb, ty, done = ctx.fb, value.ty, 0
+    while (left := active - done) > 0:
         count = 1 << (left.bit_length() - 1)
         if count == 1:
             piece = fb.extract(value, done)
         else:
             piece = fb.shuffle(value, list(range(done, done + count)))
-        pointer = at.pointer
+        place = pointer
         if done:
-            pointer = fb.emit(f"getelementptr {ty}, ptr {at.pointer.text}, i64 {done}", "ptr")
-        _store_plain(ctx, at, pointer, piece)
+            place = fb.emit(f"getelementptr {ty}, ptr {pointer.text}, i64 {done}", "ptr")
+        fb.line(
+            f"store {piece.full} {piece.text}, ptr {place.text}, align {TYPE_BYTES[ty]}{metadata}"
+        )
         done += count
 
 

@@ -13,7 +13,7 @@ from nestor.codegen.llvm.addressing import AccessPlan
 from nestor.codegen.llvm.builder import Val, mangle
 from nestor.codegen.llvm.context import Context
 from nestor.codegen.llvm.expressions import Expressions
-from nestor.codegen.llvm.memory import is_streamed, store_past_caches
+from nestor.codegen.llvm.memory import is_streamed, store_past_caches, store_pieces
 from nestor.codegen.llvm.types import MEMORY_TYPE, TYPE_BYTES
 from nestor.ir.affine import Affine
 from nestor.ir.expr import loads
@@ -84,13 +84,25 @@ def store_rows(
     Args: at_row: runs a function with the unrolled index bound to a row.
     """
     assert ctx.vector is not None
+    streamed = 0
     for first in range(rows.start, rows.stop, ctx.lanes):
-        _store_group(ctx, compute, range(first, min(rows.stop, first + ctx.lanes)), at_row)
+        streamed = _store_group(ctx, compute, rows[first - rows.start :], at_row, streamed)
 
 
 def _store_group(
-    ctx: Context, compute: Compute, rows: range, at_row: Callable[[int, Callable[[], None]], None]
-) -> None:
+    ctx: Context,
+    compute: Compute,
+    left: range,
+    at_row: Callable[[int, Callable[[], None]], None],
+    streamed: int,
+) -> int:
+    """Store the next rows, as many as there are lanes.
+
+    Args: left: the rows to be stored. streamed: what is missing of lines whose first part went past
+        the caches [bytes].
+    Returns: the same for the rows after these.
+    """
+    rows, line = left[: ctx.lanes], ctx.target.line_bytes
     values: list[Val] = []
     where: list[tuple[Val, int]] = []
 
@@ -101,9 +113,9 @@ def _store_group(
             assert place is not None and isinstance(place.offsets, tuple)
             where.append((place.pointer, place.offsets[1]))
             storages.append((place.storage.ty, place.storage.metadata))
-            line = ctx.target.line_bytes
-            apart = place.offsets[1] * TYPE_BYTES[place.storage.ty]
-            streams.append(apart % line == 0 and is_streamed(ctx, place, line))
+            element = TYPE_BYTES[place.storage.ty]
+            whole = place.offsets[1] * element % line == 0 and len(left) * element >= line
+            streams.append(whole and is_streamed(ctx, place, line))
         values.append(ctx.fb.broadcast(ev.evaluate(compute.values[0]), ctx.lanes))
 
     storages: list[tuple[str, str]] = []
@@ -112,14 +124,18 @@ def _store_group(
         at_row(row, evaluate)
     (pointer, distance), (ty, metadata) = where[0], storages[0]
     assert ctx.vector is not None
+    size = len(rows) * TYPE_BYTES[ty]
+    if not streamed and streams[0]:
+        streamed = line
+    past = streamed >= size and len(rows) == ctx.lanes
     for lane, item in enumerate(transpose(ctx, values)[: ctx.vector.active]):
         rhs = f"getelementptr {ty}, ptr {pointer.text}, i64 {distance * lane}"
         address = ctx.fb.emit(rhs, "ptr") if lane else pointer
-        size = len(rows) * TYPE_BYTES[ty]
-        if streams[0] and size == ctx.target.line_bytes and item.lanes == len(rows):
+        if past:
             store_past_caches(ctx, item, address, size, metadata)
         else:
             _store_prefix(ctx, item, len(rows), address, metadata)
+    return streamed - size if past else 0
 
 
 def transpose(ctx: Context, values: list[Val]) -> list[Val]:
@@ -128,6 +144,8 @@ def transpose(ctx: Context, values: list[Val]) -> list[Val]:
     count = 1 << (len(values) - 1).bit_length()
     poison = Val("poison", values[0].ty, lanes)
     current = [*values, *[poison] * (count - len(values))]
+    if count == lanes and lanes * TYPE_BYTES[values[0].ty] == 32:
+        return _transpose_halves(ctx, current)
     low = [i // 2 + (lanes if i % 2 else 0) for i in range(lanes)]
     high = [i + lanes // 2 for i in low]
     for _ in range(count.bit_length() - 1):
@@ -143,11 +161,38 @@ def transpose(ctx: Context, values: list[Val]) -> list[Val]:
     return out
 
 
+def _transpose_halves(ctx: Context, rows: list[Val]) -> list[Val]:
+    """A square tile in registers of two 16-byte halves: halves of rows far apart are put together
+    first (of rows in memory: a load into a half), the rest happens within the halves. An
+    instruction that moves elements between halves takes the place of two that do not."""
+    fb, lanes = ctx.fb, len(rows)
+    half = lanes // 2
+    order = [*range(half), *range(lanes, lanes + half)]
+    out: list[Val] = []
+    for side in (0, half):
+        current = [
+            fb.shuffle(a, [side + i for i in order], b)
+            for a, b in zip(rows[:half], rows[half:], strict=True)
+        ]
+        for _ in range(half.bit_length() - 1):
+            low = [
+                base + i // 2 + (lanes if i % 2 else 0) for base in (0, half) for i in range(half)
+            ]
+            high = [i + half // 2 for i in low]
+            pairs = zip(current[: half // 2], current[half // 2 :], strict=True)
+            current = [fb.shuffle(a, picks, b) for a, b in pairs for picks in (low, high)]
+        out += current
+    return out
+
+
 def _store_prefix(ctx: Context, value: Val, count: int, address: Val, metadata: str) -> None:
     """Store the first ``count`` lanes."""
     fb, align = ctx.fb, TYPE_BYTES[value.ty]
     if count == value.lanes:
         fb.line(f"store {value.full} {value.text}, ptr {address.text}, align {align}{metadata}")
+        return
+    if not ctx.target.has_masks:
+        store_pieces(ctx, value, count, address, metadata)
         return
     mask = ", ".join(f"i1 {'true' if i < count else 'false'}" for i in range(value.lanes))
     name = fb.module.declare(

@@ -1,23 +1,21 @@
-"""Inlining, redirected writes, delinearisation, dead code, common subexpressions."""
+"""Inlining, inverses of index maps."""
 
 from __future__ import annotations
 
 import pytest
 
 from nestor.ir.affine import affine
-from nestor.ir.expr import Expr, Load, const, loads
+from nestor.ir.expr import const, loads
 from nestor.ir.monoid import max_of, sum_of
-from nestor.ir.program import Program, Statement, Symbol, Tensor, box
+from nestor.ir.program import Program, box
 from nestor.ir.types import DType
-from nestor.passes.common_subexpressions import merge_common_subexpressions
 from nestor.passes.context import PassContext
 from nestor.passes.dead_code import remove_dead_code
-from nestor.passes.delinearize import delinearize_indices, division_count
 from nestor.passes.index_maps import invert_map
 from nestor.passes.inline import inline_producers
-from nestor.passes.redirect import redirect_writes
-from tests.helpers.ir_programs import fn, load, op, program, reduce, statement, tensor, write
-from tests.helpers.pass_checks import assert_same_results, run_checked
+from tests.helpers.ir_programs import fn, load, op, reduce, statement, tensor, write
+from tests.helpers.pass_checks import run_checked
+from tests.helpers.two_statements import X, chain, two
 
 f32 = DType.f32
 
@@ -31,32 +29,6 @@ def refusals(before: Program) -> str:
     ctx = PassContext()
     inline_producers(before, ctx)
     return " ".join(e.reason for e in ctx.entries("inline_producers", kind="refused"))
-
-
-def chain(*statements: Statement, tensors: list[Tensor]) -> Program:
-    return program("p", tensors, *statements)
-
-
-def two(
-    first: Expr, second: Expr, middle: tuple[int, ...] = (4, 6), out: tuple[int, ...] = (4, 6)
-) -> Program:
-    """``T[i0, …] = first; Y[i0, …] = second``."""
-    names = ["i", "j", "k"]
-    a, b = names[: len(middle)], names[: len(out)]
-    return program(
-        "p",
-        [
-            tensor("X", 4, 6),
-            tensor("Z", 4, 6),
-            tensor("T", *middle, role="temp"),
-            tensor("Y", *out, role="output"),
-        ],
-        statement("A", box(**dict(zip(a, middle))), write("T", *a), first, order=(0,)),
-        statement("B", box(**dict(zip(b, out))), write("Y", *b), second, order=(1,)),
-    )
-
-
-X = load("X", "i", "j")
 
 
 class TestInline:
@@ -388,263 +360,3 @@ def test_invert_map(indices, extents, values, wanted) -> None:  # type: ignore[n
 def test_maps_without_inverse(indices, extents) -> None:  # type: ignore[no-untyped-def]
     values = [affine(f"v{k}") for k in range(len(indices))]
     assert invert_map([affine(i) for i in indices], box(**extents), values) is None
-
-
-class TestRedirect:
-    def product(self, target: str, order: int = 0) -> Statement:
-        return statement(
-            "C",
-            box(h=2, s=3, d=4, k=5),
-            write(target, "h", "s", "d"),
-            op("mul", load("A", "h", "s", "k"), load("B", "h", "k", "d")),
-            reduction=reduce(sum_of(f32), "k"),
-            order=(order,),
-        )
-
-    def build(self, *rest: Statement, out: tuple[int, ...], extra: list[Tensor] | None = None):  # type: ignore[no-untyped-def]
-        tensors = [
-            tensor("A", 2, 3, 5),
-            tensor("B", 2, 5, 4),
-            tensor("T", 2, 3, 4, role="temp"),
-            tensor("Y", *out, role="output"),
-            *(extra or []),
-        ]
-        return program("p", tensors, self.product("T"), *rest)
-
-    def copy(self, domain: object, load_: Load, *target: object, order: int = 1) -> Statement:
-        return statement("copy", domain, write("Y", *target), load_, order=(order,))  # type: ignore[arg-type]
-
-    def test_merging_copy(self) -> None:
-        e = affine("e")
-        copy = self.copy(box(s=3, e=8), load("T", e // 4, "s", e % 4), "s", "e")
-        (only,) = run_checked(redirect_writes, self.build(copy, out=(3, 8))).statements
-        assert only.writes == (write("Y", "s", affine("h") * 4 + "d"),)
-
-    def test_slice_is_refused(self) -> None:
-        copy = self.copy(box(h=2, s=2, d=4), load("T", "h", affine("s") + 1, "d"), "h", "s", "d")
-        before = self.build(copy, out=(2, 2, 4))
-        assert run_checked(redirect_writes, before) is before
-
-    def test_broadcast_is_refused(self) -> None:
-        copy = self.copy(box(n=2, h=2, s=3, d=4), load("T", "h", "s", "d"), "n", "h", "s", "d")
-        before = self.build(copy, out=(2, 2, 3, 4))
-        assert run_checked(redirect_writes, before) is before
-
-    def test_splitting_is_refused(self) -> None:
-        """The product's own loops would need ``//``."""
-        copy = self.copy(
-            box(h=2, s=3, a=2, b=2), load("T", "h", "s", affine("a") * 2 + "b"), "a", "h", "s", "b"
-        )
-        before = self.build(copy, out=(2, 2, 3, 2))
-        assert run_checked(redirect_writes, before) is before
-
-    def test_second_reader_is_refused(self) -> None:
-        copy = self.copy(box(s=3, h=2, d=4), load("T", "h", "s", "d"), "s", "h", "d")
-        other = statement(
-            "other",
-            box(h=2, s=3, d=4),
-            write("Z", "h", "s", "d"),
-            fn("exp", load("T", "h", "s", "d")),
-            order=(2,),
-        )
-        before = self.build(copy, other, out=(3, 2, 4), extra=[tensor("Z", 2, 3, 4, role="output")])
-        assert run_checked(redirect_writes, before) is before
-
-    def test_symbolic_batch(self) -> None:
-        e = affine("e")
-        before = program(
-            "p",
-            [
-                tensor("A", "N", 2, 5),
-                tensor("B", 2, 5, 4),
-                tensor("T", "N", 2, 4, role="temp"),
-                tensor("Y", "N", 8, role="output"),
-            ],
-            statement(
-                "C",
-                box(n="N", h=2, d=4, k=5),
-                write("T", "n", "h", "d"),
-                op("mul", load("A", "n", "h", "k"), load("B", "h", "k", "d")),
-                reduction=reduce(sum_of(f32), "k"),
-                order=(0,),
-            ),
-            self.copy(box(n="N", e=8), load("T", "n", e // 4, e % 4), "n", "e"),
-            symbols=(Symbol(name="N"),),
-        )
-        after = run_checked(redirect_writes, before, symbols={"N": 3})
-        assert len(after.statements) == 1
-
-
-class TestDelinearize:
-    def build(self, extent: int, element: Expr) -> Program:
-        return program(
-            "p",
-            [tensor("X", 4, 6), tensor("Y", extent, role="output")],
-            statement("S", box(e=extent), write("Y", "e"), element),
-        )
-
-    def test_split(self) -> None:
-        e = affine("e")
-        after = run_checked(delinearize_indices, self.build(24, load("X", e // 6, e % 6)))
-        (only,) = after.statements
-        assert division_count(only) == 0 and len(only.domain.names) == 2
-
-    def test_nested_splits(self) -> None:
-        e = affine("e")
-        node = op("add", load("X", e // 6, e % 6), load("X", (e // 3) % 4, e % 3))
-        (only,) = run_checked(delinearize_indices, self.build(24, node)).statements
-        assert division_count(only) < 6
-
-    def test_extent_that_does_not_divide(self) -> None:
-        e = affine("e")
-        before = self.build(23, load("X", e // 6, e % 6))
-        assert run_checked(delinearize_indices, before) is before
-
-    def test_reduced_index(self) -> None:
-        e = affine("e")
-        before = program(
-            "p",
-            [tensor("X", 4, 6), tensor("V", 24), tensor("Y", role="output")],
-            statement(
-                "S",
-                box(e=24),
-                write("Y"),
-                op("mul", load("X", e // 6, e % 6), load("V", "e")),
-                reduction=reduce(sum_of(f32), "e"),
-            ),
-        )
-        (only,) = run_checked(delinearize_indices, before, tolerance=1e-6).statements
-        assert only.reduction is not None and only.reduction.indices == ("e_o", "e_i")
-
-    def test_sequence_index_is_left_alone(self) -> None:
-        t = affine("t")
-        before = program(
-            "p",
-            [tensor("X", 4, 6), tensor("Y", role="inout")],
-            statement(
-                "S",
-                box(t=24),
-                write("Y"),
-                op("sub", load("X", t // 6, t % 6), load("Y")),
-                order=(0, "t", 0),
-            ),
-        )
-        assert run_checked(delinearize_indices, before) is before
-
-
-class TestDeadCode:
-    def test_chain_of_unused(self) -> None:
-        before = program(
-            "p",
-            [
-                tensor("X", 4),
-                tensor("A", 4, role="temp"),
-                tensor("B", 4, role="temp"),
-                tensor("U", 4, role="parameter"),
-                tensor("Y", 4, role="output"),
-            ],
-            statement("A0", box(i=4), write("A", "i"), load("U", "i"), order=(0,)),
-            statement("B0", box(i=4), write("B", "i"), load("A", "i"), order=(1,)),
-            statement("Y0", box(i=4), write("Y", "i"), load("X", "i"), order=(2,)),
-        )
-        after = remove_dead_code(before, PassContext())
-        assert [s.name for s in after.statements] == ["Y0"]
-        assert [t.name for t in after.tensors] == ["X", "Y"]
-
-    def test_state_and_aliases_live(self) -> None:
-        before = program(
-            "p",
-            [
-                tensor("X", 4),
-                tensor("S", 4, role="state"),
-                tensor("T", 4, role="temp"),
-                tensor("F", 2, 2, role="temp", alias_of="T"),
-                tensor("Y", 2, 2, role="output"),
-            ],
-            statement("S0", box(i=4), write("S", "i"), load("X", "i"), order=(0,)),
-            statement("T0", box(i=4), write("T", "i"), load("X", "i"), order=(1,)),
-            statement("Y0", box(i=2, j=2), write("Y", "i", "j"), load("F", "i", "j"), order=(2,)),
-        )
-        assert run_checked(remove_dead_code, before) is before
-
-    def test_dead_write_of_a_live_statement(self) -> None:
-        before = program(
-            "p",
-            [tensor("X", 4), tensor("T", 4, role="temp"), tensor("Y", 4, role="output")],
-            statement(
-                "S",
-                box(i=4),
-                (write("T", "i"), write("Y", "i")),
-                fn("exp", load("X", "i")),
-                fn("neg", load("X", "i")),
-            ),
-        )
-        (only,) = run_checked(remove_dead_code, before).statements
-        assert [w.tensor for w in only.writes] == ["Y"]
-
-
-class TestCommonSubexpressions:
-    def build(self, between: Statement | None = None, role: str = "input") -> Program:
-        rest = [] if between is None else [between]
-        return program(
-            "p",
-            [
-                tensor("X", 4, role=role),  # type: ignore[arg-type]
-                tensor("A", 4, role="temp"),
-                tensor("B", 4, role="temp"),
-                tensor("Y", 4, role="output"),
-            ],
-            statement("A0", box(i=4), write("A", "i"), fn("exp", load("X", "i")), order=(0,)),
-            *rest,
-            statement("B0", box(j=4), write("B", "j"), fn("exp", load("X", "j")), order=(2,)),
-            statement(
-                "Y0",
-                box(i=4),
-                write("Y", "i"),
-                op("sub", load("A", "i"), load("B", "i")),
-                order=(3,),
-            ),
-        )
-
-    def test_equal_statements(self) -> None:
-        after = run_checked(merge_common_subexpressions, self.build())
-        assert [s.name for s in after.statements] == ["A0", "Y0"]
-
-    def test_source_changed_between(self) -> None:
-        """A planted fault: the second ``exp`` sees another ``X``."""
-        change = statement("W", box(i=4), write("X", "i"), const(1, f32), order=(1,))
-        before = self.build(change, "inout")
-        assert run_checked(merge_common_subexpressions, before) is before
-
-    def test_chains_merge(self) -> None:
-        before = program(
-            "p",
-            [
-                tensor("X", 4),
-                *(tensor(n, 4, role="temp") for n in ("A", "B", "C", "D")),
-                tensor("Y", 4, role="output"),
-            ],
-            *(
-                statement(f"{n}0", box(i=4), write(n, "i"), fn(f, load(x, "i")), order=(k,))
-                for k, (n, f, x) in enumerate(
-                    [("A", "exp", "X"), ("B", "exp", "X"), ("C", "neg", "A"), ("D", "neg", "B")]
-                )
-            ),
-            statement(
-                "Y0",
-                box(i=4),
-                write("Y", "i"),
-                op("add", load("C", "i"), load("D", "i")),
-                order=(4,),
-            ),
-        )
-        after = run_checked(merge_common_subexpressions, before)
-        assert [s.name for s in after.statements] == ["A0", "C0", "Y0"]
-
-
-def test_results_of_a_checked_pass_are_compared() -> None:
-    """The comparison itself can fail."""
-    before = two(X, load("T", "i", "j"))
-    wrong = two(fn("neg", X), load("T", "i", "j"))
-    with pytest.raises(AssertionError):
-        assert_same_results(before, wrong)

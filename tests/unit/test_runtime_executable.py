@@ -1,4 +1,4 @@
-"""Executables: outputs, strides, symbols, state, weights, threads, extern calls."""
+"""Executables: outputs, strides, symbols, state, many threads."""
 
 from __future__ import annotations
 
@@ -9,17 +9,14 @@ import pytest
 import torch
 
 from nestor.errors import (
-    ArtifactError,
     IndexOutOfRange,
     InputError,
     InternalError,
-    Unsupported,
 )
 from nestor.runtime.dims import DimExpr
 from nestor.runtime.elf import load_object
 from nestor.runtime.executable import Executable
 from nestor.runtime.manifest import (
-    ExternCall,
     InputSpec,
     Mutation,
     OutputSpec,
@@ -27,13 +24,11 @@ from nestor.runtime.manifest import (
     WeightSource,
 )
 from nestor.runtime.structure import flatten, flatten_call
-from nestor.runtime.weights import Watched, WeightWatcher
 from tests.helpers.native import (
     ADD,
     DOUBLE,
     FAIL,
     INCREMENT,
-    PARALLEL_MARK,
     ModelMaker,
     chain,
     compile_text,
@@ -448,183 +443,6 @@ def test_many_threads_with_many_shapes():
     run_threads(4, work)
 
 
-class Module(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.w = torch.nn.Parameter(torch.zeros(4, 8))
-
-
-def watched_model():
-    """The weight is packed: a copy that must be made anew when the parameter changes."""
-    module = Module()
-    packs: list[int] = []
-
-    def pack():
-        packs.append(1)
-        return {"w": module.w.detach().clone()}
-
-    watcher = WeightWatcher([Watched(module._parameters, "w", module.w)])
-    manifest, objects = chain((4, 8))
-    return module, packs, Executable(manifest, objects, pack(), watcher=watcher, repack=pack)
-
-
-@pytest.mark.parametrize("how", ["inplace", "replace", "data", "data_write", "load", "optimizer"])
-def test_changed_weights_are_noticed(how):
-    module, packs, model = watched_model()
-    x = torch.zeros(4, 8)
-    assert (model(x) == 2).all()
-    assert (model(x) == 2).all()
-    assert len(packs) == 1
-    with torch.no_grad():
-        if how == "inplace":
-            module.w[2, 3] = 5
-        elif how == "replace":
-            module.w = torch.nn.Parameter(torch.full((4, 8), 5.0))
-        elif how == "data":
-            module.w.data = torch.full((4, 8), 5.0)
-        elif how == "data_write":
-            module.w.data.add_(5)
-        elif how == "load":
-            module.load_state_dict({"w": torch.full((4, 8), 5.0)})
-    if how == "optimizer":
-        optimizer = torch.optim.SGD(module.parameters(), lr=1.0)
-        module.w.grad = torch.full((4, 8), -5.0)
-        optimizer.step()
-    want = 2 + module.w.detach()
-    assert (want != 2).any()
-    assert torch.equal(model(x), want)
-    assert torch.equal(model(x), want)
-    assert len(packs) == 2
-
-
-def test_removed_weight_is_an_error():
-    module, _, model = watched_model()
-    del module.w
-    with pytest.raises(InputError, match="weight 'w' of model 'chain' was removed"):
-        model(torch.zeros(4, 8))
-
-
-def test_live_weights_need_no_packing():
-    w = torch.zeros(4, 8)
-    model, _ = make_chain(w)
-    w.fill_(3)
-    assert (model(torch.zeros(4, 8)) == 5).all()
-
-
-def test_weights_at_any_address_are_aligned():
-    raw = np.arange(33, dtype=np.float32)[1:].reshape(4, 8)
-    for weight in (raw, torch.from_numpy(raw)):
-        model, _ = make_chain(weight)
-        assert all(address % 64 == 0 for _, address in model._weights.entries)
-        np.testing.assert_array_equal(model(np.zeros((4, 8), np.float32)), 2 + raw)
-
-
-@pytest.mark.parametrize(
-    ("weights", "message"),
-    [
-        ({}, "weight 'w' is missing"),
-        ({"w": np.zeros((4, 8), np.float64)}, "dtype float64, expected f32"),
-        ({"w": np.zeros((4, 9), np.float32)}, r"shape \(4, 9\), expected \(4, 8\)"),
-        ({"w": [1.0]}, "a list, not an array"),
-    ],
-)
-def test_weights_that_do_not_fit(weights, message):
-    manifest, objects = chain((4, 8))
-    with pytest.raises(ArtifactError, match=message):
-        Executable(manifest, objects, weights)
-
-
-def test_missing_object_code():
-    manifest, objects = chain((4, 8))
-    with pytest.raises(ArtifactError, match=r"object code .* is missing"):
-        Executable(manifest, dict(list(objects.items())[1:]), {"w": np.zeros((4, 8), np.float32)})
-
-
-def with_extern():
-    m = ModelMaker("sorting")
-    x = m.slot("x", (N, 2), "input")
-    a = m.slot("a", (N, 2), "temp")
-    b = m.slot("b", (N, 2), "temp")
-    y = m.slot("y", (N, 2), "output")
-    text = pointwise(DOUBLE, "symbol").replace(
-        "%n = load i64, ptr %symbols", "%s = load i64, ptr %symbols\n  %n = mul i64 %s, 2"
-    )
-    m.kernel(text, (x, a), (0,))
-    m.calls.append(ExternCall(operator="sort", arguments=[0], inputs=(a,), outputs=(b,)))
-    m.kernel(text, (b, y), (0,))
-    symbols = (SymbolBinding(name="N", input=0, dimension=0),)
-    return m.manifest([y], symbols=symbols), m.objects
-
-
-def test_extern_calls_run_between_segments():
-    seen = []
-
-    def runner(call, inputs, outputs, symbols):
-        seen.append((call.operator, call.arguments, dict(symbols)))
-        outputs[0][...] = np.sort(inputs[0], axis=0)
-
-    manifest, objects = with_extern()
-    assert len(manifest.segments) == 2
-    model = Executable(manifest, objects, extern_runner=runner)
-    x = np.random.default_rng(0).random((5, 2), np.float32)
-    np.testing.assert_array_equal(model(x), np.sort(2 * x, axis=0) * 2)
-    assert seen == [("sort", [0], {"N": 5})]
-    model.profile([x], repeats=1)
-    assert len(seen) == 2
-
-
-def test_extern_calls_without_a_runner_are_refused():
-    with pytest.raises(Unsupported, match=r"calls PyTorch operators \(sort\)"):
-        Executable(*with_extern())
-
-
-def test_an_error_of_an_extern_call_leaves_the_model_usable():
-    manifest, objects = with_extern()
-    fail = [True]
-
-    def runner(call, inputs, outputs, symbols):
-        if fail:
-            raise RuntimeError("from the operator")
-        outputs[0][...] = inputs[0]
-
-    model = Executable(manifest, objects, extern_runner=runner)
-    x = np.ones((3, 2), np.float32)
-    with pytest.raises(RuntimeError, match="from the operator"):
-        model(x)
-    fail.clear()
-    assert (model(x) == 4).all()
-
-
-def marks(threads: int | None) -> tuple[list[int], int]:
-    m = ModelMaker("marks")
-    a = m.slot("a", (8,), "output", "i64")
-    n = m.slot("n", (1,), "output", "i64")
-    m.kernel(PARALLEL_MARK, (a, n))
-    model = Executable(m.manifest([a, n]), m.objects, threads=threads)
-    places, team = model()
-    return places.tolist(), int(team[0])
-
-
-def test_parallel_kernels_use_the_threads_asked_for():
-    places, team = marks(3)
-    assert team == 3
-    assert places[:3] == [1, 2, 3]
-    places, team = marks(1)
-    assert team == 1
-    assert places[0] == 1
-
-
-def test_threads_follow_torch():
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(2)
-        assert marks(None)[1] == 2
-        torch.set_num_threads(1)
-        assert marks(None)[1] == 1
-    finally:
-        torch.set_num_threads(before)
-
-
 def test_bfloat16_and_bool():
     m = ModelMaker()
     x = m.slot("x", (3,), "input", "bf16")
@@ -696,37 +514,3 @@ def test_random_graphs_in_one_arena(seed):
             np.testing.assert_array_equal(array.ravel(), values[slot])
     memory = model.memory()
     assert memory["arena"] <= 1.3 * memory["arena_lower_bound"]
-
-
-WAIT = """
-; waits until tensor 0 holds something; gives up with status 1 after very many looks
-define i32 @kernel(ptr %args, ptr %symbols, ptr %services) {
-start:
-  %p = load ptr, ptr %args
-  br label %head
-head:
-  %i = phi i64 [ 0, %start ], [ %next, %head ]
-  %v = load volatile i32, ptr %p
-  %next = add i64 %i, 1
-  %seen = icmp ne i32 %v, 0
-  %tired = icmp sgt i64 %next, 20000000000
-  %stop = or i1 %seen, %tired
-  br i1 %stop, label %end, label %head
-end:
-  %r = zext i1 %tired to i32
-  ret i32 %r
-}"""
-
-
-def test_other_threads_run_during_a_call():
-    m = ModelMaker("wait")
-    flag = m.slot("flag", (1,), "input", "i32")
-    y = m.slot("y", (1,), "output")
-    m.kernel(WAIT, (flag, y))
-    model = Executable(m.manifest([y]), m.objects)
-    value = np.zeros(1, np.int32)
-    thread = threading.Thread(target=model, args=(value,))
-    thread.start()
-    value[0] = 1  # never reached if the call kept the interpreter's lock
-    thread.join(20)
-    assert not thread.is_alive()

@@ -12,22 +12,12 @@ import torch
 import torch.nn.functional as F
 
 import nestor
+from tests.helpers.modules import Fun
 
 Tensor = torch.Tensor
 Attention = Callable[..., Tensor]
 LENGTH = 1536
 HEADS = 4
-
-
-class Model(torch.nn.Module):
-    """A function as a module."""
-
-    def __init__(self, function: Attention):
-        super().__init__()
-        self.function = function
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return self.function(*inputs)
 
 
 def repeat_heads(x: Tensor, times: int) -> Tensor:
@@ -142,7 +132,7 @@ VARIANTS: dict[str, tuple[Attention, tuple[Tensor, ...]]] = {
 }
 
 
-def compare(model: Model, compiled: Any, arrays: tuple[Tensor, ...]) -> Tensor:
+def compare(model: Fun, compiled: Any, arrays: tuple[Tensor, ...]) -> Tensor:
     """Assert that the result lies as near to float64's as eager's does."""
     with torch.no_grad():
         exact = model(*(a.double() if a.is_floating_point() else a for a in arrays))
@@ -158,7 +148,7 @@ def compare(model: Model, compiled: Any, arrays: tuple[Tensor, ...]) -> Tensor:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_variants_keep_no_scores(name: str) -> None:
     function, arrays = VARIANTS[name]
-    model = Model(function)
+    model = Fun(function)
     compiled = nestor.compile(model, arrays, threads=2)
     assert not [k.refused for k in compiled.report().kernels if k.refused]
     got = compare(model, compiled, arrays)
@@ -174,7 +164,7 @@ def test_variants_keep_no_scores(name: str) -> None:
 @pytest.mark.parametrize("name", ["causal", "grouped, expanded", "long"])
 def test_bits_depend_on_no_thread(name: str) -> None:
     function, arrays = VARIANTS[name]
-    one, two = (nestor.compile(Model(function), arrays, threads=n)(*arrays) for n in (1, 2))
+    one, two = (nestor.compile(Fun(function), arrays, threads=n)(*arrays) for n in (1, 2))
     assert torch.equal(one, two)
 
 
@@ -184,7 +174,7 @@ LENGTHS = (2, 15, 31, 32, 33, 65, 129, 700, 2047, 2048, 2049, 2500)
 @pytest.mark.parametrize("function", [plain, causal, grouped_spelled])
 def test_rows_of_symbolic_length(function: Attention) -> None:
     length = torch.export.Dim("length", min=2, max=8192)
-    model, heads = Model(function), 2 if function is grouped_spelled else HEADS
+    model, heads = Fun(function), 2 if function is grouped_spelled else HEADS
     shapes = ({2: length},) * 3
     compiled = nestor.compile(
         model, operands(16, heads, 96, 96), threads=2, dynamic_shapes={"inputs": shapes}
@@ -198,7 +188,7 @@ def test_rows_of_symbolic_length(function: Attention) -> None:
 def test_keys_of_symbolic_length(rows: int) -> None:
     """A cache of keys and values that grows."""
     length = torch.export.Dim("length", min=2, max=8192)
-    model = Model(plain)
+    model = Fun(plain)
     shapes = (None, {2: length}, {2: length})
     compiled = nestor.compile(
         model, operands(rows=rows, keys=96), threads=2, dynamic_shapes={"inputs": shapes}
@@ -216,7 +206,7 @@ def test_a_mask_over_quotients_of_its_own_index() -> None:
         return torch.where(row - row // 64 * 64 + 100 >= key, x, float("-inf")).softmax(-1) @ v
 
     arrays = operands(16, HEADS, 300, 300)
-    compare(Model(attend), nestor.compile(Model(attend), arrays), arrays)
+    compare(Fun(attend), nestor.compile(Fun(attend), arrays), arrays)
 
 
 @pytest.mark.parametrize("is_symbolic", [False, True])
@@ -225,7 +215,7 @@ def test_no_keys(is_symbolic: bool) -> None:
     length = torch.export.Dim("length", min=0, max=4096)
     shapes = {"inputs": (None, {2: length}, {2: length})} if is_symbolic else None
     example = operands(rows=9, keys=96 if is_symbolic else 0)
-    compiled = nestor.compile(Model(plain), example, dynamic_shapes=shapes)
+    compiled = nestor.compile(Fun(plain), example, dynamic_shapes=shapes)
     for keys in (0, 1, 33) if is_symbolic else (0,):
         q, k, v = operands(rows=9, keys=keys)
         torch.testing.assert_close(compiled(q, k, v), plain(q, k, v), atol=1e-5, rtol=1e-5)
@@ -267,5 +257,5 @@ def test_random_chains(seed: int) -> None:
     pick = random.Random(seed)
     rows, keys = pick.randint(1, 150), pick.randint(2, 300)
     arrays = operands(pick.choice([5, 16, 40, 64]), HEADS, rows, keys)
-    model = Model(chain(seed))
+    model = Fun(chain(seed))
     compare(model, nestor.compile(model, arrays, threads=2), arrays)

@@ -15,27 +15,18 @@ from nestor.ir.program import Statement
 from nestor.passes.context import PassContext
 from nestor.passes.cut_reductions import cut_reductions
 from nestor.target.cpu import CpuTarget, parse_target
-
-
-class _Apply(nn.Module):
-    def __init__(self, function: Callable[..., torch.Tensor]):
-        super().__init__()
-        self.function = function
-
-    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        return self.function(*inputs)
-
+from tests.helpers.modules import Fun
 
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[tuple[int, ...], ...]]] = {
-    "sum": (lambda: _Apply(lambda x: x.sum()), ((1 << 20,),)),
-    "sum_of_a_prime": (lambda: _Apply(lambda x: x.sum()), ((399_989,),)),
-    "argmax": (lambda: _Apply(lambda x: x.argmax()), ((399_989,),)),
-    "largest_columns": (lambda: _Apply(lambda x: x.amax(0)), ((100_003, 3),)),
-    "mean_columns": (lambda: _Apply(lambda x: x.mean(0)), ((120_000, 4),)),
-    "variance": (lambda: _Apply(lambda x: x.var()), ((300_000,),)),
-    "dot": (lambda: _Apply(lambda a, b: (a * b).sum()), ((300_000,), (300_000,))),
+    "sum": (lambda: Fun(lambda x: x.sum()), ((1 << 20,),)),
+    "sum_of_a_prime": (lambda: Fun(lambda x: x.sum()), ((399_989,),)),
+    "argmax": (lambda: Fun(lambda x: x.argmax()), ((399_989,),)),
+    "largest_columns": (lambda: Fun(lambda x: x.amax(0)), ((100_003, 3),)),
+    "mean_columns": (lambda: Fun(lambda x: x.mean(0)), ((120_000, 4),)),
+    "variance": (lambda: Fun(lambda x: x.var()), ((300_000,),)),
+    "dot": (lambda: Fun(lambda a, b: (a * b).sum()), ((300_000,), (300_000,))),
     "few_rows": (lambda: nn.Linear(8192, 10), ((4, 8192),)),
-    "few_rows_given": (lambda: _Apply(torch.matmul), ((16, 8192), (8192, 16))),
+    "few_rows_given": (lambda: Fun(torch.matmul), ((16, 8192), (8192, 16))),
     "small_image": (lambda: nn.Conv2d(512, 16, 3, padding=1), ((1, 512, 7, 7),)),
 }
 
@@ -83,11 +74,11 @@ def _statements(model: nn.Module, *inputs: torch.Tensor, cores: int) -> list[Sta
 
 
 def test_who_is_cut() -> None:
-    total = _Apply(lambda x: x.sum())
+    total = Fun(lambda x: x.sum())
     assert len(_statements(total, torch.randn(1 << 20), cores=1)) == 1
     assert len(_statements(total, torch.randn(1 << 20), cores=2)) == 2
     assert len(_statements(total, torch.randn((1 << 20) + 1), cores=2)) >= 2
     assert len(_statements(total, torch.randn(1000), cores=64)) == 1  # too little work
-    assert len(_statements(_Apply(lambda x: x.sum(1)), torch.randn(512, 9000), cores=64)) == 1
-    scan = _Apply(lambda x: x.cumsum(0))
+    assert len(_statements(Fun(lambda x: x.sum(1)), torch.randn(512, 9000), cores=64)) == 1
+    scan = Fun(lambda x: x.cumsum(0))
     assert len(_statements(scan, torch.randn(1 << 18), cores=64)) == 1

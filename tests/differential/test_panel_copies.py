@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import nestor
-
-
-class Product(nn.Module):
-    """A function of two tensors as a module."""
-
-    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]):
-        super().__init__()
-        self.function = function
-
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        return self.function(a, b)
+from tests.helpers.modules import Fun
 
 
 def _check(model: Any, a: Tensor, b: Tensor) -> None:
@@ -53,7 +42,7 @@ def test_odd_sizes(
     a, b = torch.randn(rows, terms, dtype=dtype), torch.randn(terms, columns, dtype=dtype)
     function = (lambda x, y: x @ y.T) if transposed else (lambda x, y: x @ y)
     given = b.T.contiguous() if transposed else b
-    model = nestor.compile(Product(function), (a, given), target=target)
+    model = nestor.compile(Fun(function), (a, given), target=target)
     assert _panel_widths(model)
     assert torch.equal(model(a, given), model(a, given))
     _check(lambda x, _: model(x, given), a, b)
@@ -62,7 +51,7 @@ def test_odd_sizes(
 def test_batched() -> None:
     torch.manual_seed(1)
     a, b = torch.randn(3, 66, 200), torch.randn(3, 200, 345)
-    model = nestor.compile(Product(lambda x, y: x @ y), (a, b))
+    model = nestor.compile(Fun(lambda x, y: x @ y), (a, b))
     assert _panel_widths(model)
     _check(model, a, b)
 
@@ -70,7 +59,7 @@ def test_batched() -> None:
 def test_short_or_narrow_products_read_in_place() -> None:
     for rows, terms, columns in ((8, 512, 512), (128, 64, 512), (128, 2048, 32)):
         a, b = torch.randn(rows, terms), torch.randn(terms, columns)
-        model = nestor.compile(Product(lambda x, y: x @ y), (a, b))
+        model = nestor.compile(Fun(lambda x, y: x @ y), (a, b))
         assert not _panel_widths(model)
         _check(model, a, b)
 
@@ -80,7 +69,7 @@ def test_symbolic_sizes() -> None:
     m, k, n = (torch.export.Dim(name, min=1, max=4096) for name in "mkn")
     shapes = ({0: m, 1: k}, {0: k, 1: n})
     a, b = torch.randn(130, 520), torch.randn(520, 530)
-    model = nestor.compile(Product(lambda x, y: x @ y), (a, b), dynamic_shapes=shapes)
+    model = nestor.compile(Fun(lambda x, y: x @ y), (a, b), dynamic_shapes=shapes)
     for rows, terms, columns in ((130, 520, 530), (1, 1, 1), (64, 512, 1024), (5, 700, 49)):
         _check(model, torch.randn(rows, terms), torch.randn(terms, columns))
 
@@ -88,5 +77,5 @@ def test_symbolic_sizes() -> None:
 def test_any_number_of_threads_gives_the_same_bits() -> None:
     torch.manual_seed(3)
     a, b = torch.randn(200, 600), torch.randn(600, 500)
-    results = [nestor.compile(Product(lambda x, y: x @ y), (a, b), threads=t)(a, b) for t in (1, 3)]
+    results = [nestor.compile(Fun(lambda x, y: x @ y), (a, b), threads=t)(a, b) for t in (1, 3)]
     assert torch.equal(*results)

@@ -19,20 +19,10 @@ from nestor.passes.context import PassContext
 from nestor.passes.masked_terms import skip_masked_terms
 from nestor.passes.pipeline import PASSES
 from nestor.passes.split_softmax import split_softmax as split
+from tests.helpers.modules import Fun
 from tests.helpers.pass_checks import assert_same_results
 
 Attention = Callable[..., torch.Tensor]
-
-
-class Model(torch.nn.Module):
-    """A function as a module."""
-
-    def __init__(self, function: Attention):
-        super().__init__()
-        self.function = function
-
-    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        return self.function(*inputs)
 
 
 def by_hand(keep: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Attention:
@@ -83,7 +73,7 @@ def inputs(rows: int, keys: int, width: int = 8, heads: int = 2) -> tuple[torch.
 
 def program_before(function: Attention, arrays: tuple[torch.Tensor, ...]) -> Program:
     """The program as ``skip_masked_terms`` gets it."""
-    program = import_model(Model(function), arrays, {}, dynamic_shapes=None, name="m").program
+    program = import_model(Fun(function), arrays, {}, dynamic_shapes=None, name="m").program
     ctx = PassContext()
     for step in PASSES[: PASSES.index(skip_masked_terms)]:
         result = step(program, ctx)
@@ -169,7 +159,7 @@ def compiled_like_eager(
     function: Attention, arrays: tuple[torch.Tensor, ...], dynamic_shapes: Any = None
 ) -> None:
     """Compiled results lie as near to float64's as eager's; equal on one and on two threads."""
-    model = Model(function)
+    model = Fun(function)
     with torch.no_grad():
         exact = model(*(a.double() for a in arrays))
         eager = model(*arrays)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import nestor
+from tests.helpers.modules import Fun
 
 ROWS, DEPTH, WORDS = 90, 48, 5003
 
@@ -27,18 +28,6 @@ class Head(nn.Module):
     def forward(self, *args: Tensor) -> Any:
         """Call it."""
         return self.function(self.words, *args)
-
-
-class Fun(nn.Module):
-    """A function as a module."""
-
-    def __init__(self, function: Callable[..., Any]):
-        super().__init__()
-        self.function = function
-
-    def forward(self, *args: Tensor) -> Any:
-        """Call it."""
-        return self.function(*args)
 
 
 def splade(words: nn.Linear, hidden: Tensor, mask: Tensor) -> Tensor:

@@ -19,20 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import nestor
+from tests.helpers.modules import Fun
 
 THREADS = (1, 2, 3, 5)
-
-
-class Fun(nn.Module):
-    """A function as a module."""
-
-    def __init__(self, function: Callable[..., Any]):
-        super().__init__()
-        self.function = function
-
-    def forward(self, *args: Tensor) -> Any:
-        """Call it."""
-        return self.function(*args)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

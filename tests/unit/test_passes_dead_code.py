@@ -13,7 +13,7 @@ from nestor.passes.dead_code import remove_dead_code
 from nestor.passes.inline import inline_producers
 from tests.helpers.ir_programs import fn, load, op, program, statement, tensor, write
 from tests.helpers.pass_checks import assert_same_results, run_checked
-from tests.helpers.pass_programs import X, two
+from tests.helpers.two_statements import X, two
 
 f32 = DType.f32
 

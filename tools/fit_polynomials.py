@@ -219,6 +219,13 @@ def erf_rows() -> list[list[float]]:
     return rows + [list(map(float, fit(near(mpf(k) / 8), 200)[0])) for k in range(1, 32)]
 
 
+def _print_numbers(name: str, numbers: list[mpf], meaning: str) -> None:
+    print(f"\n{name} = (")
+    for number in numbers:
+        print(f"    {float(number)!r},")
+    print(f")  # {meaning}")
+
+
 def main() -> None:
     """Print the table; with names as arguments only those."""
     wanted = set(sys.argv[1:])
@@ -233,10 +240,11 @@ def main() -> None:
             print(f"    {c!r},")
         print(f")  # weighted error {worst:.2e} = 2**{mp.nstr(mp.log(worst, 2), 4)}", flush=True)
     if not wanted or "EXP2_SIXTEENTHS" in wanted:
-        print("\nEXP2_SIXTEENTHS = (")
-        for k in range(16):
-            print(f"    {float(round_to(mpf(2) ** (mpf(k) / 16), 32))!r},")
-        print(")  # 2 to the multiples of 1/16 below 1")
+        exact = [mpf(2) ** (mpf(k) / 16) for k in range(16)]
+        nearest = [round_to(e, 32) for e in exact]
+        _print_numbers("EXP2_SIXTEENTHS", nearest, "2 to the multiples of 1/16 below 1")
+        rests = [round_to(e / n - 1, 32) for e, n in zip(exact, nearest, strict=True)]
+        _print_numbers("EXP2_SIXTEENTHS_REST", rests, "what these lack, over them")
     if not wanted or "ERF_ROWS_F32" in wanted:
         print("\nERF_ROWS_F32 = (")
         for row in erf_rows():

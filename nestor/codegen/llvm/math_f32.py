@@ -4,12 +4,13 @@
 function  error [ULP]            method
 ========  =====================  ======================================================
 exp       ≤ 1.1                  n = round(x/ln 2), polynomial, 2ⁿ in two factors; with
-                                 sixteenths of a power of two from a table (AVX-512)
+                                 sixteenths of a power of two from a table: ≤ 0.8
 exp2      ≤ 1.0                  n = round(x), polynomial
 expm1     ≤ 1.6                  as exp, with the 1 subtracted before scaling
 log       ≤ 1.0                  mantissa in [√½, √2), polynomial
 tanh      ≤ 2.5                  expm1(-2|x|), one division
-sigmoid   ≤ 2.5                  exp(-x), its exponent added as an integer; one division
+sigmoid   ≤ 2.5                  exp(-x), its exponent added as an integer; one division;
+                                 of exp(x) where that has a table
 erf       ≤ 2.0                  polynomials around multiples of 1/8 (AVX-512), or a
                                  polynomial below 1, 1 - exp2(polynomial) above
 sin, cos  ≤ 1.6                  argument reduced in float64, polynomial (``math_trig``)
@@ -77,6 +78,11 @@ def _reduce_exp(x: Num) -> tuple[Num, Num, Num]:
     return n.fma(-LN2_LOW, r), n, whole
 
 
+def _has_tables(x: Num) -> bool:
+    """Whether vectors of this size are looked up and scaled by powers of two."""
+    return x.val.lanes in (4, 8, 16) and "avx512vl" in x.fb.module.features
+
+
 def _exp_by_table(x: Num) -> Num | None:
     """e to the x, |x| < 2^15, where the machine looks up sixteenths of a power of two and scales by
     the whole part: two thirds of the multiply-adds."""
@@ -84,9 +90,10 @@ def _exp_by_table(x: Num) -> Num | None:
     n = shifted - SIXTEENTHS
     r = n.fma(-LN2_LOW, n.fma(-LN2_HIGH, x))
     fraction = shifted.bits().look_up(tables.EXP2_SIXTEENTHS)
-    if fraction is None:
+    rest = shifted.bits().look_up(tables.EXP2_SIXTEENTHS_REST)
+    if fraction is None or rest is None:
         return None
-    p = (fraction * r).fma(r.fma(r.polynomial(tables.EXP_NEAR_F32), 1.0), fraction)
+    p = fraction.fma(r.fma(r.fma(r.polynomial(tables.EXP_NEAR_F32), 1.0), rest), fraction)
     return p.times_power_of_two(n)
 
 
@@ -94,10 +101,9 @@ def _exp_by_table(x: Num) -> Num | None:
 def exp_f32(x: Num) -> Num:
     """e to the x; inf from 88.73 on, 0 below -103.98."""
     x = x.at_most(89.0).at_least(-104.0)
-    if x.val.lanes in (4, 8, 16) and "avx512vl" in x.fb.module.features:
-        by_table = _exp_by_table(x)
-        if by_table is not None:
-            return by_table
+    by_table = _exp_by_table(x) if _has_tables(x) else None
+    if by_table is not None:
+        return by_table
     r, n, whole = _reduce_exp(x)
     p = r.fma(r.fma(r.polynomial(tables.EXP_F32), 1.0), 1.0)
     return scale(p, n, whole)
@@ -166,6 +172,10 @@ def tanh_f32(x: Num) -> Num:
 def sigmoid_f32(x: Num) -> Num:
     """``1 / (1 + exp(-x))``; where exp(-x) nears overflow, numerator and denominator are scaled."""
     x = x.at_most(80.0).at_least(-104.0)
+    power = _exp_by_table(x) if _has_tables(x) else None
+    if power is not None:
+        # Nothing is left of the 1 beside a large power, and the other way.
+        return power / (power + 1.0)
     shifted = x.fma(-LOG2E, MAGIC)
     n = shifted - MAGIC
     r = n.fma(LN2_LOW, n.fma(LN2_HIGH, x))  # exp(-x) = 2ⁿ exp(-r)

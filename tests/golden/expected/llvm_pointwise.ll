@@ -127,12 +127,13 @@ entry:
   %v8 = call <16 x float> @llvm.fma.v16f32(<16 x float> %v6, <16 x float> splat (float 0xBEB7F7D1C0000000), <16 x float> %v7)
   %v9 = bitcast <16 x float> %v5 to <16 x i32>
   %v10 = call <16 x float> @llvm.x86.avx512.permvar.sf.512(<16 x float> <float 0x3FF0000000000000, float 0x3FF0B55860000000, float 0x3FF172B840000000, float 0x3FF2387A60000000, float 0x3FF306FE00000000, float 0x3FF3DEA640000000, float 0x3FF4BFDAE0000000, float 0x3FF5AB07E0000000, float 0x3FF6A09E60000000, float 0x3FF7A11480000000, float 0x3FF8ACE540000000, float 0x3FF9C49180000000, float 0x3FFAE89FA0000000, float 0x3FFC199BE0000000, float 0x3FFD5818E0000000, float 0x3FFEA4AFA0000000>, <16 x i32> %v9)
-  %v11 = fmul <16 x float> %v10, %v8
+  %v11 = call <16 x float> @llvm.x86.avx512.permvar.sf.512(<16 x float> <float 0x0000000000000000, float 0x3E68D96D40000000, float 0xBE49C0C220000000, float 0x3E69649040000000, float 0x3E61250020000000, float 0x3E6370BE40000000, float 0xBE60A35500000000, float 0xBE400D8AC0000000, float 0x3E526055C0000000, float 0xBE605CB440000000, float 0x3E367A1CA0000000, float 0x3E3A3B5E40000000, float 0xBE4F9C3040000000, float 0xBE36961B40000000, float 0xBE3A5217C0000000, float 0x3E361428E0000000>, <16 x i32> %v9)
   %v12 = call <16 x float> @llvm.fma.v16f32(<16 x float> %v8, <16 x float> splat (float 0x3FC5557620000000), <16 x float> splat (float 0x3FE0002200000000))
   %v13 = call <16 x float> @llvm.fma.v16f32(<16 x float> %v8, <16 x float> %v12, <16 x float> splat (float 0x3FF0000000000000))
-  %v14 = call <16 x float> @llvm.fma.v16f32(<16 x float> %v11, <16 x float> %v13, <16 x float> %v10)
-  %v15 = call <16 x float> @llvm.x86.avx512.mask.scalef.ps.512(<16 x float> %v14, <16 x float> %v6, <16 x float> zeroinitializer, i16 -1, i32 4)
-  ret <16 x float> %v15
+  %v14 = call <16 x float> @llvm.fma.v16f32(<16 x float> %v8, <16 x float> %v13, <16 x float> %v11)
+  %v15 = call <16 x float> @llvm.fma.v16f32(<16 x float> %v10, <16 x float> %v14, <16 x float> %v10)
+  %v16 = call <16 x float> @llvm.x86.avx512.mask.scalef.ps.512(<16 x float> %v15, <16 x float> %v6, <16 x float> zeroinitializer, i16 -1, i32 4)
+  ret <16 x float> %v16
 }
 define internal <8 x float> @nestor.exp.v8f32(<8 x float> %x0) alwaysinline nounwind memory(none) {
 entry:
@@ -148,12 +149,14 @@ entry:
   %v10 = shufflevector <8 x i32> %v9, <8 x i32> poison, <16 x i32> <i32 0, i32 1, i32 2, i32 3, i32 4, i32 5, i32 6, i32 7, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison>
   %v11 = call <16 x float> @llvm.x86.avx512.permvar.sf.512(<16 x float> <float 0x3FF0000000000000, float 0x3FF0B55860000000, float 0x3FF172B840000000, float 0x3FF2387A60000000, float 0x3FF306FE00000000, float 0x3FF3DEA640000000, float 0x3FF4BFDAE0000000, float 0x3FF5AB07E0000000, float 0x3FF6A09E60000000, float 0x3FF7A11480000000, float 0x3FF8ACE540000000, float 0x3FF9C49180000000, float 0x3FFAE89FA0000000, float 0x3FFC199BE0000000, float 0x3FFD5818E0000000, float 0x3FFEA4AFA0000000>, <16 x i32> %v10)
   %v12 = shufflevector <16 x float> %v11, <16 x float> poison, <8 x i32> <i32 0, i32 1, i32 2, i32 3, i32 4, i32 5, i32 6, i32 7>
-  %v13 = fmul <8 x float> %v12, %v8
-  %v14 = call <8 x float> @llvm.fma.v8f32(<8 x float> %v8, <8 x float> splat (float 0x3FC5557620000000), <8 x float> splat (float 0x3FE0002200000000))
-  %v15 = call <8 x float> @llvm.fma.v8f32(<8 x float> %v8, <8 x float> %v14, <8 x float> splat (float 0x3FF0000000000000))
-  %v16 = call <8 x float> @llvm.fma.v8f32(<8 x float> %v13, <8 x float> %v15, <8 x float> %v12)
-  %v17 = call <8 x float> @llvm.x86.avx512.mask.scalef.ps.256(<8 x float> %v16, <8 x float> %v6, <8 x float> zeroinitializer, i8 -1)
-  ret <8 x float> %v17
+  %v13 = call <16 x float> @llvm.x86.avx512.permvar.sf.512(<16 x float> <float 0x0000000000000000, float 0x3E68D96D40000000, float 0xBE49C0C220000000, float 0x3E69649040000000, float 0x3E61250020000000, float 0x3E6370BE40000000, float 0xBE60A35500000000, float 0xBE400D8AC0000000, float 0x3E526055C0000000, float 0xBE605CB440000000, float 0x3E367A1CA0000000, float 0x3E3A3B5E40000000, float 0xBE4F9C3040000000, float 0xBE36961B40000000, float 0xBE3A5217C0000000, float 0x3E361428E0000000>, <16 x i32> %v10)
+  %v14 = shufflevector <16 x float> %v13, <16 x float> poison, <8 x i32> <i32 0, i32 1, i32 2, i32 3, i32 4, i32 5, i32 6, i32 7>
+  %v15 = call <8 x float> @llvm.fma.v8f32(<8 x float> %v8, <8 x float> splat (float 0x3FC5557620000000), <8 x float> splat (float 0x3FE0002200000000))
+  %v16 = call <8 x float> @llvm.fma.v8f32(<8 x float> %v8, <8 x float> %v15, <8 x float> splat (float 0x3FF0000000000000))
+  %v17 = call <8 x float> @llvm.fma.v8f32(<8 x float> %v8, <8 x float> %v16, <8 x float> %v14)
+  %v18 = call <8 x float> @llvm.fma.v8f32(<8 x float> %v12, <8 x float> %v17, <8 x float> %v12)
+  %v19 = call <8 x float> @llvm.x86.avx512.mask.scalef.ps.256(<8 x float> %v18, <8 x float> %v6, <8 x float> zeroinitializer, i8 -1)
+  ret <8 x float> %v19
 }
 !0 = distinct !{!0}
 !1 = distinct !{!1, !0}

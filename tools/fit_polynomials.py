@@ -204,19 +204,19 @@ FITS: list[Fit] = [
 ]  # fmt: skip
 
 
-def erf_rows() -> list[list[float]]:
-    """For the multiples c of 1/8 below 4: coefficients of erf(c + t), |t| ≤ 1/16, in float32.
+def erf_rows(count: int, step: mpf, degree: int) -> list[list[float]]:
+    """For the first multiples c of ``step``: coefficients of erf(c + t), 2|t| ≤ step, in float32.
 
     At 0 those of erf(t) - t from the linear one up, with nothing before them.
     """
 
     def near(c: mpf) -> Fit:
-        return Fit("", 32, lambda t: mp.erf(c + t), -mpf(1) / 16, mpf(1) / 16, 4,
+        return Fit("", 32, lambda t: mp.erf(c + t), -step / 2, step / 2, degree,
                    lambda t: 1 / mp.erf(c + t))  # fmt: skip
 
-    first = Fit("", 32, lambda t: (mp.erf(t) - t) / t, mpf(10) ** -20, mpf(1) / 16, 3)
+    first = Fit("", 32, lambda t: (mp.erf(t) - t) / t, mpf(10) ** -20, step / 2, degree - 1)
     rows = [[0.0, *map(float, fit(first, 200)[0])]]
-    return rows + [list(map(float, fit(near(mpf(k) / 8), 200)[0])) for k in range(1, 32)]
+    return rows + [list(map(float, fit(near(k * step), 200)[0])) for k in range(1, count)]
 
 
 def _print_numbers(name: str, numbers: list[mpf], meaning: str) -> None:
@@ -245,11 +245,16 @@ def main() -> None:
         _print_numbers("EXP2_SIXTEENTHS", nearest, "2 to the multiples of 1/16 below 1")
         rests = [round_to(e / n - 1, 32) for e, n in zip(exact, nearest, strict=True)]
         _print_numbers("EXP2_SIXTEENTHS_REST", rests, "what these lack, over them")
-    if not wanted or "ERF_ROWS_F32" in wanted:
-        print("\nERF_ROWS_F32 = (")
-        for row in erf_rows():
+    rows = {"ERF_ROWS_F32": (32, mpf(1) / 8, 4), "ERF_WIDE_ROWS_F32": (8, mpf(17) / 32, 7)}
+    for name, (count, step, degree) in rows.items():
+        if wanted and name not in wanted:
+            continue
+        print(f"\n{name} = (")
+        for row in erf_rows(count, step, degree):
             print(f"    ({', '.join(map(repr, row[:3]))},")
-            print(f"     {', '.join(map(repr, row[3:]))}),")
+            for at in range(3, len(row), 3):
+                end = ")," if at + 3 >= len(row) else ","
+                print(f"     {', '.join(map(repr, row[at : at + 3]))}{end}")
         print(")")
 
 

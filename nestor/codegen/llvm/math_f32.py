@@ -11,8 +11,7 @@ log       ≤ 1.0                  mantissa in [√½, √2), polynomial
 tanh      ≤ 2.5                  expm1(-2|x|), one division
 sigmoid   ≤ 2.5                  exp(-x), its exponent added as an integer; one division;
                                  of exp(x) where that has a table
-erf       ≤ 2.0                  polynomials around multiples of 1/8 (AVX-512), or a
-                                 polynomial below 1, 1 - exp2(polynomial) above
+erf       ≤ 2.0                  polynomials around multiples of 1/8 (AVX-512) or 17/32
 sin, cos  ≤ 1.6                  argument reduced in float64, polynomial (``math_trig``)
 rsqrt     ≤ 1.5                  1 / sqrt(x), both correctly rounded
 ========  =====================  ======================================================
@@ -44,6 +43,8 @@ EIGHTHS = 1572864.0
 """1.5 · 2²⁰: adding it rounds to a multiple of 1/8, whose number then stands in the low bits."""
 SIXTEENTHS = 786432.0
 """1.5 · 2¹⁹: adding it rounds to a multiple of 1/16, whose number then stands in the low bits."""
+ERF_STEP = 17 / 32
+"""Between the wide rows of erf: eight of them reach where it is 1, and multiples are exact."""
 MAX_SIGMOID_POWER = 100
 """Powers of two up to which a sigmoid's exponential is not scaled."""
 
@@ -189,21 +190,33 @@ def sigmoid_f32(x: Num) -> Num:
 
 
 def _erf_by_rows(x: Num) -> Num | None:
-    """Error function from its Taylor-like rows at multiples of 1/8, where tables can be looked up:
-    a third of the operations of the polynomials over a whole range."""
-    if x.val.lanes > 16 or "avx512f" not in x.fb.module.features:
+    """Error function from its Taylor-like rows at multiples of 1/8, or of 17/32 where tables have
+    8 entries: a third or half of the operations of the polynomials over a whole range."""
+    rows: tuple[tuple[float, ...], ...]
+    if x.val.lanes <= 16 and "avx512f" in x.fb.module.features:
+        magnitude = x.abs().at_most(3.93)  # from there on it is 1
+        shifted = magnitude + EIGHTHS
+        t = magnitude - (shifted - EIGHTHS)
+        first, rows = shifted.equals(EIGHTHS), tables.ERF_ROWS_F32
+    elif x.val.lanes <= 8:
+        magnitude = x.abs().at_most(3.97)
+        shifted = magnitude.fma(1 / ERF_STEP, MAGIC)
+        n = shifted - MAGIC
+        t = n.fma(-ERF_STEP, magnitude)  # exact
+        first, rows = shifted.equals(MAGIC), tables.ERF_WIDE_ROWS_F32
+    else:
         return None
-    magnitude = x.abs().at_most(3.93)  # from there on it is 1
-    shifted = magnitude + EIGHTHS
-    t = magnitude - (shifted - EIGHTHS)
     row = shifted.bits()
-    coefficients = [row.look_up(column) for column in zip(*tables.ERF_ROWS_F32, strict=True)]
-    value, *rest = (c for c in coefficients if c is not None)
+    found = [row.look_up(column) for column in zip(*rows, strict=True)]
+    coefficients = [c for c in found if c is not None]
+    if len(coefficients) < len(found):
+        return None
+    value, *rest = coefficients
     total = rest[-1]
     for c in reversed(rest[:-1]):
         total = t.fma(total, c)
     # Near 0 the row tells the difference from t, which stands in the place of its value.
-    return t.fma(total, shifted.equals(EIGHTHS).where(t, value)).with_sign_of(x)
+    return t.fma(total, first.where(t, value)).with_sign_of(x)
 
 
 @define("erf", "float")

@@ -190,34 +190,37 @@ class Num:
         return Num(fb, fb.emit(f"call {v.full} {name}({given})", v.ty, v.lanes))
 
     def look_up(self, table: Sequence[float]) -> Num | None:
-        """The entry of a table of 16 or 32 float32 numbers that the low bits of this i32 name; None
-        where the machine cannot look up a vector's at once."""
+        """The entry of a table of 8, 16 or 32 float32 numbers that the low bits of this i32 name;
+        None where the machine cannot look up a vector's at once (AVX2 knows tables of 8)."""
         fb, index = self.fb, self.val
-        if len(table) not in (16, 32) or index.ty != "i32" or index.lanes > 16:
+        lanes = min(len(table), 16)
+        if len(table) not in (8, 16, 32) or index.ty != "i32" or index.lanes > lanes:
             raise InternalError(
-                "a table has 16 or 32 entries, and at most 16 are looked up at once"
+                "a table has 8, 16 or 32 entries, and at most 8 or 16 are looked up at once"
             )
-        if "avx512f" not in fb.module.features:
+        if ("avx2" if lanes == 8 else "avx512f") not in fb.module.features:
             return None
         wide = index
         if not index.lanes:
-            wide = fb.emit(f"insertelement <16 x i32> poison, i32 {index.text}, i64 0", "i32", 16)
-        elif index.lanes < 16:
-            wide = fb.shuffle(index, [*range(index.lanes), *[-1] * (16 - index.lanes)])
+            rhs = f"insertelement <{lanes} x i32> poison, i32 {index.text}, i64 0"
+            wide = fb.emit(rhs, "i32", lanes)
+        elif index.lanes < lanes:
+            wide = fb.shuffle(index, [*range(index.lanes), *[-1] * (lanes - index.lanes)])
         parts = [
-            vector_literal([float_text(e, "float") for e in table[at : at + 16]], "float")
-            for at in range(0, len(table), 16)
+            vector_literal([float_text(e, "float") for e in table[at : at + lanes]], "float")
+            for at in range(0, len(table), lanes)
         ]
         given = [parts[0], wide, *parts[1:]]
-        kind = "permvar.sf" if len(table) == 16 else "vpermi2var.ps"
+        kind = {8: "avx2.permps", 16: "avx512.permvar.sf.512", 32: "avx512.vpermi2var.ps.512"}
         name = fb.module.declare(
-            f"llvm.x86.avx512.{kind}.512", parts[0].full, ", ".join(v.full for v in given)
+            f"llvm.x86.{kind[len(table)]}", parts[0].full, ", ".join(v.full for v in given)
         )
         arguments = ", ".join(f"{v.full} {v.text}" for v in given)
-        found = fb.emit(f"call {parts[0].full} {name}({arguments})", "float", 16)
+        found = fb.emit(f"call {parts[0].full} {name}({arguments})", "float", lanes)
         if not index.lanes:
             return Num(fb, fb.extract(found, 0))
-        return Num(fb, found if index.lanes == 16 else fb.shuffle(found, list(range(index.lanes))))
+        whole = index.lanes == lanes
+        return Num(fb, found if whole else fb.shuffle(found, list(range(index.lanes))))
 
     def convert(self, opcode: str, ty: str) -> Num:
         """A conversion instruction to the element type ``ty``."""

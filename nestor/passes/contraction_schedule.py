@@ -71,7 +71,7 @@ def schedule_epilogue(rules: Rules, anchor: Statement) -> None:
     assert contraction is not None
     free = free_indices(anchor)
     parallel, tile = contraction_loops(rules, anchor, contraction, free, [])
-    is_looped = any(_is_expensive(s) for s in rules.statements[1:])
+    is_looped = any(is_expensive(s) for s in rules.statements[1:])
     for s in rules.statements[1:]:
         rename = dict(zip(rules.fused.shared[anchor.name], rules.fused.shared[s.name]))
         loops, inner = mirror_tile(rules, anchor, s, rename, parallel, tile)
@@ -82,7 +82,7 @@ def schedule_epilogue(rules: Rules, anchor: Statement) -> None:
     rules.keep_temps("local" if is_looped else "register")
 
 
-def _is_expensive(s: Statement) -> bool:
+def is_expensive(s: Statement) -> bool:
     """Whether a vector of ``s`` takes so many instructions that a loop over the tile is best.
 
     Its constants then stand in registers, which written out they share with the tile's sums: all of
@@ -148,7 +148,7 @@ def contraction_loops(
         tile, v = [f"{v}.o"], f"{v}.i"
     window = shared_window(s, c)
     near = 0
-    if column_outer and window is None and not _depends(rules, c, batch):
+    if column_outer and window is None and not around and not _depends(rules, c, batch):
         near = _rows_near(s, c, row, row_tile, block)
     row_outer, row_inner, near_outer = [], [f"{name}.{row}"] if row else [], []
     if near and near * row_tile < rows:

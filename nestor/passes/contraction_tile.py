@@ -65,6 +65,11 @@ def _overlap(
     return None
 
 
+def tile_row(s: Statement, c: Contraction) -> str | None:
+    """The index of the rows of a register tile that reuse its vectors; None if none does."""
+    return next((n for n in c.rows if is_constant(s, n)), c.rows[0] if c.rows else None)
+
+
 def contraction_tile(s: Statement, c: Contraction, unit: VectorUnit) -> tuple[str | None, int, int]:
     """The row index of a contraction's register tile (None: there is none), rows, vectors."""
     window = shared_window(s, c)
@@ -77,7 +82,7 @@ def contraction_tile(s: Statement, c: Contraction, unit: VectorUnit) -> tuple[st
         columns = -(-reuse_extent(s, c.vector) // lanes)
         tile, vectors = choose_window_tile(rows, columns, window.taps, window.step, unit.registers)
         return window.row, tile, vectors
-    row = next((n for n in c.rows if is_constant(s, n)), c.rows[0] if c.rows else None)
+    row = tile_row(s, c)
     rows = reuse_extent(s, row) if row else 1
     sets = row_sets(c.row_strides[c.rows.index(row)] if row else None)
     terms = math.prod(reuse_extent(s, n) for n in c.reduced)

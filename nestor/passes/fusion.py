@@ -28,6 +28,7 @@ from nestor.passes.analysis import expression_variables, is_pointwise
 from nestor.passes.contraction import Contraction, contraction_of
 from nestor.passes.contraction_tile import shared_window
 from nestor.passes.expansions import is_expansion, reads_expansion
+from nestor.passes.line_fusion import is_balanced, line_rows
 from nestor.passes.statement_facts import few_rows
 from nestor.passes.strides import typical
 
@@ -60,6 +61,7 @@ class _Group:
     shared: dict[str, tuple[str, ...]]
     position: int
     sequential: bool = False
+    product: Statement | None = None  # that takes lines of a convolution in this group
 
     @property
     def names(self) -> set[str]:
@@ -161,9 +163,14 @@ class _Partitioner:
         rows = self._common_rows(group, statement)
         if rows is None:
             return self._refuse(group, statement, "their accesses share no index")
-        reason = self._profit(group, statement, rows)
+        lines = self._line_rows(group, statement, rows)
+        rows = lines or rows
+        row_reason = self._row_reason if lines else self._profit
+        reason = row_reason(group, statement, rows)
         if reason is not None:
             return self._refuse(group, statement, reason)
+        if lines:
+            group.product = statement
         keep = [p for p, r in enumerate(rows) if r is not None]
         group.shared = {n: tuple(s[p] for p in keep) for n, s in group.shared.items()}
         group.shared[statement.name] = tuple(r for r in rows if r is not None)
@@ -215,6 +222,8 @@ class _Partitioner:
         inside = [c for s in group.statements if (c := contraction_of(s, self.tensors))]
         if statement.reduction is None and full and len(rows) == len(statement.domain.names):
             return None
+        if group.product is not None and full and _same_points(group.product, statement):
+            return None
         if contraction is not None:
             return self._contraction_profit(group, statement, contraction, rows)
         if inside:
@@ -228,6 +237,23 @@ class _Partitioner:
             if any(_extent_is_symbolic(s, group, p) for s in group.statements for p in lost):
                 return "what a row keeps would have no bound"
         return self._row_reason(group, statement, rows)
+
+    def _line_rows(
+        self, group: _Group, statement: Statement, rows: list[str | None]
+    ) -> list[str | None] | None:
+        """The rows that stay if ``statement`` is a product that takes lines of a convolution, of
+        which nobody else reads the results; None if it is not."""
+        second = contraction_of(statement, self.tensors)
+        inside = [c for s in group.statements if (c := contraction_of(s, self.tensors))]
+        if second is None or len(inside) != 1:
+            return None
+        readers = {*group.names, statement.name}
+        for name in {n for n in _reads(statement) if self._in_group(group, n)}:
+            if self.tensors[name].role != "temp" or not readers.issuperset(self.users[name]):
+                return None
+        first = inside[0]
+        lines = line_rows(first, second, group.shared[first.statement.name], rows, self.l2_bytes)
+        return lines if lines and is_balanced(second, lines, self.cores) else None
 
     def _contraction_profit(
         self,
@@ -480,6 +506,12 @@ def _writes(statement: AnyStatement) -> tuple[str, ...]:
 def _is_copy(statement: Statement) -> bool:
     """Whether it moves elements, perhaps into a border's midst."""
     return is_pointwise(statement) and all(isinstance(e, Load) for e in statement.elements)
+
+
+def _same_points(first: Statement, statement: Statement) -> bool:
+    """Whether a pointwise statement has an instance for each result of ``first``."""
+    results = _volume(first, [n for n in first.domain.names if n not in _reduced(first)])
+    return is_pointwise(statement) and _volume(statement, list(statement.domain.names)) == results
 
 
 def _read_by(reader: Statement, writer: Statement) -> bool:

@@ -16,7 +16,9 @@ from nestor.ir.schedule import (
     Vectorize,
 )
 from nestor.passes.contraction import Contraction
-from nestor.passes.contraction_schedule import pack_operand
+from nestor.passes.contraction_schedule import is_expensive, pack_operand
+from nestor.passes.contraction_tile import shared_window
+from nestor.passes.line_fusion import tiles_inside
 from nestor.passes.plain_schedule import is_short_row, plain_inner, unit_score
 from nestor.passes.register_tile import choose_register_tile
 from nestor.passes.rewriting import statement_loads
@@ -45,7 +47,8 @@ def schedule_rows(rules: Rules) -> None:
     first = rules.statements[0]
     positions = list(range(len(shared[first.name])))
     order = sorted(positions, key=lambda p: _row_stride(rules, p), reverse=True)
-    tile_at, row_tile = _row_tile(rules, positions)
+    in_lines = _in_lines(rules)
+    tile_at, row_tile = (None, 1) if in_lines else _row_tile(rules, positions)
     vector_at = _shared_vector(rules, positions) if tile_at is None else None
     outer_first: list[str] = []
     window: WindowTile | None = None
@@ -53,11 +56,12 @@ def schedule_rows(rules: Rules) -> None:
     for s in rules.statements:
         outer, inner_halves = _shared_loops(rules, s, order, tile_at, row_tile, vector_at)
         c = rules.contraction(s)
-        if c is not None and not inner_halves and is_window_of_rows(s, c):
+        if c is not None and not inner_halves and (in_lines or is_window_of_rows(s, c)):
             window = window_tile(rules, s, c, outer)
         elif window is not None and follow_tile(rules, window, s, outer_first, outer):
             name = window.statement.writes[0].tensor
-            if rules.tensors[name].role == "temp" and _readers(rules, name) == 1:
+            is_alone = rules.tensors[name].role == "temp" and _readers(rules, name) == 1
+            if is_alone and not is_expensive(s):
                 in_registers.append(name)
             window = None
             continue
@@ -74,6 +78,17 @@ def schedule_rows(rules: Rules) -> None:
     rules.keep_temps("local")
     for name in in_registers:
         rules.out.append(ComputeAt(tensor=name, scope="register"))
+
+
+def _in_lines(rules: Rules) -> bool:
+    """Whether the rows are lines of a convolution, and a product takes them: the register tiles of
+    both lie inside a line."""
+    found = [c for s in rules.statements if (c := rules.contraction(s)) is not None]
+    return (
+        len(found) == 2
+        and shared_window(found[0].statement, found[0]) is not None
+        and all(tiles_inside(c, rules.fused.shared[c.statement.name]) for c in found)
+    )
 
 
 def _readers(rules: Rules, name: str) -> int:

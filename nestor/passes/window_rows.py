@@ -1,7 +1,9 @@
-"""Depthwise convolutions inside shared rows, and the pointwise statements on their results.
+"""Contractions whose register tiles lie inside shared rows, and the pointwise statements on their
+results: depthwise convolutions, and products that take their lines.
 
-A row is an image: its copy with a border stays near while the windows slide over it. Vectors and
-rows of the register tile lie across windows of one image, so nothing is lost by sharing images.
+Where a row is an image, its copy with a border stays near while the windows slide over it. Where it
+is a line, what a convolution makes stays near until a product has read it (``line_fusion``). Tiles
+are part of one image or one line anyway, so nothing is lost by sharing these.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from nestor.ir.expr import loads
 from nestor.ir.program import Statement
 from nestor.ir.schedule import Fuse, Reorder
 from nestor.passes.contraction import Contraction
-from nestor.passes.contraction_schedule import contraction_loops, mirror_tile
+from nestor.passes.contraction_schedule import contraction_loops, is_expensive, mirror_tile
 from nestor.passes.contraction_tile import shared_window
 from nestor.passes.schedule_rules import Rules
 from nestor.passes.statement_facts import free_indices
@@ -21,7 +23,7 @@ from nestor.passes.statement_facts import free_indices
 
 @dataclass(frozen=True, slots=True)
 class WindowTile:
-    """The loops of a scheduled convolution inside its shared rows: around its tile, and of it."""
+    """The loops of a scheduled contraction inside its shared rows: around its tile, and of it."""
 
     statement: Statement
     outer: list[str]
@@ -34,7 +36,7 @@ def is_window_of_rows(s: Statement, c: Contraction | None) -> bool:
 
 
 def window_tile(rules: Rules, s: Statement, c: Contraction, rows: list[str]) -> WindowTile:
-    """Schedule a convolution inside the shared loops ``rows``."""
+    """Schedule a contraction inside the shared loops ``rows``."""
     shared = set(rules.fused.shared[s.name])
     own = [n for n in free_indices(s) if n not in shared]
     outer, tile = contraction_loops(rules, s, c, own, [], around=rows)
@@ -55,7 +57,7 @@ def follow_tile(
     rules.out.append(Reorder(statement=s.name, loops=(*rows, *outer, *inner)))
     for first, second in zip((*shared, *anchor.outer), (*rows, *outer)):
         rules.out.append(Fuse(first=first, second=second))
-    rules.annotate_tile(inner)
+    rules.annotate_tile(inner[-1:] if is_expensive(s) else inner)
     return True
 
 

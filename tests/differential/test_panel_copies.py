@@ -67,7 +67,7 @@ def test_short_or_narrow_products_read_in_place() -> None:
 def test_symbolic_sizes() -> None:
     torch.manual_seed(2)
     m, k, n = (torch.export.Dim(name, min=1, max=4096) for name in "mkn")
-    shapes = ({0: m, 1: k}, {0: k, 1: n})
+    shapes = (({0: m, 1: k}, {0: k, 1: n}),)
     a, b = torch.randn(130, 520), torch.randn(520, 530)
     model = nestor.compile(Fun(lambda x, y: x @ y), (a, b), dynamic_shapes=shapes)
     for rows, terms, columns in ((130, 520, 530), (1, 1, 1), (64, 512, 1024), (5, 700, 49)):

@@ -15,6 +15,6 @@ class Fun(nn.Module):
         super().__init__()
         self.function = function
 
-    def forward(self, *args: Any) -> Any:
+    def forward(self, *inputs: Any) -> Any:
         """Call it."""
-        return self.function(*args)
+        return self.function(*inputs)

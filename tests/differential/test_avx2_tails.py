@@ -33,3 +33,19 @@ def test_transposed_tiles(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     x = torch.arange(shape[0] * shape[1] * shape[2]).reshape(shape).to(dtype)
     compiled = nestor.compile(_Transposed(), (x,), target="x86-64-v3", strict=True)
     assert torch.equal(compiled(x), _Transposed()(x))
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 4, 8, 11, 40])
+def test_tables_are_looked_up_by_any_number_of_lanes(width: int) -> None:
+    x = torch.cat([torch.linspace(-5, 5, 3 * width - 1), torch.tensor([torch.nan])])
+    x = x.reshape(3, width)
+    compiled = nestor.compile(_Erf(), (x,), target="x86-64-v3", strict=True)
+    wanted = torch.erf(x.double()).float()
+    assert torch.allclose(compiled(x), wanted, rtol=2e-7, atol=0, equal_nan=True)
+    assert torch.equal(compiled(torch.full_like(x, 4.0)), torch.ones_like(x))
+    assert torch.equal(compiled(torch.full_like(x, -torch.inf)), -torch.ones_like(x))
+
+
+class _Erf(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.erf(x)

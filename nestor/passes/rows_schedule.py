@@ -46,8 +46,9 @@ def schedule_rows(rules: Rules) -> None:
     shared = rules.fused.shared
     first = rules.statements[0]
     positions = list(range(len(shared[first.name])))
-    order = sorted(positions, key=lambda p: _row_stride(rules, p), reverse=True)
     in_lines = _in_lines(rules)
+    reusing = set(positions) if in_lines else _reusing(rules, positions)
+    order = sorted(positions, key=lambda p: (p not in reusing, _row_stride(rules, p)), reverse=True)
     tile_at, row_tile = (None, 1) if in_lines else _row_tile(rules, positions)
     vector_at = _shared_vector(rules, positions) if tile_at is None else None
     outer_first: list[str] = []
@@ -101,6 +102,19 @@ def _row_stride(rules: Rules, position: int) -> int:
     write = last.writes[0]
     stride = access_strides(rules.tensors[write.tensor], write.indices, [index])[index]
     return 0 if stride is None else abs(stride)
+
+
+def _reusing(rules: Rules, positions: list[int]) -> set[int]:
+    """Shared indices that every contraction's vector operand stays the same along: innermost, so
+    that one head's keys and values stay near a core for all of its rows."""
+    found = set(positions)
+    for s in rules.statements:
+        c = rules.contraction(s)
+        if c is not None and is_window_of_rows(s, c):
+            return set(positions)
+        if c is not None:
+            found &= {p for p in found if rules.fused.shared[s.name][p] in c.rows}
+    return found
 
 
 def _row_tile(rules: Rules, positions: list[int]) -> tuple[int | None, int]:

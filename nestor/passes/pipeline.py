@@ -29,6 +29,7 @@ from nestor.passes.phases import split_phases
 from nestor.passes.redirect import redirect_writes
 from nestor.passes.relayout import relayout_operands
 from nestor.passes.row_elements import keep_row_elements
+from nestor.passes.scaled_operands import move_scales
 from nestor.passes.simplify import simplify_program
 from nestor.passes.softmax import defer_divisions, share_expensive_elements
 from nestor.passes.split_reductions import split_reductions
@@ -68,6 +69,8 @@ PASSES: tuple[Pass | Split, ...] = (
     merge_summed_dimensions,
     # Ordering: after inlining, when one pointwise statement holds all that follows a contraction.
     fold_scales,
+    # Ordering: after that, which gives weights their last scale known at compile time.
+    move_scales,
     simplify_program,
     # Ordering: after scales are folded, which needs one writer.
     split_phases,

@@ -84,7 +84,7 @@ def test_one_thread_needs_no_libgomp():
 def test_forked_child_does_not_hang():
     code = (
         "import torch\n"
-        "from tests.unit.test_runtime_executable import marks\n"
+        "from tests.unit.test_runtime_executable_calls import marks\n"
         "assert marks(2)[1] == 2\n"
         "pid = os.fork()\n"
         "if pid == 0:\n"

@@ -80,8 +80,9 @@ def _reduce_exp(x: Num) -> tuple[Num, Num, Num]:
 
 
 def _has_tables(x: Num) -> bool:
-    """Whether vectors of this size are looked up and scaled by powers of two."""
-    return x.val.lanes in (4, 8, 16) and "avx512vl" in x.fb.module.features
+    """Whether numbers are looked up and scaled by powers of two: alone too, so that what is left
+    over of a vector gets the same values."""
+    return x.val.lanes <= 16 and "avx512vl" in x.fb.module.features
 
 
 def _exp_by_table(x: Num) -> Num | None:

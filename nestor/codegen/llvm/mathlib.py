@@ -173,10 +173,12 @@ class Num:
     def times_power_of_two(self, n: Num) -> Num | None:
         """``self * 2ⁿ`` for integral floats ``n`` of any size, rounded once; None where the machine
         has no instruction for that."""
-        fb, v = self.fb, self.val
-        bits = v.lanes * {"float": 32, "double": 64}.get(v.ty, 0)
-        if bits not in (128, 256, 512) or not {"avx512f", "avx512vl"} <= fb.module.features:
+        fb, size = self.fb, {"float": 32, "double": 64}.get(self.val.ty, 0)
+        needed = size * max(self.val.lanes, 1)
+        bits = next((b for b in (128, 256, 512) if needed and needed <= b), None)
+        if bits is None or not {"avx512f", "avx512vl"} <= fb.module.features:
             return None
+        v, power = self._widened(bits // size), n._widened(bits // size)
         short = {"float": "ps", "double": "pd"}[v.ty]
         mask, rounding = f"i{max(8, v.lanes)}", bits == 512
         name = fb.module.declare(
@@ -184,10 +186,27 @@ class Num:
             v.full,
             ", ".join([v.full] * 3 + [mask] + ["i32"] * rounding),
         )
-        given = f"{v.full} {v.text}, {v.full} {n.val.text}, {v.full} zeroinitializer, {mask} -1"
+        given = f"{v.full} {v.text}, {v.full} {power.text}, {v.full} zeroinitializer, {mask} -1"
         if rounding:
             given += ", i32 4"  # as the control register says
-        return Num(fb, fb.emit(f"call {v.full} {name}({given})", v.ty, v.lanes))
+        return self._narrowed(fb.emit(f"call {v.full} {name}({given})", v.ty, v.lanes))
+
+    def _widened(self, lanes: int) -> Val:
+        """This in the first of so many lanes; the others hold anything."""
+        fb, v = self.fb, self.val
+        if not v.lanes:
+            rhs = f"insertelement <{lanes} x {v.ty}> poison, {v.ty} {v.text}, i64 0"
+            return fb.emit(rhs, v.ty, lanes)
+        return (
+            v if v.lanes == lanes else fb.shuffle(v, [*range(v.lanes), *[-1] * (lanes - v.lanes)])
+        )
+
+    def _narrowed(self, wide: Val) -> Num:
+        """The first lanes of a widened result, as many as this has."""
+        fb, lanes = self.fb, self.val.lanes
+        if not lanes:
+            return Num(fb, fb.extract(wide, 0))
+        return Num(fb, wide if wide.lanes == lanes else fb.shuffle(wide, list(range(lanes))))
 
     def look_up(self, table: Sequence[float]) -> Num | None:
         """The entry of a table of 8, 16 or 32 float32 numbers that the low bits of this i32 name;
@@ -200,12 +219,7 @@ class Num:
             )
         if ("avx2" if lanes == 8 else "avx512f") not in fb.module.features:
             return None
-        wide = index
-        if not index.lanes:
-            rhs = f"insertelement <{lanes} x i32> poison, i32 {index.text}, i64 0"
-            wide = fb.emit(rhs, "i32", lanes)
-        elif index.lanes < lanes:
-            wide = fb.shuffle(index, [*range(index.lanes), *[-1] * (lanes - index.lanes)])
+        wide = self._widened(lanes)
         parts = [
             vector_literal([float_text(e, "float") for e in table[at : at + lanes]], "float")
             for at in range(0, len(table), lanes)
@@ -217,10 +231,7 @@ class Num:
         )
         arguments = ", ".join(f"{v.full} {v.text}" for v in given)
         found = fb.emit(f"call {parts[0].full} {name}({arguments})", "float", lanes)
-        if not index.lanes:
-            return Num(fb, fb.extract(found, 0))
-        whole = index.lanes == lanes
-        return Num(fb, found if whole else fb.shuffle(found, list(range(index.lanes))))
+        return self._narrowed(found)
 
     def convert(self, opcode: str, ty: str) -> Num:
         """A conversion instruction to the element type ``ty``."""

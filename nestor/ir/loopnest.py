@@ -7,6 +7,7 @@ code generator); buffers that the schedule made are ordinary row-major arrays.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, Union
 
@@ -152,3 +153,11 @@ def node_children(node: Node) -> tuple[Node, ...]:
             return node.body
         case Compute():
             return ()
+
+
+def computes(node: Node) -> Iterator[Compute]:
+    """Every ``Compute`` in a nest, in the order of the text."""
+    if isinstance(node, Compute):
+        yield node
+    for child in node_children(node):
+        yield from computes(child)

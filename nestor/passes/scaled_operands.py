@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from nestor.ir.affine import Affine, variable
+from nestor.ir.affine import Affine
 from nestor.ir.expr import Binary, Expr, Load
-from nestor.ir.program import Domain, IndexRange, Program, Statement, Tensor, Write
+from nestor.ir.program import Program, Statement
 from nestor.passes.analysis import (
     ContractionRoles,
     ProgramFacts,
@@ -33,6 +33,7 @@ from nestor.passes.rewriting import (
     statement_loads,
 )
 from nestor.passes.substitute import Piece, inline_load, write_box
+from nestor.passes.weight_copies import filled_temp
 
 _NAME = "move_scales"
 
@@ -158,35 +159,12 @@ def _with_scaled_weight(
     # Results run along the weight's free indices: vectors of it too.
     own.sort(key=lambda r: r.name not in reduced)
     ranges = [*(r for r in ranges if r not in own), *own]
-    name = f"{roles.b.tensor}_turned"
-    turned, weight = _filled(replacements, statement, name, own, roles.b_expr)
-    element = Binary(op="mul", a=weight, b=scaled.scale)
-    name = f"{roles.b.tensor}_scaled"
-    maker, load = _filled(replacements, statement, name, ranges, element)
-    product: Expr = Binary(op="mul", a=scaled.x, b=load)
+    names = replacements.names
+    turned = filled_temp(statement, names.fresh(f"{roles.b.tensor}_turned"), own, roles.b_expr)
+    element = Binary(op="mul", a=turned.load, b=scaled.scale)
+    copy = filled_temp(statement, names.fresh(f"{roles.b.tensor}_scaled"), ranges, element)
+    replacements.tensors += [turned.tensor, copy.tensor]
+    product: Expr = Binary(op="mul", a=scaled.x, b=copy.load)
     for other in roles.others:
         product = Binary(op="mul", a=product, b=other)
-    return [turned, maker, replace(statement, elements=(product,))]
-
-
-def _filled(
-    replacements: Replacements,
-    statement: Statement,
-    name: str,
-    ranges: list[IndexRange],
-    element: Expr,
-) -> tuple[Statement, Load]:
-    """A statement that fills a new temp over ``ranges`` with ``element``, and the load of it."""
-    places = tuple(variable(r.name) - r.lower for r in ranges)
-    name = replacements.names.fresh(name)
-    shape = tuple(map(extent_of, ranges))
-    replacements.tensors.append(Tensor(name=name, shape=shape, dtype=element.dtype, role="temp"))
-    maker = Statement(
-        name=f"{name}_s",
-        domain=Domain(ranges=tuple(ranges)),
-        order=statement.order[:1],
-        writes=(Write(tensor=name, indices=places),),
-        elements=(element,),
-        origin=statement.origin,
-    )
-    return maker, Load(tensor=name, indices=places, dtype=element.dtype)
+    return [turned.maker, copy.maker, replace(statement, elements=(product,))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from nestor.ir.affine import Affine, variable
@@ -68,6 +69,14 @@ def copy_weight(
         volume *= typical(extent_of(r))
     if volume > element_count(tensors[load.tensor]):
         return f"'{load.tensor}' is read more than once"
+    return filled_temp(statement, name, ranges, element)
+
+
+def filled_temp(
+    statement: Statement, name: str, ranges: Sequence[IndexRange], element: Expr
+) -> WeightCopy:
+    """A temp ``name`` that a statement before ``statement`` fills with ``element`` over ``ranges``,
+    indices of ``statement``."""
     places = tuple(variable(r.name) - r.lower for r in ranges)
     tensor = Tensor(
         name=name, shape=tuple(map(extent_of, ranges)), dtype=element.dtype, role="temp"

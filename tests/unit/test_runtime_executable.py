@@ -24,28 +24,18 @@ from nestor.runtime.manifest import (
     WeightSource,
 )
 from nestor.runtime.structure import flatten, flatten_call
+from tests.helpers.executables import expected, make_chain
 from tests.helpers.native import (
     ADD,
     DOUBLE,
     FAIL,
     INCREMENT,
     ModelMaker,
-    chain,
     compile_text,
     pointwise,
 )
 
 N = DimExpr(0, (("N", 1),))
-
-
-def make_chain(weight=None, **options):
-    manifest, objects = chain((4, 8))
-    weight = np.arange(32, dtype=np.float32).reshape(4, 8) if weight is None else weight
-    return Executable(manifest, objects, {"w": weight}, **options), weight
-
-
-def expected(x, w):
-    return 2 * (x + 1) + w
 
 
 def test_numpy_in_numpy_out():

@@ -21,21 +21,10 @@ from tests.helpers.native import (
     DOUBLE,
     PARALLEL_MARK,
     ModelMaker,
-    chain,
     pointwise,
 )
 
 N = DimExpr(0, (("N", 1),))
-
-
-def make_chain(weight=None, **options):
-    manifest, objects = chain((4, 8))
-    weight = np.arange(32, dtype=np.float32).reshape(4, 8) if weight is None else weight
-    return Executable(manifest, objects, {"w": weight}, **options), weight
-
-
-def expected(x, w):
-    return 2 * (x + 1) + w
 
 
 def with_extern():

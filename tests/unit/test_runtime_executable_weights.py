@@ -13,21 +13,12 @@ from nestor.errors import (
 from nestor.runtime.dims import DimExpr
 from nestor.runtime.executable import Executable
 from nestor.runtime.weights import Watched, WeightWatcher
+from tests.helpers.executables import make_chain
 from tests.helpers.native import (
     chain,
 )
 
 N = DimExpr(0, (("N", 1),))
-
-
-def make_chain(weight=None, **options):
-    manifest, objects = chain((4, 8))
-    weight = np.arange(32, dtype=np.float32).reshape(4, 8) if weight is None else weight
-    return Executable(manifest, objects, {"w": weight}, **options), weight
-
-
-def expected(x, w):
-    return 2 * (x + 1) + w
 
 
 class Module(torch.nn.Module):

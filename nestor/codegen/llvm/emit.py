@@ -13,7 +13,7 @@ from nestor.codegen.llvm.streaming import read_roots
 from nestor.errors import InternalError
 from nestor.ir.affine import Affine
 from nestor.ir.expr import Load, loads, walk
-from nestor.ir.loopnest import Alloc, Compute, Loop, LoopNest, Node, node_children
+from nestor.ir.loopnest import Alloc, Compute, Loop, LoopNest, Node, computes, node_children
 from nestor.target.cpu import TRIPLE, CpuTarget
 
 CODEGEN_VERSION = 26
@@ -60,12 +60,12 @@ def _nest_info(
     roots = {
         t.name: _root(t.name, {u.name: u.alias_of for u in nest.tensors}) for t in nest.tensors
     }
-    computes = list(_computes(nest.body))
+    found = list(computes(nest.body))
     buffers = sorted({b.name for a in _allocs(nest.body) for b in a.buffers})
     clash = set(buffers) & set(tensors)
     if clash:
         raise InternalError(f"kernel {nest.name}: {sorted(clash)} are both buffers and tensors")
-    written = {s.target for c in computes for s in c.stores}
+    written = {s.target for c in found for s in c.stores}
     read, picked = read_roots(nest.body, roots)
     return NestInfo(
         module=module,
@@ -79,10 +79,10 @@ def _nest_info(
         written=frozenset(roots[w] for w in written if w in roots),
         metadata=_alias_metadata(module, [*dict.fromkeys(roots.values()), *buffers]),
         inner_dims=_inner_dims(nest.body),
-        gathers=any(_depends_on_data(c) for c in computes),
+        gathers=any(_depends_on_data(c) for c in found),
         read=read,
         picked=picked,
-        asking=asking_computes(computes),
+        asking=asking_computes(found),
     )
 
 
@@ -106,13 +106,6 @@ def _alias_metadata(module: ModuleBuilder, names: list[str]) -> dict[str, str]:
         if others:
             out[name] += f", !noalias {module.metadata('!{' + ', '.join(others) + '}')}"
     return out
-
-
-def _computes(node: Node) -> Iterator[Compute]:
-    if isinstance(node, Compute):
-        yield node
-    for child in node_children(node):
-        yield from _computes(child)
 
 
 def _allocs(node: Node) -> Iterator[Alloc]:

@@ -18,7 +18,7 @@ from nestor.codegen.llvm.windows import Windows, is_straight, stored_tensors
 from nestor.errors import InternalError
 from nestor.ir.affine import Affine, affine, variable
 from nestor.ir.expr import walk
-from nestor.ir.loopnest import Alloc, Block, Compute, Guard, Loop, Node, node_children
+from nestor.ir.loopnest import Alloc, Block, Compute, Guard, Loop, Node, computes
 from nestor.ir.types import DType
 
 MAX_UNROLL = 128
@@ -351,7 +351,7 @@ def _emit_inner_vector(ctx: Context, loop: Loop, low: int, high: int) -> None:
 def native_lanes(ctx: Context, node: Node) -> int:
     """Lanes of one register of the widest float that the loop computes, else the widest type."""
     floats, others = 0, 8
-    for compute in _computes(node):
+    for compute in computes(node):
         exprs = list(compute.values)
         if compute.monoid is not None:
             exprs += compute.monoid.identity
@@ -365,12 +365,6 @@ def native_lanes(ctx: Context, node: Node) -> int:
                 else:
                     others = max(others, 16)
     return ctx.target.lanes(floats or others)
-
-
-def _computes(node: Node) -> list[Compute]:
-    if isinstance(node, Compute):
-        return [node]
-    return [c for child in node_children(node) for c in _computes(child)]
 
 
 # --- guards ------------------------------------------------------------------------------------

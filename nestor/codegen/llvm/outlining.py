@@ -7,14 +7,12 @@ through the stack in the tile's innermost loop. Behind a call the constants are 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from nestor.codegen.llvm.builder import FunctionBuilder, int_val
 from nestor.codegen.llvm.capture import Capture, slot
 from nestor.codegen.llvm.context import Context
 from nestor.codegen.llvm.cost import EXPENSIVE, expression_cost
 from nestor.ir.expr import loads
-from nestor.ir.loopnest import Alloc, Block, Compute, Loop, Node, node_children
+from nestor.ir.loopnest import Alloc, Block, Loop, Node, computes, node_children
 
 _MIN_SUMS = 8
 """Sums of a tile, as vectors, from which on its registers are worth keeping."""
@@ -51,19 +49,12 @@ def _holds_tile(ctx: Context, node: Node) -> bool:
 def _is_expensive(ctx: Context, loop: Loop) -> bool:
     """Whether vectors of elementary functions are computed in ``loop``, from memory alone."""
     found = False
-    for c in _computes(loop):
+    for c in computes(loop):
         used = {s.target for s in c.stores} | {x.tensor for v in c.values for x in loads(v)}
         if any(n in ctx.buffers and ctx.buffers[n].buffer.scope == "register" for n in used):
             return False
         found = found or any(expression_cost(v) >= EXPENSIVE for v in c.values)
     return found
-
-
-def _computes(node: Node) -> Iterator[Compute]:
-    if isinstance(node, Compute):
-        yield node
-    for child in node_children(node):
-        yield from _computes(child)
 
 
 def emit_outlined(ctx: Context, loop: Loop) -> None:
@@ -72,8 +63,8 @@ def emit_outlined(ctx: Context, loop: Loop) -> None:
 
     name = f"{ctx.info.name}.part{ctx.info.regions}"
     ctx.info.regions += 1
-    used = {s.target for c in _computes(loop) for s in c.stores}
-    used |= {x.tensor for c in _computes(loop) for v in c.values for x in loads(v)}
+    used = {s.target for c in computes(loop) for s in c.stores}
+    used |= {x.tensor for c in computes(loop) for v in c.values for x in loads(v)}
     capture = Capture(ctx, [], [n for n in ctx.buffers if n in used])
     frame = capture.fill(int_val(0))
     header = f"define internal void @{name}(ptr noalias readonly %frame) noinline nounwind"

@@ -23,7 +23,7 @@ from nestor.codegen.llvm.storage import tensor_storage
 from nestor.codegen.llvm.types import MEMORY_TYPE, TYPE_BYTES
 from nestor.ir.affine import Affine
 from nestor.ir.expr import Expr, loads
-from nestor.ir.loopnest import Compute, Node, node_children
+from nestor.ir.loopnest import Compute, Node, computes
 from nestor.ir.program import Tensor
 from nestor.target.cpu import CpuTarget
 
@@ -66,7 +66,7 @@ def streamed_tensors(ctx: Context, body: Node) -> tuple[str, ...]:
     if not _is_large(ctx, body):
         return ()
     found: dict[str, None] = {}
-    for compute in _computes(body):
+    for compute in computes(body):
         for store in compute.stores:
             tensor = info.tensors.get(store.target)
             if tensor is None or info.roots[store.target] in info.read:
@@ -82,7 +82,7 @@ def _is_large(ctx: Context, body: Node) -> bool:
     moved = list(_moved(ctx))
     sizes = [tensor_bytes(t) for t in moved]
     if None in sizes:
-        return sum(1 for _ in _computes(body)) <= MAX_SYMBOLIC_COMPUTES
+        return sum(1 for _ in computes(body)) <= MAX_SYMBOLIC_COMPUTES
     return sum(size for size in sizes if size is not None) >= stream_limit(ctx.target)
 
 
@@ -101,7 +101,7 @@ def read_roots(body: Node, roots: dict[str, str]) -> tuple[frozenset[str], froze
     """(what a nest reads or accumulates into, what it reads by indices that depend on data)."""
     read: set[str] = set()
     picked: set[str] = set()
-    for compute in _computes(body):
+    for compute in computes(body):
         for value in (*compute.values, *_index_values(compute)):
             for x in loads(value):
                 if x.tensor in roots:
@@ -162,10 +162,3 @@ def fence(ctx: Context) -> None:
     """What was stored past the caches is visible before what follows."""
     name = ctx.fb.module.declare("llvm.x86.sse.sfence", "void", "")
     ctx.fb.line(f"call void {name}()")
-
-
-def _computes(node: Node) -> Iterator[Compute]:
-    if isinstance(node, Compute):
-        yield node
-    for child in node_children(node):
-        yield from _computes(child)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from nestor.ir.affine import Affine, affine
 from nestor.ir.expr import Expr, Load, const
-from nestor.ir.monoid import max_of, sum_of
-from nestor.ir.program import Program, Statement, Symbol, Tensor, box
+from nestor.ir.monoid import Monoid, max_of, sum_of
+from nestor.ir.program import Domain, Program, Statement, Symbol, Tensor, box
 from nestor.ir.types import DType
 from tests.helpers.ir_programs import fn, load, op, program, reduce, s, statement, tensor, write
 
@@ -120,6 +120,30 @@ def residual_network(size: int = 8, width: int = 8, batch: int | str = 2) -> Pro
     )
 
 
+def _softmax_of_scores(rows: Domain, depth: int) -> list[Statement]:
+    """``P = softmax(S / √depth)`` step by step, at orders 4 to 8."""
+
+    def row_of(name: str, target: str, source: str, monoid: Monoid, order: int) -> Statement:
+        element = load(source, "b", "h", "t", "u")
+        target_write = write(target, "b", "h", "t")
+        reduction = reduce(monoid, "u")
+        return statement(name, rows, target_write, element, reduction=reduction, order=(order,))
+
+    def points(name: str, target: str, element: Expr, order: int) -> Statement:
+        return statement(name, rows, write(target, "b", "h", "t", "u"), element, order=(order,))
+
+    scaled = op("mul", load("S", "b", "h", "t", "u"), const(depth**-0.5, f32))
+    shifted = fn("exp", op("sub", load("Z", "b", "h", "t", "u"), load("M", "b", "h", "t")))
+    weights = op("div", load("E", "b", "h", "t", "u"), load("L", "b", "h", "t"))
+    return [
+        points("scale", "Z", scaled, 4),
+        row_of("rowmax", "M", "Z", max_of(f32), 5),
+        points("exps", "E", shifted, 6),
+        row_of("rowsum", "L", "E", sum_of(f32), 7),
+        points("weights", "P", weights, 8),
+    ]
+
+
 def attention_block(
     tokens: int = 9, heads: int = 2, depth: int = 4, batch: int | str = 2, merged: bool = True
 ) -> Program:
@@ -146,10 +170,7 @@ def attention_block(
         reduction=reduce(sum_of(f32), "d"),
         order=(3,),
     )
-    scaled = op("mul", load("S", "b", "h", "t", "u"), const(depth**-0.5, f32))
     rows = box(b=batch, h=heads, t=tokens, u=tokens)
-    shifted = fn("exp", op("sub", load("Z", "b", "h", "t", "u"), load("M", "b", "h", "t")))
-    weights = op("div", load("E", "b", "h", "t", "u"), load("L", "b", "h", "t"))
     mixed = statement(
         "mixed",
         box(b=batch, h=heads, t=tokens, d=depth, u=tokens),
@@ -192,25 +213,7 @@ def attention_block(
         ],
         *(projection(x, k) for k, x in enumerate("qkv")),
         scores,
-        statement("scale", rows, write("Z", "b", "h", "t", "u"), scaled, order=(4,)),
-        statement(
-            "rowmax",
-            rows,
-            write("M", "b", "h", "t"),
-            load("Z", "b", "h", "t", "u"),
-            reduction=reduce(max_of(f32), "u"),
-            order=(5,),
-        ),
-        statement("exps", rows, write("E", "b", "h", "t", "u"), shifted, order=(6,)),
-        statement(
-            "rowsum",
-            rows,
-            write("L", "b", "h", "t"),
-            load("E", "b", "h", "t", "u"),
-            reduction=reduce(sum_of(f32), "u"),
-            order=(7,),
-        ),
-        statement("weights", rows, write("P", "b", "h", "t", "u"), weights, order=(8,)),
+        *_softmax_of_scores(rows, depth),
         mixed,
         *([merge] if merged else []),
         output,

@@ -52,7 +52,14 @@ def build_model(
     imported = import_model(model, args, kwargs, dynamic_shapes=dynamic_shapes, name=name)
     seconds = {"export": imported.export_seconds}
     seconds["lowering"] = time.perf_counter() - start - imported.export_seconds
-    compiled = compile_program(imported.program, target, config, strict=strict, progress=progress)
+    compiled = compile_program(
+        imported.program,
+        target,
+        config,
+        strict=strict,
+        has_updates=bool(imported.mutated),
+        progress=progress,
+    )
     seconds.update(compiled.seconds)
     clock = time.perf_counter()
     built = BuiltModel(imported, compiled, target, config, seconds)
@@ -123,6 +130,7 @@ class BuiltModel:
             functions=tuple(linker.functions),
             calls=linker.calls,
             segments=linker.segments,
+            blocks=linker.blocks,
             inputs=interface.inputs,
             outputs=interface.outputs,
             symbols=interface.symbols,
@@ -228,7 +236,7 @@ class BuiltModel:
         memory = self.executable.memory()
         if not self._compiled.main.symbols:
             plan = self.executable.plan_for_symbols()
-            memory["arena"] = plan.arena.total
+            memory["arena"] = plan.arena_bytes(self._config.thread_count())
             memory["outputs"] = sum(plan.sizes[o.slot] for o, _ in plan.outputs)
         return memory
 

@@ -7,7 +7,7 @@ called with which. ``linking.py`` turns it into a manifest that the runtime exec
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from nestor.config import Config
 from nestor.debugging import dump_compilation
@@ -16,6 +16,7 @@ from nestor.ir.program import Extern, Layout, Program, Tensor
 from nestor.ir.schedule import Schedule
 from nestor.kernel_job import KernelJob, KernelObject
 from nestor.kernel_store import Progress, compile_jobs, job_key
+from nestor.passes.batch_blocks import BlockedProgram, split_batch
 from nestor.passes.canonical import canonicalize_kernel
 from nestor.passes.default_schedule import default_schedule
 from nestor.passes.fusion import FusedKernel, partition_program
@@ -47,7 +48,10 @@ class Call:
 
 @dataclass(slots=True, kw_only=True)
 class CompiledProgram:
-    """Everything that linking needs."""
+    """Everything that linking needs.
+
+    Attributes: blocks: how often all calls run, on the next part of the tensors ``in_blocks``.
+    """
 
     main: Program
     weight_program: Program | None
@@ -59,6 +63,8 @@ class CompiledProgram:
     layouts: list[tuple[str, str]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     cached: frozenset[str] = frozenset()
+    blocks: int = 1
+    in_blocks: frozenset[str] = frozenset()
 
     @property
     def cache_hits(self) -> int:
@@ -76,16 +82,28 @@ def compile_program(
     config: Config,
     *,
     strict: bool = False,
+    has_updates: bool = False,
     progress: Progress | None = None,
 ) -> CompiledProgram:
     """Compile a frontend's Program for ``target``.
 
+    Args: has_updates: after the program runs, results are copied to states or to inputs.
     Raises: ``Unsupported`` in ``strict`` mode if an operator has no lowering; names them all.
     """
     clock = time.perf_counter()
+    blocked = BlockedProgram(program)
+    if not has_updates:
+        blocked = split_batch(program, target.cores)
+    if blocked.blocks > 1:
+        target = replace(target, cores=1)  # a block has one thread
     context = PassContext(target=target, config=config, debug="passes" in config.debug)
-    result = run_pipeline(program, context)
-    compiled = CompiledProgram(main=result.main, weight_program=result.weight_program)
+    result = run_pipeline(blocked.program, context)
+    compiled = CompiledProgram(
+        main=result.main,
+        weight_program=result.weight_program,
+        blocks=blocked.blocks,
+        in_blocks=blocked.in_blocks,
+    )
     compiled.layouts = [(e.subject, e.reason) for e in context.entries("assign_layouts")]
     compiled.seconds["passes"] = time.perf_counter() - clock
     clock = time.perf_counter()

@@ -12,6 +12,7 @@ from nestor.ir.affine import Affine, FloorDiv
 from nestor.ir.program import Extern
 from nestor.runtime.dims import Dim, DimExpr, Quotient
 from nestor.runtime.manifest import (
+    Blocks,
     ExternCall,
     FunctionRef,
     KernelCall,
@@ -24,7 +25,8 @@ from nestor.target.cpu import CpuTarget
 class Linker:
     """Numbers functions and slots, and makes the entry function of each segment.
 
-    Attributes: slots, functions, calls, segments: fields of the manifest. objects: digest → code.
+    Attributes: slots, functions, calls, segments, blocks: fields of the manifest.
+    objects: digest → code.
     """
 
     def __init__(self, compiled: CompiledProgram, target: CpuTarget, config: Config):
@@ -41,6 +43,7 @@ class Linker:
             self._extern(c) if isinstance(c, Extern) else self._kernel(c) for c in compiled.calls
         )
         self.segments = tuple(self._segments())
+        self.blocks = self._blocks()
 
     def _slot(self, slot: Slot) -> TensorSlot:
         tensor = slot.tensor
@@ -50,14 +53,25 @@ class Linker:
         physical = None
         if slot.layout is not None:
             physical = tuple(dim_of(e) for e in slot.layout.shape)
+        shape = tuple(dim_of(e) for e in tensor.shape)
+        in_blocks = tensor.name in self.compiled.in_blocks
+        if in_blocks:
+            # Calls see one block; the caller's array holds all of them, one after the other.
+            shape = (self._all_blocks(shape[0]), *shape[1:])
+            physical = physical and (self._all_blocks(physical[0]), *physical[1:])
         return TensorSlot(
             name=tensor.name,
             dtype=tensor.dtype.value,
-            shape=tuple(dim_of(e) for e in tensor.shape),
+            shape=shape,
             role=tensor.role,
             physical=physical,
             alias_of=alias,
+            in_blocks=in_blocks,
         )
+
+    def _all_blocks(self, extent: Dim) -> int:
+        assert isinstance(extent, int)
+        return extent * self.compiled.blocks
 
     def _add_object(self, code: bytes) -> str:
         digest = hashlib.sha256(code).hexdigest()
@@ -101,17 +115,31 @@ class Linker:
             first = max(last, first + 1)
 
     def _entry(self, calls: list[KernelCall]) -> FunctionRef:
-        from nestor.codegen.llvm import CODEGEN_VERSION, compile_ir, emit_entry
+        from nestor.codegen.llvm import emit_entry
 
         text = emit_entry("entry", [(c.function, c.tensors, c.symbols) for c in calls])
+        return self._function("entry", text)
+
+    def _blocks(self) -> Blocks | None:
+        from nestor.codegen.llvm import DRIVER_NAME, emit_driver
+
+        if self.compiled.blocks == 1:
+            return None
+        driver = self._function(DRIVER_NAME, emit_driver())
+        return Blocks(count=self.compiled.blocks, driver=driver)
+
+    def _function(self, name: str, text: str) -> FunctionRef:
+        """Compile a function of LLVM IR, or take it from the cache."""
+        from nestor.codegen.llvm import CODEGEN_VERSION, compile_ir
+
         cache = ObjectCache(self.config.cache_dir)
-        parts = f"entry {CODEGEN_VERSION} {self.target.isa_fingerprint()}\n{text}"
+        parts = f"{name} {CODEGEN_VERSION} {self.target.isa_fingerprint()}\n{text}"
         key = hashlib.sha256(parts.encode()).hexdigest()
         code = cache.get(key)
         if code is None:
             code = compile_ir(text, self.target)
             cache.put(key, code)
-        return FunctionRef(object=self._add_object(code), name="entry")
+        return FunctionRef(object=self._add_object(code), name=name)
 
 
 def dim_of(extent: Affine) -> Dim:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 import time
 from collections import deque
@@ -172,8 +173,7 @@ class Executable:
             frame = Frame(len(self.manifest.slots))
         try:
             weights = self._weights
-            frame.prepare(plan, weights)
-            frame.services.update(thread_count(self.threads))
+            frame.prepare(plan, weights, thread_count(self.threads))
             table = frame.table
             dense: list[Any] = []
             for tensor, library in zip(self._layout.inputs, libraries):
@@ -207,6 +207,14 @@ class Executable:
 
     def _run_steps(self, frame: Frame, plan: ShapePlan) -> None:
         functions, symbols = self._code.address, plan.symbol_address
+        if (driver := self._code.driver) is not None:
+            entry = ctypes.cast(self._code.entries[0], ctypes.c_void_p)
+            job = ctypes.addressof(frame.job)
+            services = frame.services.address
+            status = driver(entry, functions, frame.table_address, symbols, services, job)
+            if status:
+                raise self._failure(status, frame)
+            return
         for step in self._steps:
             if isinstance(step, ExternCall):
                 self._run_extern(step, frame, plan)
@@ -354,10 +362,16 @@ class Executable:
         """Name the kernel that failed by running one after the other, where that does no harm."""
         if self._overwrites or self._state_lock is not None or self.manifest.externs:
             return ""
-        for call in self.manifest.calls:
-            if isinstance(call, KernelCall) and frame.call_kernel(self._code.functions, call):
-                return f", in {call.origin or call_name(call)}"
+        functions = self._code.functions
+        for block in range(self._block_count):
+            for call in self.manifest.calls:
+                if isinstance(call, KernelCall) and frame.call_kernel(functions, call, block):
+                    return f", in {call.origin or call_name(call)}"
         return ""
+
+    @property
+    def _block_count(self) -> int:
+        return 1 if self.manifest.blocks is None else self.manifest.blocks.count
 
     def own_weights(self) -> dict[str, Any]:
         """The arrays that native code reads, by key; from now on no other weights count.
@@ -371,20 +385,23 @@ class Executable:
             return {source.key: states.get(source.slot, array) for source, array in pairs}
 
     def profile(self, inputs: Sequence[Any], repeats: int = 5) -> list[tuple[str, float]]:
-        """Least time of each call [s], run one by one on flat inputs.
+        """Least time of each call [s], in all blocks together, run one by one on flat inputs.
 
         States and overwritten inputs are changed ``repeats`` times.
         """
         times = [float("inf")] * len(self.manifest.calls)
 
         def run_steps(frame: Frame, plan: ShapePlan) -> None:
-            for position, call in enumerate(self.manifest.calls):
-                clock = time.perf_counter()
-                if isinstance(call, ExternCall):
-                    self._run_extern(call, frame, plan)
-                elif status := frame.call_kernel(self._code.functions, call):
-                    raise self._failure(status, frame)
-                times[position] = min(times[position], time.perf_counter() - clock)
+            taken = [0.0] * len(times)
+            for block in range(self._block_count):
+                for position, call in enumerate(self.manifest.calls):
+                    clock = time.perf_counter()
+                    if isinstance(call, ExternCall):
+                        self._run_extern(call, frame, plan)
+                    elif status := frame.call_kernel(self._code.functions, call, block):
+                        raise self._failure(status, frame)
+                    taken[position] += time.perf_counter() - clock
+            times[:] = map(min, times, taken)
 
         for _ in range(repeats):
             self._run(inputs, run_steps)
@@ -404,9 +421,10 @@ class Executable:
     def memory(self) -> dict[str, int]:
         """Bytes: ``weights``; ``arena``, ``outputs`` and ``arena_lower_bound`` at most so far."""
         plans = [p for p, _ in list(self._plans.values())]
+        threads = thread_count(self.threads)
         return {
             "weights": weight_bytes(self.manifest),
-            "arena": max((p.arena.total for p in plans), default=0),
+            "arena": max((p.arena_bytes(threads) for p in plans), default=0),
             "arena_lower_bound": max((p.arena.lower_bound for p in plans), default=0),
             "outputs": max((sum(p.sizes[o.slot] for o, _ in p.outputs) for p in plans), default=0),
         }

@@ -11,11 +11,12 @@ from nestor.runtime.arena import Arena
 from nestor.runtime.elf import LoadedObject, load_objects
 from nestor.runtime.manifest import FunctionRef, KernelCall, Manifest
 from nestor.runtime.memory import Mapping as MemoryMapping
-from nestor.runtime.plan import ShapePlan
+from nestor.runtime.plan import BlockPlan, ShapePlan
 from nestor.runtime.threads import Services
 from nestor.runtime.weights import BoundWeights
 
 _POINTER = ctypes.c_void_p
+DRIVER_TYPE = ctypes.CFUNCTYPE(ctypes.c_int32, *[_POINTER] * 6)
 ENTRY_TYPE = ctypes.CFUNCTYPE(ctypes.c_int32, _POINTER, _POINTER, _POINTER, _POINTER)
 KERNEL_TYPE = ctypes.CFUNCTYPE(ctypes.c_int32, _POINTER, _POINTER, _POINTER)
 
@@ -40,6 +41,8 @@ class CodeTable:
         self.address = ctypes.addressof(self.functions)
         self.entries = [ENTRY_TYPE(self._address(s.entry)) for s in manifest.segments]
         self._count = len(functions)
+        blocks = manifest.blocks
+        self.driver = None if blocks is None else DRIVER_TYPE(self._address(blocks.driver))
 
     def _address(self, function: FunctionRef) -> int:
         return self._loaded[function.object].address(function.name)
@@ -61,34 +64,55 @@ class CodeTable:
 class Frame:
     """Tensor table, arena and services of one call in flight; reused from call to call."""
 
-    __slots__ = ("arena", "plan", "services", "table", "table_address", "weights")
+    __slots__ = ("arena", "job", "plan", "services", "table", "table_address", "team", "weights")
 
     def __init__(self, slots: int):
         self.table = (ctypes.c_uint64 * max(1, slots))(*([_nowhere.address] * slots))
         self.table_address = ctypes.addressof(self.table)
         self.arena = Arena()
         self.services = Services()
+        self.team = 1
+        self.job = (ctypes.c_int64 * 5)()
         self.plan: ShapePlan | None = None
         self.weights: BoundWeights | None = None
 
-    def prepare(self, plan: ShapePlan, weights: BoundWeights) -> None:
+    def prepare(self, plan: ShapePlan, weights: BoundWeights, threads: int) -> None:
         """Point the table to the arena and the weights; nothing to do when they are the same."""
         table = self.table
+        self.services.update(threads)
+        if plan.blocks is not None:
+            self._prepare_team(plan, plan.blocks)
         if self.weights is not weights:
             for entry, address in weights.entries:
                 table[entry] = address
             self.weights = weights
         if self.plan is not plan:
-            base = self.arena.reserve(plan.arena.total) if plan.arena.total else 0
+            total = (
+                plan.arena.total if plan.blocks is None else self.team * plan.blocks.thread_bytes
+            )
+            base = self.arena.reserve(total) if total else 0
             for entry, offset in plan.arena_entries:
                 table[entry] = base + offset if plan.sizes[entry] else _nowhere.address
             self.plan = plan
 
-    def call_kernel(self, functions: Any, call: KernelCall) -> int:
-        """Call one kernel without its entry function; what it returns."""
+    def _prepare_team(self, plan: ShapePlan, blocks: BlockPlan) -> None:
+        """Decide who runs the blocks; another team, or another plan, needs another arena."""
+        team = blocks.team(self.services.threads)
+        if self.plan is plan and self.team == team:
+            return
+        self.team, self.plan = team, None
+        by_block, by_thread = map(ctypes.addressof, (blocks.by_block, blocks.by_thread))
+        self.job[:] = [len(self.table), blocks.count, team, by_block, by_thread]
+
+    def call_kernel(self, functions: Any, call: KernelCall, block: int = 0) -> int:
+        """Call one kernel without its entry function; what it returns.
+
+        Args: block: on which part of the arrays in blocks.
+        """
         assert self.plan is not None
+        blocks = self.plan.blocks
         arguments = (ctypes.c_uint64 * max(1, len(call.tensors)))(
-            *(self.table[t] for t in call.tensors)
+            *(self.table[t] + (block * blocks.by_block[t] if blocks else 0) for t in call.tensors)
         )
         values = self.plan.symbol_values
         symbols = (ctypes.c_int64 * max(1, len(call.symbols)))(*(values[s] for s in call.symbols))

@@ -46,6 +46,7 @@ class TensorSlot:
         alias_of: slot with the same bytes.
         first_use, last_use: positions in ``Manifest.calls`` between which a temp is alive; -1: as
             the calls tell (their union counts when both are there).
+        in_blocks: calls see one of the equal parts of the array that ``Manifest.blocks`` counts.
     """
 
     name: str
@@ -57,6 +58,7 @@ class TensorSlot:
     alias_of: int | None = None
     first_use: int = -1
     last_use: int = -1
+    in_blocks: bool = False
 
     def __post_init__(self) -> None:
         if self.dtype not in ITEM_BYTES:
@@ -136,6 +138,18 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Blocks:
+    """All calls run ``count`` times, each time on the next part of the slots ``in_blocks``.
+
+    ``driver`` is the function that does so (``docs/architecture.md``); a thread that runs blocks
+    has temps of its own.
+    """
+
+    count: int
+    driver: FunctionRef
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InputSpec:
     """One flat input.
 
@@ -198,6 +212,7 @@ class Manifest:
     Attributes:
         functions: the function table.
         calls: in running order; ``segments`` cover its kernels.
+        blocks: how often the calls run, if more than once.
         inputs, input_tree: flat inputs and how (args, kwargs) are flattened (``structure``).
         argument_names: names of the positional arguments, so that they may be given by name.
         outputs, output_tree: flat outputs and how they are put together.
@@ -218,6 +233,7 @@ class Manifest:
     input_tree: Any = None
     output_tree: Any = None
     argument_names: tuple[str, ...] = ()
+    blocks: Blocks | None = None
     statistics: dict[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
@@ -246,6 +262,8 @@ class Manifest:
     def object_digests(self) -> tuple[str, ...]:
         """Digests of all objects needed, each once, in order of first use."""
         refs = [*self.functions, *(s.entry for s in self.segments)]
+        if self.blocks is not None:
+            refs.append(self.blocks.driver)
         return tuple(dict.fromkeys(r.object for r in refs))
 
     @property
@@ -288,6 +306,8 @@ def _check_slots(m: Manifest) -> None:
         if slot.role in ("input", "inout", "output") and slot.physical is not None:
             stored = replace(slot, physical=None).memory_shape
             _require(slot.physical == stored, where, f"an {slot.role} with a layout of its own")
+        if slot.in_blocks:
+            _check_parts(m, slot, where)
         seen, current = {i}, slot.alias_of
         while current is not None:
             _require(0 <= current < len(m.slots), where, "alias of a slot that does not exist")
@@ -302,7 +322,23 @@ def _check_slots(m: Manifest) -> None:
         _require(m.slots[source.slot].role in WEIGHT_ROLES, f"weights[{j}]", "not a weight's slot")
 
 
+def _check_parts(m: Manifest, slot: TensorSlot, where: str) -> None:
+    """A slot in blocks is an array of the caller's, in equal parts that are each in one piece."""
+    ok = slot.role in ("input", "output") and slot.alias_of is None
+    _require(ok, where, f"a {slot.role} in blocks")
+    outer = slot.memory_shape[0] if slot.memory_shape else None
+    count = 0 if m.blocks is None else m.blocks.count
+    ok = isinstance(outer, int) and count > 0 and outer % count == 0
+    _require(ok, where, "its first dimension is not as many equal parts as there are blocks")
+
+
 def _check_calls(m: Manifest) -> None:
+    if m.blocks is not None:
+        _require(m.blocks.count >= 1, "blocks", f"{m.blocks.count} is no number of blocks")
+        once = m.externs or m.mutations or m.symbols or len(m.segments) != 1
+        _require(not once, "blocks", "only kernels on arrays of fixed sizes run in blocks")
+        fixed = not any(s.role in ("state", "inout") for s in m.slots)
+        _require(fixed, "blocks", "what calls update is no longer the same for all blocks")
     count = len(m.slots)
     for i, call in enumerate(m.calls):
         where = f"calls[{i}]"

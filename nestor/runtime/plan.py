@@ -17,6 +17,10 @@ from nestor.runtime.dims import evaluate, evaluate_all, format_shape, solve
 from nestor.runtime.manifest import ITEM_BYTES, InputSpec, KernelCall, Manifest, TensorSlot
 from nestor.runtime.tensors import DTYPE_NAMES, Order, Shape
 
+PAGE_BYTES = 4096
+_LEAST_BUSY = 0.8
+"""Share of their time for which a team's threads need blocks to work on."""
+
 
 @dataclass(frozen=True, slots=True)
 class InputTensor:
@@ -126,6 +130,7 @@ class ShapePlan:
         shapes: logical shape of each slot.
         sizes: bytes of each slot.
         arena: where the temps lie.
+        blocks: for a model in blocks, what its driver has to know.
         outputs: ``(array, shape)`` of what is allocated.
     """
 
@@ -155,6 +160,46 @@ class ShapePlan:
             for entry in layout.entries[temp]
         )
         self.outputs = tuple((o, self.shapes[o.slot]) for o in layout.outputs)
+        self.blocks = None if manifest.blocks is None else BlockPlan(layout, self)
+
+    def arena_bytes(self, threads: int) -> int:
+        """Memory of the temps of a call that uses so many threads."""
+        if self.blocks is None:
+            return self.arena.total
+        return self.blocks.team(threads) * self.blocks.thread_bytes
+
+
+class BlockPlan:
+    """How table entries move from block to block, and from thread to thread.
+
+    Attributes:
+        count: number of blocks.
+        thread_bytes: of the arena, that each thread which runs blocks has to itself.
+        by_block, by_thread: for each table entry how far it moves [bytes].
+    """
+
+    def __init__(self, layout: Layout, plan: ShapePlan):
+        blocks = layout.manifest.blocks
+        assert blocks is not None
+        slots = layout.manifest.slots
+        self.count = blocks.count
+        self.thread_bytes = -(-plan.arena.total // PAGE_BYTES) * PAGE_BYTES
+        steps = [0] * len(slots), [0] * len(slots)
+        for root, entries in layout.entries.items():
+            for entry in entries:
+                if slots[root].in_blocks:
+                    steps[0][entry] = plan.sizes[root] // blocks.count
+                elif root in layout.temps and plan.sizes[entry]:
+                    steps[1][entry] = self.thread_bytes
+        self.by_block, self.by_thread = ((ctypes.c_int64 * len(slots))(*s) for s in steps)
+
+    def team(self, threads: int) -> int:
+        """How many threads take blocks by themselves; 1: all threads work on each block.
+
+        The latter where some would be without a block for much of the time.
+        """
+        rounds = -(-self.count // threads)
+        return threads if self.count >= _LEAST_BUSY * rounds * threads else 1
 
 
 def bind_symbols(layout: Layout, inputs: Sequence[Any], shapes: Sequence[Shape]) -> dict[str, int]:

@@ -161,14 +161,18 @@ def thread_count(option: int | None = None) -> int:
 
 
 class Services:
-    """The ``services`` struct of one call in flight, at a fixed ``address``."""
+    """The ``services`` struct of one call in flight, at a fixed ``address``.
 
-    __slots__ = ("_memory", "_threads", "address")
+    Attributes: threads: how many there are, at most as many as were asked for.
+    """
+
+    __slots__ = ("_memory", "_threads", "address", "threads")
 
     def __init__(self) -> None:
         self._memory = ctypes.create_string_buffer(SERVICES_BYTES)
         self.address = ctypes.addressof(self._memory)
         self._threads = 0
+        self.threads = 1
 
     def update(self, threads: int) -> None:
         """Set the number of threads; serial (null functions) for one, or in a forked child."""
@@ -185,6 +189,7 @@ class Services:
             self._memory, 0, found.parallel, found.thread_num, found.num_threads, count
         )
         self._threads = threads
+        self.threads = count
 
 
 os.register_at_fork(after_in_child=_after_fork)

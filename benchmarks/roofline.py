@@ -36,6 +36,12 @@ void peak(int64_t rounds, %s *out) {
 void copy(int64_t n, const double *restrict from, double *restrict to) {
     for (int64_t i = 0; i < n; i++) to[i] = from[i] * 0.5;
 }
+void bounce(int64_t n, int64_t who, int64_t *turn) {
+    for (int64_t i = 0; i < n; i++) {
+        while (__atomic_load_n(turn, __ATOMIC_ACQUIRE) != 2 * i + who) {}
+        __atomic_store_n(turn, 2 * i + who + 1, __ATOMIC_RELEASE);
+    }
+}
 """
 PEAK_FLAGS = ("-O3", "-march=native", "-ffp-contract=fast")
 """Without -ffast-math, which lets a compiler do less than what is counted."""
@@ -51,6 +57,12 @@ _GLANCE_SECONDS = 0.01
 """Longer than threads that just woke up go before others."""
 
 _PEAK_TRIES = 40
+
+_BOUNCES = 20_000
+"""Times that two threads hand a cache line to each other and back: a millisecond or more."""
+
+_NEAR_SECONDS = 150e-9
+"""For handing a line over and back, between cores that share a cache; others take twice as long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,8 +85,9 @@ class Machine:
 class PeakMeter:
     """Measures peaks with a number of threads, and tells whether the machine gives them now.
 
-    On a shared host two CPUs may at times be two threads of one core: what is timed then says
-    little, and tells peers apart by other limits.
+    On a shared host two CPUs may at times be two threads of one core, or cores of two sockets,
+    which reach the peak but exchange data five times as slowly: what is timed then says little, and
+    tells peers apart by other limits.
     """
 
     def __init__(
@@ -105,12 +118,16 @@ class PeakMeter:
         )
         self._outs = [np.zeros(8) for _ in range(threads)]
         self._round_flops = CHAINS * (width // (8 if dtype == "float64" else 4)) * 2
-        self.machine = Machine(flops=self._peak(), bandwidth=self._bandwidth())
+        peak = self._peak()
+        self._hop = self._nearest()
+        self.machine = Machine(flops=peak, bandwidth=self._bandwidth())
 
     def is_steady(self) -> bool:
-        """Whether all threads together reach the peak at this moment, in some milliseconds."""
+        """Whether all threads together reach the peak at this moment, and as near each other as
+        they were; in some milliseconds."""
         rounds = int(_GLANCE_SECONDS * self.machine.flops / len(self._outs) / self._round_flops)
-        return any(self._flops(rounds) >= STEADY_SHARE * self.machine.flops for _ in range(2))
+        is_fast = any(self._flops(rounds) >= STEADY_SHARE * self.machine.flops for _ in range(2))
+        return is_fast and any(self._hop_seconds() <= 2 * self._hop for _ in range(2))
 
     def measure_bandwidth_again(self) -> Machine:
         """The higher bandwidth of the two measurements: what else runs only lowers it."""
@@ -140,6 +157,31 @@ class PeakMeter:
                 break
             time.sleep(0.5)
         return best
+
+    def _nearest(self) -> float:
+        """The least time that a cache line takes between two threads and back [s]; tried again
+        while they seem to have no cache in common."""
+        best = self._hop_seconds()
+        for _ in range(_PEAK_TRIES):
+            best = min(best, *(self._hop_seconds() for _ in range(4)))
+            if best <= _NEAR_SECONDS:
+                break
+            time.sleep(0.5)
+        return best
+
+    def _hop_seconds(self) -> float:
+        """How long a cache line takes from one thread to another and back; 0 for one thread."""
+        if len(self._outs) < 2:
+            return 0.0
+        turn = np.zeros(1, np.int64)
+        at = ctypes.c_void_p(turn.ctypes.data)
+        jobs = [
+            lambda who=who: self._library.bounce(
+                ctypes.c_int64(_BOUNCES), ctypes.c_int64(who), at
+            )
+            for who in range(2)
+        ]  # fmt: skip
+        return self._timed(jobs) / _BOUNCES
 
     def _bandwidth(self) -> float:
         """Bytes read and written a second."""

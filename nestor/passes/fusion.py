@@ -28,7 +28,7 @@ from nestor.passes.analysis import expression_variables, is_pointwise
 from nestor.passes.contraction import Contraction, contraction_of
 from nestor.passes.contraction_tile import shared_window
 from nestor.passes.expansions import is_expansion, reads_expansion
-from nestor.passes.line_fusion import is_balanced, line_rows
+from nestor.passes.line_fusion import is_balanced, line_rows, turned_line_rows
 from nestor.passes.statement_facts import few_rows
 from nestor.passes.strides import typical
 
@@ -164,8 +164,9 @@ class _Partitioner:
         if rows is None:
             return self._refuse(group, statement, "their accesses share no index")
         lines = self._line_rows(group, statement, rows)
-        rows = lines or rows
-        row_reason = self._row_reason if lines else self._profit
+        turned = self._turned_rows(group, statement, rows)
+        rows = lines or turned or rows
+        row_reason = self._row_reason if lines or turned else self._profit
         reason = row_reason(group, statement, rows)
         if reason is not None:
             return self._refuse(group, statement, reason)
@@ -245,15 +246,34 @@ class _Partitioner:
         which nobody else reads the results; None if it is not."""
         second = contraction_of(statement, self.tensors)
         inside = [c for s in group.statements if (c := contraction_of(s, self.tensors))]
-        if second is None or len(inside) != 1:
+        if second is None or len(inside) != 1 or not self._alone_reads(group, statement):
             return None
-        readers = {*group.names, statement.name}
-        for name in {n for n in _reads(statement) if self._in_group(group, n)}:
-            if self.tensors[name].role != "temp" or not readers.issuperset(self.users[name]):
-                return None
         first = inside[0]
         lines = line_rows(first, second, group.shared[first.statement.name], rows, self.l2_bytes)
-        return lines if lines and is_balanced(second, lines, self.cores) else None
+        return lines if lines and is_balanced(statement, lines, self.cores) else None
+
+    def _turned_rows(
+        self, group: _Group, statement: Statement, rows: list[str | None]
+    ) -> list[str | None] | None:
+        """The rows that stay if ``statement`` stores a product's results, line by line, along other
+        memory than they are made; None if it does not."""
+        if len(group.statements) != 1 or not self._alone_reads(group, statement):
+            return None
+        first = contraction_of(group.statements[0], self.tensors)
+        if first is None:
+            return None
+        shared = group.shared[first.statement.name]
+        lines = turned_line_rows(first, statement, self.tensors, shared, rows, self.l2_bytes)
+        return lines if lines and is_balanced(statement, lines, self.cores) else None
+
+    def _alone_reads(self, group: _Group, statement: Statement) -> bool:
+        """Whether what ``statement`` takes from the group are temps that nobody else reads."""
+        readers = {*group.names, statement.name}
+        return all(
+            self.tensors[n].role == "temp" and readers.issuperset(self.users[n])
+            for n in _reads(statement)
+            if self._in_group(group, n)
+        )
 
     def _contraction_profit(
         self,

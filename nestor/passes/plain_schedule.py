@@ -40,6 +40,9 @@ SCAN_ROWS, SCAN_STEPS = 4, 16
 One row alone waits for its additions; more rows than ways of the first-level cache may fall out of
 it where their distance is a power of two."""
 
+MIN_SCAN_LANES = 4
+"""Fewer rows as lanes gain nothing over rows in turns."""
+
 MAX_ROW_VECTORS, MIN_SHORT_ROWS = 8, 256
 """Rows with a border of at most so many vectors are straight code, if there are enough of them."""
 
@@ -105,19 +108,47 @@ def _chained_scan(rules: Rules, s: Statement, row: str) -> bool:
 
 
 def _scan_rows(rules: Rules, s: Statement, outer: list[str], sequential: int) -> None:
-    """A few rows of a scan in turns, a cache line of each: their chains run at the same time."""
+    """Some rows of a scan at once, a cache line of each: their chains run at the same time.
+
+    Rows are the lanes of vectors where their elements can be transposed in registers on the way
+    from and to memory; else a few rows take turns.
+    """
     assert s.reduction is not None
     row, step = outer.pop(), f"{s.name}.{s.reduction.indices[0]}"
-    rules.out.append(Tile(loop=row, size=SCAN_ROWS))
+    lanes = _scan_lanes(rules, s, loop_parts(row, s.name)[1])
+    rules.out.append(Tile(loop=row, size=lanes or SCAN_ROWS))
     rules.out.append(Tile(loop=step, size=SCAN_STEPS))
     outer.append(f"{row}.o")
-    inner = [f"{step}.o", f"{row}.i", f"{step}.i"]
+    inner = (
+        [f"{step}.o", f"{step}.i", f"{row}.i"] if lanes else [f"{step}.o", f"{row}.i", f"{step}.i"]
+    )
     rules.out.append(Reorder(statement=s.name, loops=(*outer, *inner)))
-    for loop in inner[1:]:
+    for loop in inner[1:2] if lanes else inner[1:]:
         rules.out.append(Unroll(loop=loop))
+    if lanes:
+        rules.out.append(Vectorize(loop=inner[2]))
     rules.out.append(Accumulate(statement=s.name, scope="register"))
     for loop in outer[sequential:]:
         rules.out.append(Parallel(loop=loop))
+
+
+def _scan_lanes(rules: Rules, s: Statement, row: str) -> int:
+    """How many rows of a scan are the lanes of a vector; 0 if they are none: all that it reads and
+    writes has to be contiguous along its steps, at a known distance from row to row."""
+    assert s.reduction is not None
+    states = [d.bytes for d in s.reduction.monoid.dtypes]
+    lanes = rules.unit.lanes(max(widest_bytes(s), *states))
+    if len(s.writes) != 1 or not is_constant(s, row) or extent_of(s, row) < lanes:
+        return 0
+    accesses = [(w.tensor, w.indices) for w in s.writes]
+    accesses += [(x.tensor, x.indices) for e in s.elements for x in loads(e)]
+    step = s.reduction.indices[0]
+    for tensor, indices in accesses:
+        strides = access_strides(rules.tensors[tensor], indices, [row, step])
+        is_row = strides[step] == 1 and abs(strides[row] or 0) > 1
+        if not is_row or rules.tensors[tensor].dtype.bytes not in (4, 8):
+            return 0
+    return lanes if lanes >= MIN_SCAN_LANES else 0
 
 
 def plain_inner(

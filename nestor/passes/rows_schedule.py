@@ -31,9 +31,11 @@ from nestor.passes.statement_facts import (
     is_constant,
     loop_parts,
     reuse_extent,
+    transposed_pair,
     widest_bytes,
 )
 from nestor.passes.strides import access_strides
+from nestor.passes.transpose_schedule import transposed_loops
 from nestor.passes.window_rows import WindowTile, follow_tile, is_window_of_rows, window_tile
 
 MAX_NEAR_BYTES = 15 << 16
@@ -46,11 +48,12 @@ def schedule_rows(rules: Rules) -> None:
     shared = rules.fused.shared
     first = rules.statements[0]
     positions = list(range(len(shared[first.name])))
-    in_lines = _in_lines(rules)
+    turned = _turns_lines(rules)
+    in_lines = turned or _in_lines(rules)
     reusing = set(positions) if in_lines else _reusing(rules, positions)
     order = sorted(positions, key=lambda p: (p not in reusing, _row_stride(rules, p)), reverse=True)
     tile_at, row_tile = (None, 1) if in_lines else _row_tile(rules, positions)
-    vector_at = _shared_vector(rules, positions) if tile_at is None else None
+    vector_at = _shared_vector(rules, positions) if tile_at is None and not turned else None
     outer_first: list[str] = []
     window: WindowTile | None = None
     in_registers: list[str] = []
@@ -59,6 +62,8 @@ def schedule_rows(rules: Rules) -> None:
         c = rules.contraction(s)
         if c is not None and not inner_halves and (in_lines or is_window_of_rows(s, c)):
             window = window_tile(rules, s, c, outer)
+        elif turned and transposed_loops(rules, s, outer, parallel=False):
+            window = None
         elif window is not None and follow_tile(rules, window, s, outer_first, outer):
             name = window.statement.writes[0].tensor
             is_alone = rules.tensors[name].role == "temp" and _readers(rules, name) == 1
@@ -90,6 +95,15 @@ def _in_lines(rules: Rules) -> bool:
         and shared_window(found[0].statement, found[0]) is not None
         and all(tiles_inside(c, rules.fused.shared[c.statement.name]) for c in found)
     )
+
+
+def _turns_lines(rules: Rules) -> bool:
+    """Whether the rows are lines of a product whose results are stored along other memory."""
+    first, *rest = rules.statements
+    c = rules.contraction(first)
+    if c is None or len(rest) != 1 or transposed_pair(rules.tensors, rest[0]) is None:
+        return False
+    return shared_window(first, c) is None and tiles_inside(c, rules.fused.shared[first.name])
 
 
 def _readers(rules: Rules, name: str) -> int:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from nestor.ir.affine import Affine, FloorDiv, variable
 from nestor.ir.expr import loads
-from nestor.ir.program import Statement
+from nestor.ir.program import Statement, Tensor
 from nestor.passes.contraction import Contraction
-from nestor.passes.strides import typical
+from nestor.passes.strides import access_strides, typical
+
+MIN_TILE_EXTENT = 4
+"""Along fewer elements there is no tile that is worth transposing."""
 
 SYMBOLIC_REUSE = 64
 """Extent assumed for a symbolic row or column index of a contraction; it is always tiled."""
@@ -128,4 +132,35 @@ def block_of(s: Statement, index: str) -> int | None:
         for atom, _ in c.terms:
             if isinstance(atom, FloorDiv) and atom.num == variable(index):
                 return atom.den
+    return None
+
+
+def transposed_pair(tensors: Mapping[str, Tensor], s: Statement) -> tuple[str, str] | None:
+    """(the index that ``s`` writes along, the one that it reads along), if these are two and its
+    tiles may be transposed in registers."""
+    if s.reduction is not None or s.scatter is not None or len(s.writes) != 1:
+        return None
+    if bounding_indices(s) or tensors[s.writes[0].tensor].dtype.bytes not in (4, 8):
+        return None
+    names = s.domain.names
+    write = s.writes[0]
+    written = access_strides(tensors[write.tensor], write.indices, names)
+    reads = [
+        access_strides(tensors[x.tensor], x.indices, names) for e in s.elements for x in loads(e)
+    ]
+    across = [n for n in names if written[n] == 1]
+    if len(across) != 1 or not reads or any(None in r.values() for r in reads):
+        return None
+    for along in names:
+        if (
+            along != across[0]
+            and min(extent_of(s, along), extent_of(s, across[0])) >= MIN_TILE_EXTENT
+            and is_constant(s, along)
+            and is_constant(s, across[0])
+            and magnitude(written[along]) > 1
+            and any(r[along] == 1 for r in reads)
+            and all(r[along] in (0, 1) for r in reads)
+            and not any(r[across[0]] == 1 for r in reads)
+        ):
+            return across[0], along
     return None

@@ -11,26 +11,20 @@ from nestor.ir.expr import loads
 from nestor.ir.program import Statement
 from nestor.ir.schedule import Parallel, Reorder, Tile, Unroll, Vectorize
 from nestor.passes.schedule_rules import Rules
-from nestor.passes.statement_facts import bounding_indices, extent_of, is_constant, magnitude
+from nestor.passes.statement_facts import extent_of, is_constant, magnitude, transposed_pair
 from nestor.passes.strides import access_strides
-
-MIN_EXTENT = 4
-"""Along fewer elements a vector gains nothing."""
 
 LINE_BYTES = 64
 """A line of the caches."""
 
 
-def transposed_loops(rules: Rules, s: Statement, seq: list[str]) -> bool:
+def transposed_loops(rules: Rules, s: Statement, seq: list[str], *, parallel: bool = True) -> bool:
     """Schedule ``s`` in square tiles; False if it does not read across what it writes.
 
-    Args: seq: sequential loops, which stay outermost.
+    Args: seq: loops that stay outermost: sequential ones, or what ``s`` shares with other
+        statements. parallel: the loops around the tiles are.
     """
-    if s.reduction is not None or s.scatter is not None or len(s.writes) != 1:
-        return False
-    if bounding_indices(s) or rules.tensors[s.writes[0].tensor].dtype.bytes not in (4, 8):
-        return False
-    pair = _directions(rules, s)
+    pair = transposed_pair(rules.tensors, s)
     if pair is None:
         return False
     across, along = pair
@@ -52,37 +46,9 @@ def transposed_loops(rules: Rules, s: Statement, seq: list[str]) -> bool:
     rules.out.append(Reorder(statement=s.name, loops=(*seq, *loops, *tile)))
     rules.out.append(Unroll(loop=tile[0]))
     rules.out.append(Vectorize(loop=tile[1]))
-    for loop in loops:
+    for loop in loops if parallel else ():
         rules.out.append(Parallel(loop=loop))
     return True
-
-
-def _directions(rules: Rules, s: Statement) -> tuple[str, str] | None:
-    """(the index that is written along, the one that is read along), if these are two."""
-    names = s.domain.names
-    write = s.writes[0]
-    written = access_strides(rules.tensors[write.tensor], write.indices, names)
-    reads = [
-        access_strides(rules.tensors[x.tensor], x.indices, names)
-        for e in s.elements
-        for x in loads(e)
-    ]
-    across = [n for n in names if written[n] == 1]
-    if len(across) != 1 or not reads or any(None in r.values() for r in reads):
-        return None
-    for along in names:
-        if (
-            along != across[0]
-            and min(extent_of(s, along), extent_of(s, across[0])) >= MIN_EXTENT
-            and is_constant(s, along)
-            and is_constant(s, across[0])
-            and magnitude(written[along]) > 1
-            and any(r[along] == 1 for r in reads)
-            and all(r[along] in (0, 1) for r in reads)
-            and not any(r[across[0]] == 1 for r in reads)
-        ):
-            return across[0], along
-    return None
 
 
 def _read_stride(rules: Rules, s: Statement, name: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from nestor.codegen.llvm import emit_kernel
 from nestor.ir.parser import parse_program
 from nestor.ir.program import Program
 from nestor.ir.schedule import Schedule, Unroll, Vectorize
@@ -35,6 +36,18 @@ program running {SYMBOLS}{
     scan sum(TYPE) over AXIS
     s0 <- x[i, j]
     y[i, j] = s0
+}
+"""
+SCAN_OF_VALUES = """
+program running {SYMBOLS}{
+  input x: f32[{A}, {B}]
+  input z: f64[{A}, {B}]
+  output y: f32[{A}, {B}]
+
+  statement S over { 0 <= i < {A}, 0 <= j < {B} }
+    scan max(f64) over j
+    s0 <- f64(x[i, j]) * z[i, j]
+    y[i, j] = f32(s0) + 1.0:f32
 }
 """
 TURN = """
@@ -95,6 +108,11 @@ PROGRAMS = {
     "scan along rows, few steps": fill(SCAN, "9 5", AXIS="j", TYPE="f32"),
     "scan along rows of any number": fill(SCAN, "N 50", AXIS="j", TYPE="f32"),
     "scan along rows of any length": fill(SCAN, "9 N", AXIS="j", TYPE="f32"),
+    "scan, rows as lanes": fill(SCAN, "37 54", AXIS="j", TYPE="f32"),
+    "scan, rows as lanes, f64": fill(SCAN, "19 33", AXIS="j", TYPE="f64"),
+    "scan, rows as lanes, whole tiles": fill(SCAN, "32 64", AXIS="j", TYPE="f32"),
+    "scan, one row more": fill(SCAN, "17 16", AXIS="j", TYPE="f32"),
+    "scan of what is computed": fill(SCAN_OF_VALUES, "21 40"),
     "scan over rows": fill(SCAN, "40 70", AXIS="i", TYPE="f32"),
     "scan over rows of any number": fill(SCAN, "N 70", AXIS="i", TYPE="f64"),
     "transpose": fill(TURN, "2 32 48", TYPE="f32"),
@@ -130,6 +148,15 @@ def test_schedules_are_proved_and_right(name: str, level: str) -> None:
 def test_points_of_any_number_run_in_vectors() -> None:
     _, schedule = scheduled(PROGRAMS["points of any number"], LEVELS[0])
     assert any(isinstance(step, Vectorize) for step in schedule)
+
+
+@pytest.mark.parametrize("name", ["scan, rows as lanes", "scan of what is computed"])
+def test_rows_of_a_scan_are_lanes(name: str) -> None:
+    part, schedule = scheduled(PROGRAMS[name], LEVELS[0])
+    assert any(isinstance(step, Vectorize) and step.loop == "S.i.i" for step in schedule)
+    nest = apply_schedule(part.kernel, schedule)
+    text = emit_kernel(nest, parse_target(LEVELS[0]), function_name="kernel")
+    assert "gather" not in text and "scatter" not in text
 
 
 @pytest.mark.parametrize("name", ["transpose", "scan along rows"])

@@ -69,6 +69,7 @@ PROGRAMS = {
     "transpose": parsed(TRANSPOSE, "96"),
     "layer_norm": programs.layer_norm(40, 64),
     "softmax": programs.softmax(40, 80),
+    "running sums": programs.cumsum(24, 64),
     "embedding": programs.embedding(50, 10, 48),
     "read again": parse_program(TWICE),
 }

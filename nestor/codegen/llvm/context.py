@@ -136,6 +136,7 @@ class Context:
     memory may be touched; None means everywhere. ``first`` (scalar): whether the first iteration of
     the vector loop is under ``mask``, known only where no other is without it. ``streamed``: roots
     that start at cache lines and are written past the caches; ``streams``: some store was so.
+    ``given``: values of loads, by tensor and the identity of their indices, that are known here.
     """
 
     def __init__(self, info: NestInfo, fb: FunctionBuilder):
@@ -155,6 +156,7 @@ class Context:
         self.services = Val("%services", "ptr")
         self.vector: Vector | None = None
         self.windows: Windows | None = None
+        self.given: dict[tuple[str, int], Val] = {}
         self.mask: Val | None = None
         self.condition: Val | None = None
         self.first: Val | None = None

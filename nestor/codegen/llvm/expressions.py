@@ -140,6 +140,9 @@ class Expressions:
             return Expressions(self.ctx, self.values).evaluate(node)
 
     def _plain_load(self, node: Load, passthru: Val | None) -> Val:
+        given = self.ctx.given.get((node.tensor, id(node.indices)))
+        if given is not None and not node.predicate:
+            return given
         at = self.location(node.tensor, node.indices)
         if at is None:
             return self._const(Const(value=0, dtype=node.dtype))

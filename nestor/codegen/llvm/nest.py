@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import assert_never
 
 from nestor.codegen.llvm.builder import Val
@@ -13,11 +14,16 @@ from nestor.codegen.llvm.indexing import condition, first_iteration, scalar_affi
 from nestor.codegen.llvm.outlining import emit_outlined, outlined
 from nestor.codegen.llvm.prefetch import prefetch_rows
 from nestor.codegen.llvm.storage import allocate, release
-from nestor.codegen.llvm.transpose import MIN_ROWS, store_rows, transposed_store
+from nestor.codegen.llvm.transpose import (
+    MIN_ROWS,
+    store_rows,
+    transposed_loads,
+    transposed_store,
+)
 from nestor.codegen.llvm.windows import Windows, is_straight, stored_tensors
 from nestor.errors import InternalError
 from nestor.ir.affine import Affine, affine, variable
-from nestor.ir.expr import walk
+from nestor.ir.expr import Load, walk
 from nestor.ir.loopnest import Alloc, Block, Compute, Guard, Loop, Node, computes
 from nestor.ir.types import DType
 
@@ -229,21 +235,27 @@ def _emit_unroll(ctx: Context, loop: Loop) -> None:
     if high - low >= MIN_ROWS:
         found = transposed_store(ctx, loop)
         if found is not None:
-            between, vector, compute = found
-            _emit_transposed(ctx, loop.index, range(low, high), between, vector, compute)
+            between, vector, computes = found
+            read = transposed_loads(ctx, computes, loop, vector) if len(computes) > 1 else ()
+            tile = Transposed(loop.index, range(low, high), computes, read)
+            _emit_transposed(ctx, tile, between, vector)
             return
     for position in range(low, high):
         _with_env(ctx, loop.index, affine(position), lambda: emit_node(ctx, loop.body))
 
 
-def _emit_transposed(
-    ctx: Context,
-    index: str,
-    rows: range,
-    between: list[Loop],
-    vector: Loop,
-    compute: Compute,
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Transposed:
+    """A tile that is stored transposed: its rows, what runs in each, and the loads of that that
+    are transposed too."""
+
+    index: str
+    rows: range
+    computes: list[Compute]
+    read: tuple[Load, ...]
+
+
+def _emit_transposed(ctx: Context, tile: Transposed, between: list[Loop], vector: Loop) -> None:
     """The loops between outside, then all rows of one vector together."""
     if between:
         first, *rest = between
@@ -253,19 +265,23 @@ def _emit_transposed(
                 ctx,
                 first.index,
                 affine(position),
-                lambda: _emit_transposed(ctx, index, rows, rest, vector, compute),
+                lambda: _emit_transposed(ctx, tile, rest, vector),
             )
         return
 
     def at_row(row: int, body: Callable[[], None]) -> None:
-        _with_env(ctx, index, affine(row), body)
+        _with_env(ctx, tile.index, affine(row), body)
+
+    def run() -> None:
+        for compute in tile.computes:
+            emit_compute(ctx, compute)
 
     def whole() -> None:
         if ctx.vector is None:
-            for row in rows:
-                at_row(row, lambda: emit_compute(ctx, compute))
+            for row in tile.rows:
+                at_row(row, run)
         else:
-            store_rows(ctx, compute, rows, at_row)
+            store_rows(ctx, tile.computes, tile.rows, at_row, tile.read)
 
     _emit_vector(ctx, vector, whole)
 

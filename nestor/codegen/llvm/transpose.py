@@ -1,33 +1,38 @@
-"""Stores of a register tile whose rows, not its lanes, are contiguous in memory.
+"""Register tiles whose rows, not their lanes, are contiguous in memory.
 
 ``unroll r { vector l { y[…, l, …, r] = … } }`` would store every element by itself. The tile is
 transposed in registers instead: log₂ stages of interleaving two registers each (a rotation of the
-bits of an element's place), after which every lane's rows stand side by side.
+bits of an element's place), after which every lane's rows stand side by side. What such a tile
+reads the same way is loaded as it lies, and transposed too: a scan along memory then runs over
+many rows at once, a lane each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from nestor.codegen.llvm.addressing import AccessPlan
-from nestor.codegen.llvm.builder import Val, mangle
+from nestor.codegen.llvm.addressing import AccessPlan, Location
+from nestor.codegen.llvm.builder import Val, mangle, vec_type
+from nestor.codegen.llvm.computes import emit_compute
 from nestor.codegen.llvm.context import Context
 from nestor.codegen.llvm.expressions import Expressions
 from nestor.codegen.llvm.memory import is_streamed, store_past_caches, store_pieces
+from nestor.codegen.llvm.storage import read_memory
 from nestor.codegen.llvm.types import MEMORY_TYPE, TYPE_BYTES
 from nestor.ir.affine import Affine
-from nestor.ir.expr import loads
-from nestor.ir.loopnest import Compute, Loop, Node
+from nestor.ir.expr import Load, loads
+from nestor.ir.loopnest import Block, Compute, Loop, Node
 
 MIN_ROWS = 4
 """With fewer rows, element by element is as good."""
 
 
-def transposed_store(ctx: Context, loop: Loop) -> tuple[list[Loop], Loop, Compute] | None:
-    """(unroll loops between, vector loop, compute) if ``loop``'s stores should be transposed.
+def transposed_store(ctx: Context, loop: Loop) -> tuple[list[Loop], Loop, list[Compute]] | None:
+    """(unroll loops between, vector loop, computes) if ``loop``'s stores should be transposed.
 
-    So when the innermost compute stores one element of 4 or 8 bytes to a tensor that it does not
-    read, at distance 1 along ``loop`` and at a greater distance along the lanes.
+    So when the last of the innermost computes stores one element of 4 or 8 bytes to a tensor that
+    none of them reads, at distance 1 along ``loop`` and at a greater distance along the lanes, and
+    the others, if any, store to buffers.
     """
     if ctx.vector is not None or ctx.condition is not None or ctx.mask is not None:
         return None
@@ -36,23 +41,55 @@ def transposed_store(ctx: Context, loop: Loop) -> tuple[list[Loop], Loop, Comput
     while isinstance(node, Loop) and node.kind == "unroll":
         between.append(node)
         node = node.body
-    if not isinstance(node, Loop) or node.kind != "vector" or not isinstance(node.body, Compute):
+    if not isinstance(node, Loop) or node.kind != "vector":
         return None
-    compute = node.body
-    if compute.monoid is not None or len(compute.stores) != 1:
+    computes = _straight_computes(node.body)
+    if not computes or (between and len(computes) > 1):
         return None
-    target = compute.stores[0]
+    *before, last = computes
+    if last.monoid is not None or len(last.stores) != 1:
+        return None
+    if not all(s.target in ctx.buffers for c in before for s in c.stores):
+        return None
+    target = last.stores[0]
     if target.target in ctx.buffers or not all(isinstance(i, Affine) for i in target.indices):
         return None
     roots = ctx.info.roots
-    if any(roots.get(x.tensor) == roots[target.target] for x in loads(compute.values[0])):
+    read = {roots.get(x.tensor) for c in computes for value in c.values for x in loads(value)}
+    if roots[target.target] in read:
         return None
     if TYPE_BYTES[MEMORY_TYPE[ctx.info.tensors[target.target].dtype]] < 4:
         return None
     plan = Expressions(ctx).plan(target.target, target.indices)
     if plan is None or not _is_row_major(ctx, plan, loop, node):
         return None
-    return between, node, compute
+    return between, node, computes
+
+
+def _straight_computes(node: Node) -> list[Compute]:
+    """The computes of a body that is nothing else; else none."""
+    nodes = node.body if isinstance(node, Block) else (node,)
+    found = [n for n in nodes if isinstance(n, Compute)]
+    return found if len(found) == len(nodes) else []
+
+
+def transposed_loads(
+    ctx: Context, computes: list[Compute], rows: Loop, lanes: Loop
+) -> tuple[Load, ...]:
+    """What ``computes`` read at distance 1 along ``rows`` and at a greater one along ``lanes``."""
+    found: dict[tuple[str, int], Load] = {}
+    for value in (v for c in computes for v in c.values):
+        for x in loads(value):
+            if x.tensor in ctx.buffers or x.predicate:
+                continue
+            if not all(isinstance(i, Affine) for i in x.indices):
+                continue
+            if TYPE_BYTES[MEMORY_TYPE[ctx.info.tensors[x.tensor].dtype]] < 4:
+                continue
+            plan = Expressions(ctx).plan(x.tensor, x.indices)
+            if plan is not None and _is_row_major(ctx, plan, rows, lanes):
+                found[x.tensor, id(x.indices)] = x
+    return tuple(found.values())
 
 
 def _is_row_major(ctx: Context, plan: AccessPlan, rows: Loop, lanes: Loop) -> bool:
@@ -77,36 +114,90 @@ def _is_row_major(ctx: Context, plan: AccessPlan, rows: Loop, lanes: Loop) -> bo
 
 
 def store_rows(
-    ctx: Context, compute: Compute, rows: range, at_row: Callable[[int, Callable[[], None]], None]
+    ctx: Context,
+    computes: list[Compute],
+    rows: range,
+    at_row: Callable[[int, Callable[[], None]], None],
+    read: tuple[Load, ...] = (),
 ) -> None:
-    """Store one vector of lanes for each of ``rows``, the vector loop being set up already.
+    """Run ``computes`` for one vector of lanes for each of ``rows``, the vector loop being set up
+    already, and store what the last one makes.
 
-    Args: at_row: runs a function with the unrolled index bound to a row.
+    Args: at_row: runs a function with the unrolled index bound to a row. read: loads to transpose.
     """
     assert ctx.vector is not None
     streamed = 0
     for first in range(rows.start, rows.stop, ctx.lanes):
-        streamed = _store_group(ctx, compute, rows[first - rows.start :], at_row, streamed)
+        left = rows[first - rows.start :]
+        given = _load_group(ctx, left[: ctx.lanes], at_row, read)
+        streamed = _store_group(ctx, computes, left, at_row, streamed, given)
+
+
+def _load_group(
+    ctx: Context,
+    rows: range,
+    at_row: Callable[[int, Callable[[], None]], None],
+    read: tuple[Load, ...],
+) -> list[dict[tuple[str, int], Val]]:
+    """For each of ``rows`` what is read there, by tensor and indices: pieces of memory as long as
+    there are rows, transposed."""
+    assert ctx.vector is not None
+    lanes, active, fb = ctx.lanes, ctx.vector.active, ctx.fb
+    out: list[dict[tuple[str, int], Val]] = [{} for _ in rows]
+    for x in read:
+        where: list[Location] = []
+
+        def find(x: Load = x, where: list[Location] = where) -> None:
+            place = Expressions(ctx).location(x.tensor, x.indices)
+            assert place is not None
+            where.append(place)
+
+        at_row(rows[0], find)
+        (place,) = where
+        assert isinstance(place.offsets, tuple)
+        ty = place.storage.ty
+        pieces: list[Val] = []
+        for lane in range(active):
+            rhs = f"getelementptr {ty}, ptr {place.pointer.text}, i64 {place.offsets[lane]}"
+            address = fb.emit(rhs, "ptr")
+            rhs = f"load {vec_type(ty, len(rows))}, ptr {address.text}, align {TYPE_BYTES[ty]}"
+            pieces.append(_widened(ctx, read_memory(ctx, place.storage, rhs, len(rows)), lanes))
+        for known, value in zip(out, transpose(ctx, pieces), strict=False):
+            known[x.tensor, id(x.indices)] = _widened(ctx, value, lanes)
+    return out
+
+
+def _widened(ctx: Context, value: Val, lanes: int) -> Val:
+    """``value`` with lanes of no meaning behind it."""
+    if value.lanes == lanes:
+        return value
+    return ctx.fb.shuffle(value, [min(i, value.lanes - 1) for i in range(lanes)])
 
 
 def _store_group(
     ctx: Context,
-    compute: Compute,
+    computes: list[Compute],
     left: range,
     at_row: Callable[[int, Callable[[], None]], None],
     streamed: int,
+    given: list[dict[tuple[str, int], Val]],
 ) -> int:
     """Store the next rows, as many as there are lanes.
 
     Args: left: the rows to be stored. streamed: what is missing of lines whose first part went past
-        the caches [bytes].
+        the caches [bytes]. given: loads whose values are known, by row.
     Returns: the same for the rows after these.
     """
     rows, line = left[: ctx.lanes], ctx.target.line_bytes
     values: list[Val] = []
     where: list[tuple[Val, int]] = []
 
+    *before, compute = computes
+
     def evaluate() -> None:
+        ctx.given = given[len(values)]
+        for other in before:
+            emit_compute(ctx, other)
         ev = Expressions(ctx)
         if not values:
             place = ev.location(compute.stores[0].target, compute.stores[0].indices)
@@ -122,6 +213,7 @@ def _store_group(
     streams: list[bool] = []
     for row in rows:
         at_row(row, evaluate)
+    ctx.given = {}
     (pointer, distance), (ty, metadata) = where[0], storages[0]
     assert ctx.vector is not None
     size = len(rows) * TYPE_BYTES[ty]

@@ -67,7 +67,7 @@ def write_outputs_directly(program: Program, ctx: PassContext) -> Program:
     """Undo the staging of an output whose temp got the output's own layout.
 
     Rewrite: ``T[n,o,y,x] = Σ …; Y = T`` → ``Y[n,o,y,x] = Σ …`` where both are row-major.
-    Legal when: ``T`` is a temp with one functional writer that nothing but the copy reads, and the
+    Legal when: ``T`` is a temp with functional writers that nothing but the copy reads, and the
         copy alone writes ``Y``.
     """
     facts = program_facts(program)
@@ -79,10 +79,10 @@ def write_outputs_directly(program: Program, ctx: PassContext) -> Program:
         assert isinstance(load, Load)
         source, target = facts.tensors[load.tensor], facts.tensors[write.tensor]
         writers = facts.writers.get(source.name, [])
-        if target.role != "output" or not facts.is_private_temp(source.name) or len(writers) != 1:
+        if target.role != "output" or not facts.is_private_temp(source.name) or not writers:
             continue
-        producer = statements[writers[0]]
-        if not isinstance(producer, Statement) or not is_functional(producer):
+        producers = [s for n in writers if isinstance(s := statements[n], Statement)]
+        if len(producers) < len(writers) or not all(map(is_functional, producers)):
             continue
         if facts.readers[source.name] != [number] or target.name in facts.aliased:
             continue
@@ -90,13 +90,14 @@ def write_outputs_directly(program: Program, ctx: PassContext) -> Program:
             continue
         if source.layout != target.layout or not _is_whole_copy(copy, load, source, target):
             continue
-        writes = tuple(
-            replace(w, tensor=target.name) if w.tensor == source.name else w
-            for w in producer.writes
-        )
-        statements[writers[0]] = replace(producer, writes=writes)
+        for writer, producer in zip(writers, producers):
+            writes = tuple(
+                replace(w, tensor=target.name) if w.tensor == source.name else w
+                for w in producer.writes
+            )
+            statements[writer] = replace(producer, writes=writes)
+            ctx.changed(_NAME, producer.name, f"writes '{target.name}' itself")
         statements[number] = None
-        ctx.changed(_NAME, producer.name, f"writes '{target.name}' itself")
     kept = [s for s in statements if s is not None]
     return program if len(kept) == len(statements) else replace_statements(program, kept)
 

@@ -27,6 +27,7 @@ from nestor.passes.analysis import (
     contraction_roles,
     domain_volume,
     element_count,
+    first_position,
     is_functional,
     is_pointwise,
     program_facts,
@@ -35,6 +36,7 @@ from nestor.passes.analysis import (
 from nestor.passes.context import PassContext
 from nestor.passes.rewriting import (
     in_order,
+    is_sequential,
     names_of,
     renumber,
     replace_statements,
@@ -67,44 +69,81 @@ def wished_orders(
 
 
 def stage_outputs(program: Program, ctx: PassContext) -> Program:
-    """Let a convolution that would write an output directly write a temp first.
+    """Let convolutions that would write an output directly write a temp first.
 
     Rewrite: ``Y[n,o,y,x] = Σ …`` → ``T[n,o,y,x] = Σ …; Y = T`` where ``Y`` has a fixed layout whose
         innermost dimension is not the weight's own index; ``T`` can be stored channels last.
-    Legal when: the statement is functional and alone writes ``Y``.
+    Legal when: functional statements of this kind alone write ``Y`` (several are the phases of a
+        transposed convolution), and nothing reads it before the last of them.
     """
     facts = program_facts(program)
     weights = weight_tensors(program)
     names = names_of(program)
-    added: list[Tensor] = []
-    out: list[AnyStatement] = []
-    for statement in in_order(program.statements):
-        roles = contraction_roles(statement, facts.tensors)
-        if roles is None or not isinstance(statement, Statement) or not is_functional(statement):
-            out.append(statement)
-            continue
-        write = statement.writes[0]
-        tensor = facts.tensors[write.tensor]
-        channel = _output_channel(statement, roles)
-        d = None if channel is None else dimension_of(write.indices, channel)
-        fixed = tensor.role == "output" and len(facts.writers[facts.roots[tensor.name]]) == 1
-        weighted = any(x.tensor in weights for x in (roles.a, roles.b))
-        if d is None or not fixed or not weighted or d == len(tensor.shape) - 1:
-            out.append(statement)
-            continue
-        if typical(tensor.shape[d]) < ctx.options.min_channels or len(statement.writes) != 1:
-            out.append(statement)
+    temps: dict[str, Tensor] = {}
+    last: dict[int, Tensor] = {}
+    for tensor in program.tensors:
+        writers = facts.writers.get(facts.roots[tensor.name], [])
+        if tensor.role != "output" or not _are_staged(program, tensor, facts, weights, ctx):
             continue
         temp = replace(
             tensor, name=names.fresh(f"{tensor.name}_staged"), role="temp", alias_of=None
         )
-        added.append(temp)
-        out.append(replace(statement, writes=(replace(write, tensor=temp.name),)))
-        out.append(_copy_statement(statement, temp, tensor, names.fresh(f"{tensor.name}_copy")))
-        ctx.changed("stage_outputs", statement.name, f"writes '{temp.name}' first")
-    if not added:
+        temps[tensor.name] = temp
+        # Ordering: of several at one position the last of the program.
+        last[max(writers, key=lambda n: (first_position(program.statements[n]), n))] = tensor
+    if not temps:
         return program
-    return replace_statements(program, renumber(out), (*program.tensors, *added))
+    numbers = {id(s): n for n, s in enumerate(program.statements)}
+    out: list[AnyStatement] = []
+    for statement in in_order(program.statements):
+        number, target = numbers[id(statement)], None
+        if isinstance(statement, Statement) and statement.writes[0].tensor in temps:
+            target = facts.tensors[statement.writes[0].tensor]
+            temp = temps[target.name]
+            ctx.changed("stage_outputs", statement.name, f"writes '{temp.name}' first")
+            writes = (replace(statement.writes[0], tensor=temp.name),)
+            statement = replace(statement, writes=writes)
+        out.append(statement)
+        if number in last and isinstance(statement, Statement):
+            target = last[number]
+            name = names.fresh(f"{target.name}_copy")
+            out.append(_copy_statement(statement, temps[target.name], target, name))
+    return replace_statements(program, renumber(out), (*program.tensors, *temps.values()))
+
+
+def _are_staged(
+    program: Program, tensor: Tensor, facts: ProgramFacts, weights: set[str], ctx: PassContext
+) -> bool:
+    """Whether all that writes an output is convolutions whose channels it has apart."""
+    root = facts.roots[tensor.name]
+    writers = [program.statements[n] for n in facts.writers.get(root, ())]
+    dimensions = {_channel_apart(s, tensor, facts, weights) for s in writers}
+    d = dimensions.pop() if len(dimensions) == 1 else None
+    if d is None or typical(tensor.shape[d]) < ctx.options.min_channels:
+        return False
+    if len(writers) == 1:
+        return True
+    readers = [program.statements[n] for n in facts.readers.get(root, ())]
+    apart = not any(is_sequential(s) for s in (*writers, *readers))
+    return apart and all(facts.is_written_before(root, first_position(s)) for s in readers)
+
+
+def _channel_apart(
+    statement: AnyStatement, tensor: Tensor, facts: ProgramFacts, weights: set[str]
+) -> int | None:
+    """The dimension of ``tensor`` that a convolution's own channel moves, unless it is the
+    innermost one; None also for any other statement."""
+    roles = contraction_roles(statement, facts.tensors)
+    if roles is None or not isinstance(statement, Statement) or not is_functional(statement):
+        return None
+    write = statement.writes[0]
+    if len(statement.writes) != 1 or write.tensor != tensor.name:
+        return None
+    if not any(x.tensor in weights for x in (roles.a, roles.b)):
+        return None
+    channel = _output_channel(statement, roles)
+    d = None if channel is None else dimension_of(write.indices, channel)
+    return None if d == len(tensor.shape) - 1 else d
 
 
 def stays_row_major(

@@ -49,7 +49,7 @@ class Turned:
   input x: f32[{b}, {c}, {high}, {wide}]
   parameter w: f32[{o}, {c}, {k}, {k}]
   parameter g: f32[{o}]
-  input z: f32[{b}, {o}, {h}, {w}]
+  input z: f32[{b}, {o}, {h}, {w}] layout [d0, d2, d3, d1] of [{b}, {h}, {w}, {o}]
   temp t: f32[{b}, {o}, {h}, {w}] layout [d0, d2, d3, d1] of [{b}, {h}, {w}, {o}]
   output y: f32[{b}, {o}, {h}, {w}]
   output twice: f32[{b}, {o}, {h}, {w}]

@@ -27,7 +27,6 @@ from nestor.passes.analysis import (
     contraction_roles,
     domain_volume,
     element_count,
-    first_position,
     is_functional,
     is_pointwise,
     program_facts,
@@ -35,6 +34,7 @@ from nestor.passes.analysis import (
 )
 from nestor.passes.context import PassContext
 from nestor.passes.rewriting import (
+    first_position,
     in_order,
     is_sequential,
     names_of,

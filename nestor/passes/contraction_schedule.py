@@ -213,9 +213,12 @@ def _unroll_window(
 ) -> None:
     """Unroll the taps of a window, so that rows share the loads, and short loops around them."""
     size = terms
+    bounded = {n for c in s.domain.constraints for n in c.variables()}
     for loop in reversed(reduced):
         _, index, *halves = loop_parts(loop, s.name)
         extent = constant_extent(s, index)
+        if index in bounded and index != window.tap:
+            break  # A loop's bounds leave out what unrolled code would test.
         if halves or extent is None or (size * extent > MAX_UNROLLED_TERMS and index != window.tap):
             break
         rules.out.append(Unroll(loop=loop))

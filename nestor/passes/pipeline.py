@@ -34,6 +34,7 @@ from nestor.passes.simplify import simplify_program
 from nestor.passes.softmax import defer_divisions, share_expensive_elements
 from nestor.passes.split_reductions import split_reductions
 from nestor.passes.split_softmax import split_softmax
+from nestor.passes.trim_windows import trim_windows
 from nestor.passes.weight_copies import plain_weights
 from nestor.passes.winograd import transform_windows
 
@@ -97,6 +98,8 @@ PASSES: tuple[Pass | Split, ...] = (
     pad_operands,
     stage_outputs,
     assign_layouts,
+    # Ordering: after layouts, which say where channels are lanes.
+    trim_windows,
     # Ordering: after layouts, which say which operands have unit stride.
     relayout_operands,
     merge_common_subexpressions,

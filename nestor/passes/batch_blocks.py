@@ -147,6 +147,11 @@ def find_batch(program: Program) -> BatchUse | None:
         if index is not None:
             indices[statement.name] = index
             found |= writes
+    # What was taken for the same in all images, before another statement wrote images to it?
+    for statement in program.statements:
+        assert isinstance(statement, Statement)
+        if not _still_holds(statement, indices.get(statement.name), batch, tensors, found):
+            return None
     for tensor in program.tensors:
         if tensor.alias_of is not None and (tensor.name in found or tensor.alias_of in found):
             return None
@@ -184,7 +189,7 @@ def _shorten(statement: Statement, use: BatchUse, images: int) -> Statement:
     ranges = tuple(
         replace(r, upper=affine(extent)) if r.name == index else r for r in statement.domain.ranges
     )
-    if extent > 1:
+    if extent != 1:
         return replace(statement, domain=replace(statement.domain, ranges=ranges))
     kept = tuple(r for r in ranges if r.name != index)
     only = map_statement_affines(statement, lambda a: a.substitute({index: 0}))
@@ -216,13 +221,33 @@ def _match(
 
     The index is None for a statement that has nothing to do with them.
     """
+    touches_images = any(n in found for n in _touched(statement))
     for index in _candidates(statement, batch):
         writes = _Shift(statement, index, batch, found).writes(tensors)
-        if writes is not None:
+        if writes is None:
+            continue
+        if touches_images or all(b.per_image == 1 for b in writes.values()):
             return index, writes
+    return None if touches_images else (None, {})
+
+
+def _still_holds(
+    statement: Statement,
+    index: str | None,
+    batch: int,
+    tensors: Mapping[str, Tensor],
+    found: Mapping[str, Batched],
+) -> bool:
+    """Whether ``_match`` would say the same now that all tensors with images are known."""
+    if index is None:
+        return not any(n in found for n in _touched(statement))
+    return _Shift(statement, index, batch, found).writes(tensors) is not None
+
+
+def _touched(statement: Statement) -> set[str]:
+    """Every tensor that a statement reads or writes."""
     loaded = {n.tensor for e in statement_expressions(statement) for n in _loads(e)}
-    written = {w.tensor for w in statement.writes}
-    return None if any(n in found for n in loaded | written) else (None, {})
+    return loaded | {w.tensor for w in statement.writes}
 
 
 def _candidates(statement: Statement, batch: int) -> Iterator[str]:
@@ -231,7 +256,8 @@ def _candidates(statement: Statement, batch: int) -> Iterator[str]:
     bounds = [a for r in statement.domain.ranges for a in (r.lower, r.upper)]
     used = {n for a in (*bounds, *statement.domain.constraints) for n in a.variables()}
     for r in statement.domain.ranges:
-        is_box = r.lower == affine(0) and r.upper.is_const and r.upper.const % batch == 0
+        extent = r.upper.const if r.lower == affine(0) and r.upper.is_const else 0
+        is_box = extent > 0 and extent % batch == 0
         if is_box and r.name not in used and r.name not in reduced:
             yield r.name
 

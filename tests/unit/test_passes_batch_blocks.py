@@ -96,6 +96,11 @@ MIXED: dict[str, Callable[[Tensor], Any]] = {
     "one of them": lambda x: x + x[2],
     "products": lambda x: x @ x.t(),
     "merged otherwise": lambda x: x.reshape(4, B).t() + x,
+    "beside numbers": lambda x: torch.cat([torch.arange(B)[:, None].float(), x], 1) * 2,
+    "identity": lambda x: torch.cat([torch.eye(B), x], 1),
+    "written into": lambda x: torch.ones(B, 5).index_put(
+        (torch.arange(B), torch.arange(B) % 5), x[:, 0]
+    ),
     "standard": lambda x: F.batch_norm(x, None, None, training=True),
 }
 
@@ -137,6 +142,40 @@ def test_parts_give_parts(name: str, images: int) -> None:
 def test_what_mixes_images_is_refused(name: str) -> None:
     model = imported(Fun(MIXED[name]), (torch.randn(B, 4),))
     assert find_batch(model.program) is None
+
+
+class Beside(nn.Module):
+    """A weight as tall as the batch beside its images, read again in parts."""
+
+    def __init__(self, first: bool) -> None:
+        super().__init__()
+        self.own = nn.Parameter(torch.randn(B, 4))
+        self.first = first
+
+    def forward(self, x: Tensor) -> Tensor:
+        pieces = [self.own, x] if self.first else [x, self.own]
+        a, b = torch.cat(pieces, -1).chunk(2, -1)
+        return a.relu() + b
+
+
+@pytest.mark.parametrize("first", (True, False))
+def test_a_weight_as_tall_as_the_batch_is_no_image(first: bool) -> None:
+    assert find_batch(imported(Beside(first), (torch.randn(B, 4),)).program) is None
+
+
+def test_places_computed_for_all_images_stay_shared() -> None:
+    def placed(x: Tensor) -> Tensor:
+        return x + torch.arange(4 * B)[:, None].float().cos()
+
+    use = find_batch(imported(Fun(placed), (torch.randn(B, 4 * B, 3),)).program)
+    assert use is not None and len(use.indices) < len(use.tensors)
+
+
+def test_empty_results_are_no_images() -> None:
+    model = imported(Fun(lambda x: (x * 2, x.new_zeros(0))), (torch.randn(B, 4),))
+    use = find_batch(model.program)
+    if use is not None:
+        verify_program(take_blocks(model.program, use, 1))
 
 
 def test_a_batch_of_symbolic_size_is_left_alone() -> None:

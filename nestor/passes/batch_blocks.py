@@ -1,4 +1,4 @@
-"""A model on a large batch as the same model on blocks of its images, one block after the other.
+"""A model on a large batch as the same model on blocks of its images.
 
 Where no statement mixes images, a Program for ``B`` images is a Program for ``b`` of them, run
 ``B / b`` times on parts of the inputs and outputs. Threads take blocks by themselves, from the

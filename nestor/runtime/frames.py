@@ -87,9 +87,7 @@ class Frame:
                 table[entry] = address
             self.weights = weights
         if self.plan is not plan:
-            total = (
-                plan.arena.total if plan.blocks is None else self.team * plan.blocks.thread_bytes
-            )
+            total = plan.arena_bytes(self.services.threads)
             base = self.arena.reserve(total) if total else 0
             for entry, offset in plan.arena_entries:
                 table[entry] = base + offset if plan.sizes[entry] else _nowhere.address

@@ -26,6 +26,7 @@ from nestor.passes.masked_terms import skip_masked_terms
 from nestor.passes.materialize import pad_operands
 from nestor.passes.moments import split_moments
 from nestor.passes.phases import split_phases
+from nestor.passes.read_parts import read_parts
 from nestor.passes.redirect import redirect_writes
 from nestor.passes.relayout import relayout_operands
 from nestor.passes.row_elements import keep_row_elements
@@ -54,6 +55,9 @@ PASSES: tuple[Pass | Split, ...] = (
     redirect_writes,
     inline_producers,
     remove_dead_code,
+    # Ordering: after the first round, when contractions read concatenations themselves; before the
+    # second, which takes the loads of parts to where they come from.
+    read_parts,
     # Ordering: a second round sees single readers where the first one merged several.
     inline_producers,
     remove_dead_code,

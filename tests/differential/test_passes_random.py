@@ -18,6 +18,7 @@ from nestor.passes.layouts import stage_outputs
 from nestor.passes.linearize import merge_summed_dimensions
 from nestor.passes.materialize import pad_operands
 from nestor.passes.pipeline import Pass, run_pipeline
+from nestor.passes.read_parts import read_parts
 from nestor.passes.redirect import redirect_writes
 from nestor.passes.relayout import relayout_operands
 from nestor.passes.simplify import simplify_program
@@ -43,6 +44,7 @@ PASSES = [
     merge_common_subexpressions,
     delinearize_indices,
     redirect_writes,
+    read_parts,
     inline_producers,
 ]
 relaxed = settings(

@@ -14,6 +14,7 @@ from nestor.passes.dead_code import remove_dead_code
 from nestor.passes.delinearize import delinearize_indices
 from nestor.passes.inline import inline_producers
 from nestor.passes.pipeline import run_pipeline
+from nestor.passes.read_parts import read_parts
 from nestor.passes.redirect import redirect_writes
 from nestor.passes.simplify import simplify_program
 from tests.fuzz.enclosure_program import Memory, Mismatch, find_mismatch
@@ -28,9 +29,11 @@ EXACT: tuple[Pass, ...] = (
     merge_common_subexpressions,
     delinearize_indices,
     redirect_writes,
+    read_parts,
     inline_producers,
 )
-"""Passes without algebra: the results they allow are results that the Program allows."""
+"""Passes without algebra beyond the order of sums: the results they allow are results that the
+Program allows."""
 
 ALGEBRA = 1e-4
 """Rounding that algebraic rules (a scale folded into weights) may add, of a tensor's largest."""

@@ -132,7 +132,7 @@ FEATURES = (
     + "gather into jacobi large".split()
     + "layout mod pointwise predicate recurrence reverse scan softmax stencil stride".split()
     + "symbol triangle window".split()
-    + ["final map", "in place", "strided write", "two results", "seq into"]
+    + ["final map", "in place", "joined product", "strided write", "two results", "seq into"]
     + [f"reduce {k}" for k in "simple arg welford lse softmax compose xor".split()]
     + [f"scatter {k}" for k in ("unique", "last", "into")]
 )

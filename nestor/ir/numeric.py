@@ -134,7 +134,10 @@ def _elementwise(f: Callable[[float], float]) -> Callable[[Value], Value]:
 def _lgamma(x: float) -> float:
     if math.isinf(x) or (x <= 0 and x == math.floor(x)):
         return math.inf
-    return math.lgamma(x)
+    try:
+        return math.lgamma(x)
+    except OverflowError:  # near the largest numbers, where Python raises what C calls infinity
+        return math.inf
 
 
 _THROUGH_DOUBLE: dict[str, Callable[[Value], Value]] = {

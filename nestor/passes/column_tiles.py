@@ -67,6 +67,9 @@ def column_loops(rules: Rules, s: Statement, vector: str, outer: list[str], seq:
     columns = prod([width, *(extent_of(s, n) for n in outer)])
     room = TILE_BYTES // sum(d.bytes for d in kind.monoid.dtypes)
     room = max(lanes, min(room, columns // MIN_TILES) // lanes * lanes)
+    sizes = [n * lanes for n in (1, 2, 4, 8, 16, 32, 64, 128, 256) if n * lanes <= 2 * columns]
+    meaning = "columns that are reduced at once"
+    room = rules.choices.size(f"{s.name}.columns", sizes, room, meaning)
     inside: list[str] = []
     loops = [f"{s.name}.{n}" for n in outer]
     column = f"{s.name}.{vector}"
@@ -81,7 +84,9 @@ def column_loops(rules: Rules, s: Statement, vector: str, outer: list[str], seq:
             rules.out.append(Tile(loop=inside[0], size=room // width))
             loops.append(f"{inside[0]}.o")
             inside = [f"{inside[0]}.i"]
-    step = VECTORS * lanes
+    meaning = "vectors of a row without a branch"
+    vectors = rules.choices.size(f"{s.name}.vectors", (1, 2, 4, 8), VECTORS, meaning)
+    step = vectors * lanes
     if min(width, room) > step:
         rules.out.append(Tile(loop=column, size=step))
         inside.append(f"{column}.o")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import permutations
 from math import prod
 
 from nestor.ir.affine import Affine
@@ -19,7 +20,12 @@ from nestor.ir.schedule import (
 )
 from nestor.passes.analysis import expression_work
 from nestor.passes.contraction import Contraction
-from nestor.passes.contraction_tile import Window, contraction_tile, shared_window
+from nestor.passes.contraction_tile import (
+    Window,
+    contraction_tile,
+    shared_window,
+    tile_candidates,
+)
 from nestor.passes.dot_schedule import dot_index, dot_loops
 from nestor.passes.panel_schedule import panel_loops
 from nestor.passes.plain_schedule import plain_loops
@@ -45,6 +51,9 @@ MAX_NEAR_ROWS_BYTES = 3 << 17
 
 MAX_UNROLLED_TERMS = 128
 """Multiply-adds in a row that a window's unrolled loops may come to."""
+
+_COUNTS = (1, 2, 4, 8, 16, 32, 64)
+"""Numbers of tiles that a block may have."""
 
 
 def schedule_alone(rules: Rules, statement: Statement, sequential: list[str]) -> None:
@@ -130,48 +139,38 @@ def contraction_loops(
         statements and that threads share out; its own then are not parallel.
     """
     lanes = rules.unit.lanes(max(s.elements[0].dtype.bytes, 4))
-    row, row_tile, vectors = contraction_tile(s, c, rules.unit)
+    row, row_tile, vectors = _choose_tile(rules, s, c)
     columns = reuse_extent(s, c.vector)
-    rows = reuse_extent(s, row) if row else 1
-    name, v = s.name, f"{s.name}.{c.vector}"
-    outer: list[str] = []
-    tile: list[str] = []
-    block = lanes * vectors
+    name, block = s.name, lanes * vectors
     batch = [n for n in free if n not in (c.vector, row)]
-    if columns > block or not is_constant(s, c.vector):
-        rules.out.append(Tile(loop=v, size=block))
-        column_outer, v = [f"{v}.o"], f"{v}.i"
-    else:
-        column_outer = []
+    window = shared_window(s, c)
+    # Of loops inside shared rows, and of a product for each of a batch, none has far to reach.
+    alone = window is None and not around and not _depends(rules, c, batch)
+    outer_columns, v = _column_loops(rules, s, c, block, alone)
+    tile: list[str] = []
     if vectors > 1 and columns > lanes:
         rules.out.append(Tile(loop=v, size=lanes))
         tile, v = [f"{v}.o"], f"{v}.i"
-    window = shared_window(s, c)
     near = 0
-    if column_outer and window is None and not around and not _depends(rules, c, batch):
-        near = _rows_near(s, c, row, row_tile, block)
-    row_outer, row_inner, near_outer = [], [f"{name}.{row}"] if row else [], []
-    if near and near * row_tile < rows:
-        rules.out.append(Tile(loop=row_inner[0], size=near * row_tile))
-        near_outer, row_inner = [f"{row_inner[0]}.o"], [f"{row_inner[0]}.i"]
-    if row is not None and (rows > row_tile or not is_constant(s, row)):
-        rules.out.append(Tile(loop=row_inner[0], size=row_tile))
-        row_outer, row_inner = [f"{row_inner[0]}.o"], [f"{row_inner[0]}.i"]
+    if alone and outer_columns["columns"]:
+        near = _choose_near(rules, s, c, row, row_tile, block)
+    outer_rows, row_inner = _row_loops(rules, s, row, row_tile, near)
     tile = [*row_inner, *tile, v]
-    batch_loops = [f"{name}.{n}" for n in batch]
+    groups = {"batch": [f"{name}.{n}" for n in batch], **outer_rows, **outer_columns}
     if window is not None:
-        outer = [*batch_loops, *row_outer, *column_outer]
+        order = "batch rows columns"
     elif _depends(rules, c, batch):
-        outer = [*batch_loops, *column_outer, *row_outer]
+        order = "batch columns rows"
     elif near:
-        outer = [*batch_loops, *near_outer, *column_outer, *row_outer]
+        order = "batch far columns rows"
     else:
-        outer = [*column_outer, *batch_loops, *row_outer]
-    if window is not None:  # its taps innermost
-        c = replace(c, reduced=(*(n for n in c.reduced if n != window.tap), window.tap))
+        order = "columns batch rows"
+    outer = _choose_order(rules, s, groups, order)
+    c = _choose_sums(rules, c, None if window is None else window.tap)
     reduced = rules.block_sums(s, c.reduced)
-    seq = [f"{name}.{n}" for n in sequential]
-    seq = [rules.sequential_loop(s, n) for n in sequential] if sequential else seq
+    if window is None and not sequential:
+        _choose_unrolled(rules, s, reduced)
+    seq = [rules.sequential_loop(s, n) for n in sequential]
     rules.out.append(Reorder(statement=name, loops=(*around, *seq, *outer, *reduced, *tile)))
     for loop in () if around else outer:
         rules.out.append(Parallel(loop=loop))
@@ -182,6 +181,117 @@ def contraction_loops(
     if c.is_packable and c.vector_operand is not None:
         pack_operand(rules, c, block if columns > block else lanes * vectors)
     return outer, tile
+
+
+def _choose_tile(rules: Rules, s: Statement, c: Contraction) -> tuple[str | None, int, int]:
+    """The index of the register tile's rows, the number of rows, and of vectors."""
+    row, rows, vectors = contraction_tile(s, c, rules.unit)
+    if is_constant(s, c.vector) and (row is None or is_constant(s, row)):
+        tiles = tile_candidates(s, c, rules.unit, row, vectors)
+        meaning = "rows and vectors of a register tile"
+        rows, vectors = rules.choices.sizes(f"{s.name}.tile", tiles, (rows, vectors), meaning)
+    return row, rows, vectors
+
+
+def _column_loops(
+    rules: Rules, s: Statement, c: Contraction, block: int, alone: bool
+) -> tuple[dict[str, list[str]], str]:
+    """Loops over tiles of columns by name of their group, and the loop inside a tile."""
+    v, columns = f"{s.name}.{c.vector}", reuse_extent(s, c.vector)
+    groups: dict[str, list[str]] = {"wide": [], "columns": []}
+    if columns <= block and is_constant(s, c.vector):
+        return groups, v
+    if alone and is_constant(s, c.vector):
+        sizes = [0, *(n for n in _COUNTS if 2 * n * block <= columns)]
+        meaning = "tiles of columns that all rows are taken for before the next ones; 0: all"
+        wide = rules.choices.size(f"{s.name}.wide", sizes, 0, meaning)
+        if wide:
+            rules.out.append(Tile(loop=v, size=wide * block))
+            groups["wide"], v = [f"{v}.o"], f"{v}.i"
+    rules.out.append(Tile(loop=v, size=block))
+    groups["columns"] = [f"{v}.o"]
+    return groups, f"{v}.i"
+
+
+def _row_loops(
+    rules: Rules, s: Statement, row: str | None, row_tile: int, near: int
+) -> tuple[dict[str, list[str]], list[str]]:
+    """Loops over tiles of rows by name of their group, and those inside a tile."""
+    groups: dict[str, list[str]] = {"far": [], "rows": []}
+    if row is None:
+        return groups, []
+    rows, inner = reuse_extent(s, row), f"{s.name}.{row}"
+    if near and near * row_tile < rows:
+        rules.out.append(Tile(loop=inner, size=near * row_tile))
+        groups["far"], inner = [f"{inner}.o"], f"{inner}.i"
+    if rows > row_tile or not is_constant(s, row):
+        rules.out.append(Tile(loop=inner, size=row_tile))
+        groups["rows"], inner = [f"{inner}.o"], f"{inner}.i"
+    return groups, [inner]
+
+
+def _choose_near(
+    rules: Rules, s: Statement, c: Contraction, row: str | None, row_tile: int, block: int
+) -> int:
+    """Tiles of rows that all columns are taken for before the next ones; 0: all of them."""
+    near = _rows_near(s, c, row, row_tile, block)
+    if row is None or not is_constant(s, row):
+        return near
+    sizes = [0, *(n for n in _COUNTS if 2 * n * row_tile <= reuse_extent(s, row))]
+    meaning = "tiles of rows that all columns are taken for before the next ones; 0: all"
+    return rules.choices.size(f"{s.name}.near", sizes, near, meaning)
+
+
+def _choose_order(
+    rules: Rules, s: Statement, groups: dict[str, list[str]], default: str
+) -> list[str]:
+    """The loops around the sums: groups of them in the order that is chosen."""
+    given = [g for g in (*default.split(), "wide", "far") if groups[g]]
+    # Of loops whose names stand twice, those beyond the near ones come first, as wide as can be.
+    given = sorted(dict.fromkeys(given), key=lambda g: g != "wide")
+    orders = [
+        " ".join(order)
+        for order in permutations(given)
+        if _is_outside(order, "far", "rows") and _is_outside(order, "wide", "columns")
+    ]
+    word = " ".join(given)
+    order = rules.choices.word(f"{s.name}.order", orders, word, "loops around the sums")
+    return [loop for group in order.split() for loop in groups[group]]
+
+
+def _is_outside(order: Sequence[str], outer: str, inner: str) -> bool:
+    both = outer in order and inner in order
+    return not both or order.index(outer) < order.index(inner)
+
+
+def _choose_sums(rules: Rules, c: Contraction, last: str | None) -> Contraction:
+    """The contraction with its summed indices in the order that is chosen, ``last`` innermost."""
+    summed = [n for n in c.reduced if n != last]
+    after = [] if last is None else [last]
+    orders = [" ".join(o) for o in permutations(summed)] if len(summed) <= 3 else []
+    name = f"{c.statement.name}.sums"
+    order = rules.choices.word(name, orders, " ".join(summed), "loops of a sum, outermost first")
+    return replace(c, reduced=(*order.split(), *after))
+
+
+def _choose_unrolled(rules: Rules, s: Statement, reduced: list[str]) -> None:
+    """Write some terms of the innermost sum out, if that is chosen; changes ``reduced``."""
+    if not reduced:
+        return
+    _, index, *halves = loop_parts(reduced[-1], s.name)
+    extent = constant_extent(s, index)
+    for step in rules.out:
+        if halves and isinstance(step, Tile) and f"{step.loop}.i" == reduced[-1]:
+            extent = step.size if extent is not None and extent % step.size == 0 else None
+    if extent is None or any(index in x.variables() for x in s.domain.constraints):
+        return
+    sizes = [n for n in (1, 2, 4, 8) if extent % n == 0 and n < extent]
+    size = rules.choices.size(f"{s.name}.unrolled", sizes, 1, "terms of a sum written out")
+    if size > 1:
+        loop = reduced[-1]
+        rules.out.append(Tile(loop=loop, size=size))
+        rules.out.append(Unroll(loop=f"{loop}.i"))
+        reduced[-1:] = [f"{loop}.o", f"{loop}.i"]
 
 
 def _rows_near(s: Statement, c: Contraction, row: str | None, row_tile: int, block: int) -> int:

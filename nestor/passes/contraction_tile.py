@@ -13,7 +13,11 @@ from nestor.passes.register_tile import (
     choose_side_rows,
     choose_window_rows,
     choose_window_tile,
+    register_tiles,
     row_sets,
+    side_rows,
+    window_rows,
+    window_tiles,
 )
 from nestor.passes.statement_facts import constant_extent, extent_of, is_constant, reuse_extent
 
@@ -65,6 +69,30 @@ def _overlap(
     return None
 
 
+def tile_candidates(
+    s: Statement, c: Contraction, unit: VectorUnit, row: str | None, vectors: int
+) -> list[tuple[int, ...]]:
+    """Every tile (rows, vectors) that could be chosen instead of ``contraction_tile``'s, with the
+    same index of rows; ``vectors`` is what that chose."""
+    columns = -(-reuse_extent(s, c.vector) // _lanes(s, unit))
+    if row is None:
+        return [(1, v) for _, v in register_tiles(1, columns, unit.registers)]
+    rows = extent_of(s, row)
+    window = shared_window(s, c)
+    if window is not None and not window.across:
+        sizes = window_rows(rows, window.taps, window.step, unit.registers)
+        return [(n, 1) for n in sizes]
+    if window is not None:
+        return [*window_tiles(rows, columns, window.step, unit.registers)]
+    if row not in c.rows:
+        return [(n, vectors) for n in side_rows(rows, vectors, unit.registers)]
+    return [*register_tiles(reuse_extent(s, row), columns, unit.registers)]
+
+
+def _lanes(s: Statement, unit: VectorUnit) -> int:
+    return unit.lanes(max(s.elements[0].dtype.bytes, 4))
+
+
 def tile_row(s: Statement, c: Contraction) -> str | None:
     """The index of the rows of a register tile that reuse its vectors; None if none does."""
     return next((n for n in c.rows if is_constant(s, n)), c.rows[0] if c.rows else None)
@@ -73,7 +101,7 @@ def tile_row(s: Statement, c: Contraction) -> str | None:
 def contraction_tile(s: Statement, c: Contraction, unit: VectorUnit) -> tuple[str | None, int, int]:
     """The row index of a contraction's register tile (None: there is none), rows, vectors."""
     window = shared_window(s, c)
-    lanes = unit.lanes(max(s.elements[0].dtype.bytes, 4))
+    lanes = _lanes(s, unit)
     if window is not None:
         rows = extent_of(s, window.row)
         if not window.across:

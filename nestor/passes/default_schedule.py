@@ -11,6 +11,7 @@ from nestor.ir.schedule import (
 )
 from nestor.passes.contraction_schedule import schedule_alone, schedule_epilogue
 from nestor.passes.fusion import FusedKernel
+from nestor.passes.knobs import Choices
 from nestor.passes.register_tile import VectorUnit
 from nestor.passes.rows_schedule import schedule_rows
 from nestor.passes.schedule_rules import Rules
@@ -19,12 +20,15 @@ from nestor.passes.statement_facts import (
 )
 
 
-def default_schedule(fused: FusedKernel, unit: VectorUnit) -> Schedule:
+def default_schedule(
+    fused: FusedKernel, unit: VectorUnit, choices: Choices | None = None
+) -> Schedule:
     """A good legal schedule for any kernel, without search.
 
     Args: fused: kernel and shared indices of its statements. unit: the target's vectors.
+        choices: decisions of a search, and on return every knob that the rules asked for.
     """
-    rules = Rules(fused, unit)
+    rules = Rules(fused, unit, choices)
     statements = rules.statements
     if any(len(s.order) > 1 for s in statements):
         for s in statements:

@@ -24,6 +24,8 @@ def dot_index(rules: Rules, s: Statement, c: Contraction) -> str | None:
     """The summed index along which the large operand lies, if the sum is best taken along it."""
     if c.vector_operand is None or c.is_packable or len(c.reduced) != 1 or s.scatter:
         return None
+    if s.reduction is not None and s.reduction.into:
+        return None  # sums that start from what memory holds have no partial ones
     (summed,) = c.reduced
     tensor = rules.tensors[c.vector_operand.tensor]
     strides = access_strides(tensor, c.vector_operand.indices, s.domain.names)
@@ -42,6 +44,9 @@ def dot_loops(rules: Rules, s: Statement, c: Contraction, summed: str) -> None:
     vectors = extent_of(s, summed) // lanes
     chains = max(n for n in (1, 2, MAX_CHAINS) if n <= max(1, vectors // 2))
     chains = min(chains, max(1, rules.unit.registers // (2 * _rows(s, c))))
+    most = max(chains, min(vectors, rules.unit.registers // (_rows(s, c) + 1)))
+    sizes = [n for n in (1, 2, 4, 8) if n <= most]
+    chains = rules.choices.size(f"{s.name}.chains", sizes, chains, "vectors of partial sums")
     loop = f"{s.name}.{summed}"
     rules.out.append(SplitReduction(loop=loop, lanes=lanes * chains))
     outer = [f"{s.name}.{n}" for n in free_indices(s) if n not in c.rows]

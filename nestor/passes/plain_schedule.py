@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import permutations
 from math import prod
 
 from nestor.ir.expr import loads
@@ -46,6 +47,9 @@ MIN_SCAN_LANES = 4
 MAX_ROW_VECTORS, MIN_SHORT_ROWS = 8, 256
 """Rows with a border of at most so many vectors are straight code, if there are enough of them."""
 
+MAX_ORDERED_LOOPS = 4
+"""More loops than that stay in the order of memory."""
+
 MAX_NEAR_STRIDE = 4
 """Lanes at most this far apart share their cache lines [elements]."""
 
@@ -64,6 +68,7 @@ def plain_loops(rules: Rules, s: Statement, sequential: list[str], shared: list[
         return
     vector = _choose_vector(rules, s, names, _rectangular(s, free))
     outer = _by_stride(rules, s, [n for n in free if n != vector])
+    outer = _choose_order(rules, s, outer)
     if vector is None and outer and _chained_scan(rules, s, outer[-1]):
         _scan_rows(rules, s, [*seq, *(f"{s.name}.{n}" for n in outer)], len(seq))
         return
@@ -75,9 +80,9 @@ def plain_loops(rules: Rules, s: Statement, sequential: list[str], shared: list[
         loop = f"{s.name}.{vector}"
         size = rules.unit.lanes(widest_bytes(s))
         if extent_of(s, vector) > size or not is_constant(s, vector):
-            rules.out.append(Tile(loop=loop, size=size))
-            loops.append(f"{loop}.o")
-            halves = [f"{loop}.i"]
+            loops += _vector_blocks(rules, s, loop, size)
+            loop = f"{loops[-1][:-2]}.i"
+            halves = [loop]
         else:
             halves = [loop]
     rest = [n for n in names if n in reduced]
@@ -86,6 +91,30 @@ def plain_loops(rules: Rules, s: Statement, sequential: list[str], shared: list[
         rules.out.append(Unroll(loop=loops.pop()))
     for loop in loops:
         rules.out.append(Parallel(loop=loop))
+
+
+def _choose_order(rules: Rules, s: Statement, outer: list[str]) -> list[str]:
+    """The loops around a vector, outermost first, in the order that is chosen."""
+    if not 2 <= len(outer) <= MAX_ORDERED_LOOPS or bounding_indices(s):
+        return outer
+    orders = [" ".join(o) for o in permutations(outer)]
+    name = f"{s.name}.order"
+    order = rules.choices.word(name, orders, " ".join(outer), "loops around the vectors")
+    return order.split()
+
+
+def _vector_blocks(rules: Rules, s: Statement, loop: str, lanes: int) -> list[str]:
+    """Loops over the vectors of ``loop``; threads share out blocks of them, if that is chosen."""
+    outer: list[str] = []
+    _, index, *_ = loop_parts(loop, s.name)
+    if is_constant(s, index):
+        sizes = [0, *(n for n in (4, 16, 64, 256) if 2 * n * lanes <= extent_of(s, index))]
+        block = rules.choices.size(f"{s.name}.block", sizes, 0, "vectors of a block; 0: no blocks")
+        if block:
+            rules.out.append(Tile(loop=loop, size=block * lanes))
+            outer, loop = [f"{loop}.o"], f"{loop}.i"
+    rules.out.append(Tile(loop=loop, size=lanes))
+    return [*outer, f"{loop}.o"]
 
 
 def is_short_row(s: Statement, vector: str | None, outer: list[str], lanes: int) -> bool:
@@ -180,6 +209,9 @@ def plain_inner(
                     # Constraints count in blocks: all lanes are of one.
                     within = (block_of(s, index) or size * most) // size
                     chains = max(1, min(most, 1 << room, within))
+                    sizes = [n for n in (1, 2, 4, 8, 16) if n <= min(1 << max(0, room), within)]
+                    meaning = "vectors of partial results"
+                    chains = rules.choices.size(f"{name}.chains", sizes, chains, meaning)
                     rules.out.append(SplitReduction(loop=loop, lanes=size * chains))
                     summed.remove(index)
                     inner, vector = [f"{loop}.o"], [f"{loop}.i"]

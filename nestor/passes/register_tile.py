@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 MAX_SUMMED_TERMS = 512
@@ -33,6 +34,7 @@ class VectorUnit:
         return max(1, self.bits // (8 * element_bytes))
 
 
+@functools.cache
 def choose_register_tile(
     rows: int,
     columns: int,
@@ -52,15 +54,21 @@ def choose_register_tile(
     """
     best, best_cost = (1, 1), float("inf")
     column_vectors = -(-columns // lanes)
+    for tile, vectors in register_tiles(rows, column_vectors, registers):
+        spilled = max(0, tile * vectors + vectors + 1 - registers)
+        cost = _tile_cost(rows, column_vectors, tile, vectors, spilled, terms)
+        cost *= _conflict_factor(-(-tile // row_sets))
+        if cost < best_cost * 0.999:
+            best, best_cost = (tile, vectors), cost
+    return best
+
+
+def register_tiles(rows: int, column_vectors: int, registers: int) -> Iterator[tuple[int, int]]:
+    """Every tile of rows × vectors whose accumulators have a register each, next to a broadcast."""
     most = registers if registers > FEW_REGISTERS else registers - 1
     for vectors in range(1, min(8, column_vectors) + 1):
         for tile in range(1, min((most - vectors) // vectors, rows, 30) + 1):
-            spilled = max(0, tile * vectors + vectors + 1 - registers)
-            cost = _tile_cost(rows, column_vectors, tile, vectors, spilled, terms)
-            cost *= _conflict_factor(-(-tile // row_sets))
-            if cost < best_cost * 0.999:
-                best, best_cost = (tile, vectors), cost
-    return best
+            yield tile, vectors
 
 
 def choose_window_rows(rows: int, taps: int, step: int, registers: int) -> int:
@@ -75,13 +83,19 @@ def choose_window_rows(rows: int, taps: int, step: int, registers: int) -> int:
         return max(tile * taps, 4 * taps, loads) + 2.0
 
     best, best_cost = 1, float("inf")
-    for tile in range(1, min(rows, registers) + 1):
-        if tile > 1 and tile + tile * step + max(0, taps - step) + 1 > registers:
-            break
+    for tile in window_rows(rows, taps, step, registers):
         cost = rows // tile * cycles(tile) + (cycles(rows % tile) if rows % tile else 0.0)
         if cost < best_cost:
             best, best_cost = tile, cost
     return best
+
+
+def window_rows(rows: int, taps: int, step: int, registers: int) -> Iterator[int]:
+    """Every number of rows whose sums and shared windows have a register each."""
+    for tile in range(1, min(rows, registers) + 1):
+        if tile > 1 and tile + tile * step + max(0, taps - step) + 1 > registers:
+            break
+        yield tile
 
 
 def choose_window_tile(
@@ -101,23 +115,29 @@ def choose_window_tile(
         return max(tile * taps * vectors, 4 * taps, loads) + 0.3 * loads + 2.0
 
     best, best_cost = (1, 1), float("inf")
+    for tile, vectors in window_tiles(rows, columns, step, registers):
+        cost = rows // tile * cycles(tile, vectors)
+        cost += cycles(rows % tile, vectors) if rows % tile else 0.0
+        cost *= -(-columns // vectors)
+        if cost < best_cost * 0.999:
+            best, best_cost = (tile, vectors), cost
+    return best
+
+
+def window_tiles(rows: int, columns: int, step: int, registers: int) -> Iterator[tuple[int, int]]:
+    """Every tile of rows × vectors that ``choose_window_tile`` can keep in registers."""
     for vectors in range(1, min(4, columns) + 1):
         for tile in range(1, min(rows, registers) + 1):
             if tile > 1 and vectors * (tile + step * tile + 1) + 1 > registers:
                 break
-            cost = rows // tile * cycles(tile, vectors)
-            cost += cycles(rows % tile, vectors) if rows % tile else 0.0
-            cost *= -(-columns // vectors)
-            if cost < best_cost * 0.999:
-                best, best_cost = (tile, vectors), cost
-    return best
+            yield tile, vectors
 
 
 def choose_side_rows(rows: int, vectors: int, registers: int) -> int:
     """Rows of ``vectors`` sums each to run side by side where rows share no load: enough to hide
     the latency of an FMA, few enough to divide ``rows`` without much of a tail."""
     best, best_cost = 1, float("inf")
-    for tile in range(1, max(1, min(rows, registers // 2 // vectors)) + 1):
+    for tile in side_rows(rows, vectors, registers):
         cost = sum(
             count * (max(r * vectors, 8) + 2.0)
             for r, count in ((tile, rows // tile), (rows % tile, 1))
@@ -126,6 +146,11 @@ def choose_side_rows(rows: int, vectors: int, registers: int) -> int:
         if cost < best_cost:
             best, best_cost = tile, cost
     return best
+
+
+def side_rows(rows: int, vectors: int, registers: int) -> Iterator[int]:
+    """Numbers of rows of ``vectors`` sums each that leave half of the registers free."""
+    yield from range(1, max(1, min(rows, registers // 2 // vectors)) + 1)
 
 
 def row_sets(stride_bytes: int | None) -> int:
@@ -163,6 +188,11 @@ def choose_block(extents: Sequence[int | None]) -> tuple[int | None, int]:
     most = MAX_SUMMED_TERMS // inner
     divisors = [d for d in range(most, most // 4, -1) if extent % d == 0]
     return at, divisors[0] if divisors else most
+
+
+def block_sizes(default: int) -> list[int]:
+    """Sizes of a sum's blocks besides ``default``: never longer, so that errors do not grow."""
+    return [default >> k for k in range(4) if default >> k >= MIN_SUMMED_TERMS // 2]
 
 
 def _conflict_factor(ways: int) -> float:

@@ -38,6 +38,9 @@ from nestor.passes.strides import access_strides
 from nestor.passes.transpose_schedule import transposed_loops
 from nestor.passes.window_rows import WindowTile, follow_tile, is_window_of_rows, window_tile
 
+MAX_TILE_ROWS = 30
+"""Rows beyond which a tile gains nothing: each vector is used often enough."""
+
 MAX_NEAR_BYTES = 15 << 16
 """Most bytes that a tile of rows keeps in temps: what code generation puts on the stack, less a
 little for packed operands."""
@@ -151,7 +154,11 @@ def _row_tile(rules: Rules, positions: list[int]) -> tuple[int | None, int]:
                     lanes,
                     rules.unit.registers,
                 )
-                return rules.fused.shared[s.name].index(row), min(tile, most)
+                tile = min(tile, most)
+                if is_constant(s, row):
+                    sizes = range(1, min(most, reuse_extent(s, row), MAX_TILE_ROWS) + 1)
+                    tile = rules.choices.size("rows", sizes, tile, "rows that statements share")
+                return rules.fused.shared[s.name].index(row), tile
     return None, 1
 
 
@@ -259,7 +266,11 @@ def _row_contraction(
     most = min(columns, block_of(s, c.vector) or columns)
     _, vectors = choose_register_tile(row_tile, most, lanes, rules.unit.registers)
     # The rows are given: as many vectors as leave every sum in a register.
-    vectors = max(1, min(vectors, rules.unit.registers // (row_tile + 1)))
+    most_vectors = max(1, rules.unit.registers // (row_tile + 1))
+    vectors = max(1, min(vectors, most_vectors))
+    if is_constant(s, c.vector):
+        sizes = range(1, min(most_vectors, -(-most // lanes)) + 1)
+        vectors = rules.choices.size(f"{s.name}.vectors", sizes, vectors, "vectors of a row's tile")
     v = f"{s.name}.{c.vector}"
     shared = set(rules.fused.shared[s.name])
     own = [f"{s.name}.{n}" for n in free_indices(s) if n not in shared and n != c.vector]

@@ -15,7 +15,8 @@ from nestor.ir.schedule import (
 )
 from nestor.passes.contraction import Contraction, contraction_of
 from nestor.passes.fusion import FusedKernel
-from nestor.passes.register_tile import VectorUnit, choose_block
+from nestor.passes.knobs import Choices
+from nestor.passes.register_tile import VectorUnit, block_sizes, choose_block
 from nestor.passes.statement_facts import (
     bounding_indices,
     constant_extent,
@@ -23,10 +24,14 @@ from nestor.passes.statement_facts import (
 
 
 class Rules:
-    """A kernel being scheduled: its statements, and ``out``, the steps decided so far."""
+    """A kernel being scheduled: its statements, and ``out``, the steps decided so far.
 
-    def __init__(self, fused: FusedKernel, unit: VectorUnit):
+    ``choices`` decides what the rules leave open.
+    """
+
+    def __init__(self, fused: FusedKernel, unit: VectorUnit, choices: Choices | None = None):
         self.fused = fused
+        self.choices = choices or Choices()
         self.unit = unit
         self.kernel = fused.kernel
         self.tensors = {t.name: t for t in self.kernel.tensors}
@@ -54,6 +59,9 @@ class Rules:
         if at is None:
             return loops
         if size:
+            extent = constant_extent(s, reduced[at]) or size
+            sizes = [n for n in block_sizes(size) if 2 * n <= extent]
+            size = self.choices.size(f"{s.name}.terms", sizes, size, "terms of a block of a sum")
             self.out.append(Tile(loop=loops[at], size=size))
             loops[at : at + 1] = [f"{loops[at]}.o", f"{loops[at]}.i"]
         self.out.append(BlockReduction(loop=loops[at]))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nestor.autotune.space import Space
 from nestor.errors import IllegalSchedule, IRError, LegalityUnknown, UserError
 from nestor.ir import (
     numeric,
@@ -27,11 +28,9 @@ from nestor.ir.loopnest import Block, LoopNest
 from nestor.ir.program import Program
 from nestor.ir.schedule import Schedule, schedule_from_json, schedule_to_json
 from nestor.passes.canonical import canonicalize_kernel
-from nestor.passes.default_schedule import default_schedule
 from nestor.passes.fusion import FusedKernel, partition_program
 from nestor.passes.nest import apply_schedule
 from nestor.passes.polyhedral import check_nest
-from nestor.passes.register_tile import VectorUnit
 from nestor.target.cpu import CpuTarget, host_target, parse_target
 from tests.fuzz.enclosure_program import EnclosureRun, Memory, find_mismatch
 from tests.fuzz.generate_inputs import make_inputs
@@ -347,7 +346,7 @@ def check_compiler(case: Case, reference: Reference, counts: Counts) -> None:
 
 
 def check_default(case: Case, reference: Reference, counts: Counts) -> None:
-    """Partition and default schedules, of the Program itself or of what the passes make of it."""
+    """Partition and the rules' schedules, of the Program or of what the passes make of it."""
     program, given, tolerance = case.program, reference, 0.0
     if case.seed % 2:
         program, inputs = optimized(case.program, reference.inputs, case.symbols)
@@ -355,10 +354,9 @@ def check_default(case: Case, reference: Reference, counts: Counts) -> None:
     parts = default_parts(program)
     for target in targets():
         memory = program_arrays(program, given)
-        unit = VectorUnit(target.vector_bits, target.vector_registers)
         for part, names in parts:
             verify_program(part.kernel)
-            nest = apply_schedule(part.kernel, default_schedule(part, unit))
+            nest = apply_schedule(part.kernel, _schedule_of(part, target, case.seed))
             verify_nest(nest)
             counts.schedules["default"] += 1
             try:
@@ -375,6 +373,15 @@ def check_default(case: Case, reference: Reference, counts: Counts) -> None:
         wrong = find_wrong_result(case.program, memory, reference.memory, tolerance)
         if wrong is not None:
             raise Failure(f"default schedule, {target.cpu}", str(wrong))
+
+
+def _schedule_of(part: FusedKernel, target: CpuTarget, seed: int) -> Schedule:
+    """The default schedule, or what the same rules make where their decisions are drawn."""
+    space = Space(part, target)
+    drawn = Random(f"{seed} {target.cpu}")
+    if drawn.random() < 0.4:
+        return space.default().schedule
+    return space.sample(drawn).schedule
 
 
 def program_arrays(program: Program, reference: Reference) -> dict[str, np.ndarray]:

@@ -85,6 +85,15 @@ PROGRAMS = {
       u[j] = s0
   }
 }""",
+    "a dot product added to what is there": """program p {
+  input x: f32[1, 16]
+  input w: f32[4, 16]
+  inout t: f32[4]
+  statement S over { 0 <= m < 1, 0 <= n < 4, 0 <= k < 16 }
+    reduce sum(f32) over k into
+    s0 <- x[m, k] * w[n, k]
+    t[n] = s0
+}""",
     "an epilogue that reduces": """program p {
   parameter w: f32[5]
   input x: f32[5, 5]

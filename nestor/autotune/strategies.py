@@ -1,0 +1,232 @@
+"""Strategies: which schedules of a kernel to try next.
+
+All have one interface: ``propose`` gives candidates that were not tried yet, ``tell`` says how one
+did. A *score* is the speed against a reference schedule measured beside it (above 1 is faster);
+None stands for a candidate that failed. For one seed and the same scores a strategy proposes the
+same candidates.
+"""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from itertools import islice
+
+import numpy as np
+
+from nestor.autotune.space import Candidate, Space
+from nestor.autotune.surrogate import Floats, believe
+from nestor.errors import UserError
+from nestor.ir.schedule import Schedule
+
+Ranker = Callable[[Sequence[Candidate]], Floats]
+"""A cost model's opinion: expected scores, up to a factor that all candidates share."""
+
+_ATTEMPTS = 20
+"""Draws for each candidate that is wanted, after which a space is taken to be exhausted."""
+
+_POOL = 128
+"""Candidates from which the next are chosen."""
+
+_ELITE = 16
+"""Best candidates so far whose neighbours are looked at."""
+
+_FAILED_SCORE = 0.25
+"""What a failed candidate counts for where a model learns from it: it is not worth a second try."""
+
+
+class Strategy(ABC):
+    """What a strategy knows: the space, and how every candidate so far did.
+
+    Args: space: of the kernel. seed: of all that is drawn. ranker: a cost model, if there is one.
+    """
+
+    def __init__(self, space: Space, seed: int = 0, ranker: Ranker | None = None):
+        self.space = space
+        self.rng = random.Random(seed)
+        self.ranker = ranker
+        self.scores: dict[Schedule, float | None] = {}
+        self.tried: list[Candidate] = []
+        self._proposed: set[Schedule] = set()
+
+    @abstractmethod
+    def propose(self, count: int) -> list[Candidate]:
+        """Up to ``count`` candidates that were not proposed before; fewer: no more were found."""
+
+    def tell(self, candidate: Candidate, score: float | None) -> None:
+        """What became of a candidate, proposed here or found in a record."""
+        self._proposed.add(candidate.schedule)
+        if candidate.schedule not in self.scores:
+            self.tried.append(candidate)
+        self.scores[candidate.schedule] = score
+
+    def best(self) -> tuple[Candidate, float] | None:
+        """The fastest candidate and its score."""
+        ranked = self._ranked()
+        return ranked[0] if ranked else None
+
+    def _ranked(self) -> list[tuple[Candidate, float]]:
+        known = [(c, s) for c in self.tried if (s := self.scores[c.schedule]) is not None]
+        return sorted(known, key=lambda pair: -pair[1])
+
+    def _fresh(self, source: Callable[[], Candidate], count: int) -> list[Candidate]:
+        """Candidates from ``source`` that are new, each once."""
+        found: dict[Schedule, Candidate] = {}
+        for _ in range(_ATTEMPTS * count):
+            if len(found) == count:
+                break
+            candidate = source()
+            if candidate.schedule not in self._proposed:
+                found.setdefault(candidate.schedule, candidate)
+        return list(found.values())
+
+    def _take(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        self._proposed |= {c.schedule for c in candidates}
+        return list(candidates)
+
+    def _mutated(self, parents: Sequence[Candidate]) -> Candidate:
+        """A child of one or two of ``parents``."""
+        first = self.rng.choice(parents)
+        if len(parents) > 1 and self.rng.random() < 0.3:
+            first = self.space.cross(first.point, self.rng.choice(parents).point, self.rng)
+        child = self.space.mutate(first.point, self.rng)
+        while self.rng.random() < 0.3:
+            child = self.space.mutate(child.point, self.rng)
+        return child
+
+    def _pool(self, size: int) -> list[Candidate]:
+        """New candidates: half of them near the best so far, half anywhere."""
+        parents = [c for c, _ in self._ranked()[:_ELITE]] or [self.space.default()]
+        near = self._fresh(lambda: self._mutated(parents), size // 2)
+        anywhere = self._fresh(lambda: self.space.sample(self.rng), size - len(near))
+        return list({c.schedule: c for c in (*near, *anywhere)}.values())
+
+
+class RandomSearch(Strategy):
+    """Candidates drawn evenly: what every other strategy has to beat."""
+
+    def propose(self, count: int) -> list[Candidate]:
+        return self._take(self._fresh(lambda: self.space.sample(self.rng), count))
+
+
+class Exhaustive(Strategy):
+    """Every candidate, each once: for small spaces."""
+
+    def __init__(self, space: Space, seed: int = 0, ranker: Ranker | None = None):
+        super().__init__(space, seed, ranker)
+        self._all = space.every(limit=1 << 30)
+
+    def propose(self, count: int) -> list[Candidate]:
+        new = (c for c in self._all if c.schedule not in self._proposed)
+        found: dict[Schedule, Candidate] = {}
+        for candidate in new:
+            found[candidate.schedule] = candidate
+            if len(found) == count:
+                break
+        return self._take(list(found.values()))
+
+
+class Evolution(Strategy):
+    """Children of the best so far; the cost model, if there is one, says which to try.
+
+    A share of each batch is drawn evenly, and no two of a batch decide alike but for one decision
+    if that can be helped: a population of copies learns nothing.
+    """
+
+    _DRAWN = 0.2
+
+    def propose(self, count: int) -> list[Candidate]:
+        pool = self._pool(_POOL)
+        if self.ranker is not None and pool:
+            order = np.argsort(-self.ranker(pool), kind="stable")
+            pool = [pool[k] for k in order]
+        else:
+            self.rng.shuffle(pool)
+        drawn = self._fresh(lambda: self.space.sample(self.rng), round(self._DRAWN * count))
+        chosen = _apart(pool, count - len(drawn))
+        return self._take(list({c.schedule: c for c in (*chosen, *drawn)}.values())[:count])
+
+
+class Bayesian(Strategy):
+    """The candidates from which a Gaussian process over the trials so far expects the largest gain.
+
+    The cost model is where it starts from; each trial moves its opinion nearby.
+    """
+
+    _FIRST = 8
+
+    def propose(self, count: int) -> list[Candidate]:
+        pool = self._pool(_POOL)
+        if not pool:
+            return []
+        known = [(c, self.scores[c.schedule]) for c in self.tried]
+        worth = self._opinion(pool)
+        if len(known) < self._FIRST:
+            order = np.argsort(-worth, kind="stable") if self.ranker else np.arange(len(pool))
+            if self.ranker is None:
+                self.rng.shuffle(pool)
+            return self._take(_apart([pool[k] for k in order], count))
+        scores = np.array([_FAILED_SCORE if s is None else s for _, s in known])
+        tried = [c for c, _ in known]
+        return self._take(self._greedy(tried, np.log(scores), pool, worth, count))
+
+    def _opinion(self, candidates: Sequence[Candidate]) -> Floats:
+        """The cost model's logarithms of scores; zero without one."""
+        if self.ranker is None:
+            return np.zeros(len(candidates))
+        worth: Floats = np.log(np.maximum(1e-6, self.ranker(candidates)))
+        return worth
+
+    def _greedy(
+        self,
+        tried: list[Candidate],
+        scores: Floats,
+        pool: list[Candidate],
+        worth: Floats,
+        count: int,
+    ) -> list[Candidate]:
+        """One after the other; each is then taken to do as expected, so that the next differs."""
+        chosen: list[Candidate] = []
+        best = float(scores.max())
+        before = self._opinion(tried)
+        points = [c.point for c in tried]
+        rest = list(range(len(pool)))
+        while rest and len(chosen) < count:
+            asked = [pool[k].point for k in rest]
+            belief = believe(points, scores, asked, (before, worth[rest]))
+            at = int(np.argmax(belief.improvement(best)))
+            taken = rest.pop(at)
+            chosen.append(pool[taken])
+            points = [*points, pool[taken].point]
+            scores = np.append(scores, belief.mean[at])
+            before = np.append(before, worth[taken])
+        return chosen
+
+
+def _apart(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
+    """The first ``count`` that differ from each other in two decisions; then the others."""
+    chosen: list[Candidate] = []
+    close: list[Candidate] = []
+    for candidate in candidates:
+        if len(chosen) == count:
+            break
+        mine = set(candidate.point)
+        is_close = any(len(mine ^ set(c.point)) <= 2 for c in chosen)
+        (close if is_close else chosen).append(candidate)
+    return [*chosen, *islice(close, count - len(chosen))]
+
+
+STRATEGIES: dict[str, type[Strategy]] = {
+    "bayesian": Bayesian,
+    "evolution": Evolution,
+    "random": RandomSearch,
+    "exhaustive": Exhaustive,
+}
+
+
+def strategy_named(name: str) -> type[Strategy]:
+    """The strategy called ``name``. Raises: ``UserError`` naming those that there are."""
+    if name not in STRATEGIES:
+        raise UserError(f"no strategy {name!r}; there are: {', '.join(STRATEGIES)}")
+    return STRATEGIES[name]

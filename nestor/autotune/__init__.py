@@ -1,0 +1,1 @@
+"""The autoscheduler: spaces of schedules, their measurement, and the records of both."""

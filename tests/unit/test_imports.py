@@ -29,6 +29,7 @@ OWNERS = {
     "torch": ("frontends/torch/", "runtime/", "benchmarking/", ""),
     "rich": ("",),
     "sqlalchemy": ("autotune/records/",),
+    "xgboost": ("cost_model/",),
 }
 """The folders that may import a package; ``""`` is the top of ``nestor`` itself."""
 

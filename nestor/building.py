@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nestor.autotune.choosing import is_slower, schedule_chooser
 from nestor.compiler import (
     CompiledProgram,
-    compile_program,
-    partition_kernels,
+    ModelKernels,
+    ScheduleChooser,
+    compile_prepared,
+    kernel_threads,
     prepare_program,
+    prepared_kernels,
 )
 from nestor.config import Config
 from nestor.interface import InterfaceBuilder
 from nestor.ir.program import Extern
 from nestor.linking import Linker
-from nestor.passes.fusion import FusedKernel
 from nestor.report import ExternReport, KernelReport, Report
 from nestor.runtime.executable import Executable
 from nestor.runtime.manifest import ExternCall, Manifest, TargetInfo, WeightSource, check_manifest
@@ -32,7 +34,12 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from nestor.autotune.tuner import Tuning
     from nestor.frontends.torch.model import ImportedModel
+
+
+TuneModel = Callable[[ModelKernels], "Tuning"]
+"""Searches schedules for a model's kernels."""
 
 
 def build_model(
@@ -46,10 +53,12 @@ def build_model(
     name: str = "model",
     release_weights: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    tune: TuneModel | None = None,
 ) -> BuiltModel:
-    """Compile ``model`` for example inputs.
+    """Compile ``model`` for example inputs, with the schedules that records have confirmed.
 
     Args: release_weights: take the weights over, so that the model has none any more.
+        tune: search for better schedules first.
     Raises: ``ExportError``, ``InputError``, ``Unsupported`` (in strict mode, naming the operators).
     """
     from nestor.frontends.torch import import_model
@@ -59,34 +68,38 @@ def build_model(
     imported = import_model(model, args, kwargs, dynamic_shapes=dynamic_shapes, name=name)
     seconds = {"export": imported.export_seconds}
     seconds["lowering"] = time.perf_counter() - start - imported.export_seconds
-    compiled = compile_program(
-        imported.program,
-        target,
-        config,
-        strict=strict,
-        has_updates=bool(imported.mutated),
-        progress=progress,
-    )
-    seconds.update(compiled.seconds)
     clock = time.perf_counter()
-    built = BuiltModel(imported, compiled, target, config, seconds)
-    seconds["linking"] = time.perf_counter() - clock
+    prepared = prepare_program(imported.program, target, config, has_updates=bool(imported.mutated))
+    seconds["passes"] = time.perf_counter() - clock
+    tuning = tune(prepared_kernels(prepared, config)) if tune is not None else None
+
+    def build(choose: ScheduleChooser | None) -> BuiltModel:
+        own = dict(seconds)
+        compiled = compile_prepared(
+            prepared, config, strict=strict, progress=progress, choose=choose
+        )
+        own.update(compiled.seconds)
+        clock = time.perf_counter()
+        built = BuiltModel(imported, compiled, target, config, own)
+        own["linking"] = time.perf_counter() - clock
+        return built
+
+    threads = kernel_threads(prepared, config)
+    built = build(schedule_chooser(prepared.target, threads, config, tuning))
+    if tuning is not None and built.has_chosen_schedules and not imported.mutated:
+        # What is faster alone need not be so beside others: the whole model decides.
+        plain = build(None)
+        calls = (
+            lambda: built.executable(*args, **kwargs),
+            lambda: plain.executable(*args, **kwargs),
+        )
+        if is_slower(*calls):
+            tuning.kept_default = True
+            built = plain
+    built.tuning = tuning
     if release_weights:
         built.take_weights(model)
     return built
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelKernels:
-    """The different kernels of a model, in canonical names, and what they are compiled for.
-
-    Attributes: calls: how often each is called. threads: of one call of a kernel.
-    """
-
-    kernels: tuple[FusedKernel, ...]
-    calls: tuple[int, ...]
-    target: CpuTarget
-    threads: int
 
 
 def model_kernels(
@@ -111,15 +124,7 @@ def model_kernels(
         config,
         has_updates=bool(imported.mutated),
     )
-    parts = partition_kernels(prepared)
-    kernels = parts.different()
-    uses = Counter(part[0].kernel for part in parts.canonical if not isinstance(part, Extern))
-    return ModelKernels(
-        kernels=tuple(kernels),
-        calls=tuple(uses[k.kernel] * prepared.blocked.blocks for k in kernels),
-        target=prepared.target,
-        threads=1 if prepared.blocked.blocks > 1 else config.thread_count(),
-    )
+    return prepared_kernels(prepared, config)
 
 
 class BuiltModel:
@@ -139,6 +144,7 @@ class BuiltModel:
         self._config = config
         self._seconds = seconds
         self._taken: dict[str, Any] | None = None
+        self.tuning: Tuning | None = None
         linker = Linker(compiled, target, config)
         self._externs = [c for c in compiled.calls if isinstance(c, Extern)]
         self.objects = linker.objects
@@ -155,6 +161,11 @@ class BuiltModel:
         )
         if config.thread_count() > 1:
             openmp()  # PyTorch's, so to look for it now rather than in the first call does no harm
+
+    @property
+    def has_chosen_schedules(self) -> bool:
+        """Whether any kernel's schedule is not the default."""
+        return bool(self._compiled.chosen)
 
     def _make_manifest(self, linker: Linker) -> Manifest:
         imported = self._imported

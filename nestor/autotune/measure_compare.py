@@ -162,6 +162,16 @@ def compare_results(judgement: Judgement, results: Mapping[str, Array]) -> str:
     return ""
 
 
+def without_unwritten(judgement: Judgement, results: Mapping[str, Array]) -> dict[str, Array]:
+    """``results`` with NaN where that is expected: a kernel that fills a part of a tensor leaves
+    the rest as it was, and only fenced arrays begin as NaN."""
+    out = dict(results)
+    for name in judgement.allowed:
+        expected = judgement.expected[name]
+        out[name] = np.where(np.isnan(expected), expected, results[name])
+    return out
+
+
 def worst_error(judgement: Judgement, results: Mapping[str, Array]) -> float:
     """The largest difference, as a part of what is allowed there; above 1 is wrong."""
     worst = 0.0

@@ -31,6 +31,7 @@ from nestor.autotune.measure_compare import (
     PERTURBED_RUNS,
     Judgement,
     compare_results,
+    without_unwritten,
     make_judgement,
     perturb_inputs,
     reduction_terms,
@@ -200,6 +201,7 @@ class Session:
         self._calls_ns[name] = call_ns
         results = self.bench.last_results(name)
         if results is not None and self._judgement is not None:
+            results = without_unwritten(self._judgement, results)
             if wrong := compare_results(self._judgement, results):
                 raise Failed("wrong", f"called repeatedly: {wrong}")
         one = self.bench.loaded[name]

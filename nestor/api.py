@@ -152,9 +152,9 @@ def compile(
             read, most of them packed, and ``model`` has none any more (using it is an error, and
             changes of its weights are not seen). Needs example inputs. Buffers that calls update
             stay. Weights that something else refers to take memory as long as it does.
-        tune: search for better schedules for so long first, ``"60s"``, ``"10m"`` or seconds; at each
-            compilation of a model without example inputs. What is found is kept in the records
-            (``nestor cache``), and later compilations take it from there without ``tune``.
+        tune: search for better schedules for so long first, ``"60s"``, ``"10m"`` or seconds. What
+            is found is kept in the records (``nestor cache``): later compilations take it from
+            there without ``tune``. A model without example inputs searches at each compilation.
         settings: other fields of ``nestor.config.Config``.
     Raises: ``UserError``, ``Unsupported`` or ``InternalError``; each says what, where and what to
         do about it.

@@ -53,6 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_compile(commands)
     _add_run(commands)
     _add_bench(commands)
+    _add_tune(commands)
     _add_explain(commands)
     _add_cache(commands)
     _add_doctor(commands)
@@ -137,6 +138,30 @@ def _add_bench(commands: _Commands[_Parser]) -> None:
     parser.add_argument("--threads", help="threads of each peer (default: one a core)")
     parser.add_argument("--rounds", type=int, default=15, help="turns of each peer (default: 15)")
     parser.set_defaults(handler="nestor.cli_commands:bench_command")
+
+
+def _add_tune(commands: _Commands[_Parser]) -> None:
+    parser = _add(
+        commands,
+        "tune",
+        "search better schedules for a model's kernels; later compilations find them",
+        "nestor tune net.py:make --time 10m",
+    )
+    parser.add_argument("model", metavar="MODEL", help=_MODEL_HELP)
+    parser.add_argument("--time", metavar="SPAN", help="60s, 10m or 1h (default: 60s)")
+    parser.add_argument("--trials", type=int, metavar="N", help="candidates at most")
+    parser.add_argument(
+        "--kernel", action="append", default=[], metavar="NAME", help="only this one; repeatable"
+    )
+    parser.add_argument(
+        "--strategy",
+        default="bayesian",
+        help="bayesian, evolution, random or exhaustive (default: bayesian)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn (default: 0)")
+    parser.add_argument("--target", help="CPU to tune for (default: native, this machine's)")
+    parser.add_argument("--threads", help="threads of a call (default: one a core)")
+    parser.set_defaults(handler="nestor.cli_tune:tune_command")
 
 
 def _add_explain(commands: _Commands[_Parser]) -> None:

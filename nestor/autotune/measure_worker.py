@@ -31,10 +31,10 @@ from nestor.autotune.measure_compare import (
     PERTURBED_RUNS,
     Judgement,
     compare_results,
-    without_unwritten,
     make_judgement,
     perturb_inputs,
     reduction_terms,
+    without_unwritten,
     worst_error,
 )
 from nestor.autotune.measure_native import NativeHelper

@@ -80,6 +80,7 @@ class CandidateCompiler:
         self._seconds = seconds
         self._memory_bytes = memory_bytes
         self._workers: list[LimitedWorker | None] = [None] * self._count
+        self._is_closed = False
 
     def compile(self, jobs: Mapping[str, KernelJob], done: Callable[[str, Compiled], None]) -> None:
         """Compile all jobs; ``done`` is told each one's key and result, from another thread.
@@ -94,7 +95,7 @@ class CandidateCompiler:
         lock = threading.Lock()
 
         def serve(slot: int) -> None:
-            while not errors:
+            while not errors and not self._is_closed:
                 try:
                     key, job = waiting.get_nowait()
                 except queue.Empty:
@@ -163,6 +164,7 @@ class CandidateCompiler:
             worker.kill()
 
     def close(self) -> None:
-        """End the workers."""
+        """End the workers, also those that compile."""
+        self._is_closed = True
         for slot in range(self._count):
             self._drop(slot)

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from nestor.autotune.kernel_inputs import Array, Draw, check_sizes, draw_inputs, given_tensors
 from nestor.autotune.measure_buffers import Fenced, Plain, fetch, physical_bytes, spoil, store
 from nestor.autotune.measure_native import NativeHelper
@@ -30,6 +32,12 @@ MAX_SETS = 4096
 
 COLD_FACTOR = 4
 """All copies together are so many times the last-level cache."""
+
+MAX_TIMES = 1_000_000
+"""Calls in one sample at most."""
+
+LONG_CALLS = 20
+"""Calls of so many samples' length are not repeated to time them well."""
 
 _STRIDE_BYTES = 192
 """Added between copies: they should not all fall into the same sets of a cache."""
@@ -48,17 +56,15 @@ class Loaded:
     """A loaded kernel.
 
     Attributes: tensors: what the function takes, in order, in the schedule's layouts.
-        times: calls in one sample. sets: copies of the arrays that calls take in turn.
+        times: calls in one sample. tables: addresses of its arguments, for each copy of the arrays.
     """
 
     object: LoadedObject
     address: int
     tensors: tuple[Tensor, ...]
     times: int = 1
-    sets: int = 1
     tables: ctypes.Array[ctypes.c_uint64] | None = None
     rows: list[ctypes.Array[ctypes.c_uint64]] = field(default_factory=list)
-    at: int = 0
 
 
 Announce = Callable[[Sequence[tuple[str, int, int]]], None]
@@ -90,7 +96,10 @@ class Bench:
         self.helper, self.memory_bytes, self.announce = helper, memory_bytes, announce
         self.inputs: dict[str, Array] = {}
         self.loaded: dict[str, Loaded] = {}
-        self._blocks: dict[tuple[str, object, int], tuple[Plain, int]] = {}
+        self._blocks: dict[tuple[str, object], tuple[Plain, int]] = {}
+        self._sets, self._at = 1, 0
+        self._cold_bytes = 0
+        self._evictor: Array | None = None
         self._services = Services()
         self._services.update(threads)
         self._symbols = (ctypes.c_int64 * max(1, len(program.symbols)))(
@@ -130,7 +139,7 @@ class Bench:
     def drop(self, name: str) -> None:
         """Forget a variant, and arrays that no other one uses."""
         self.loaded.pop(name, None)
-        used = {(t.name, t.layout, one.sets) for one in self.loaded.values() for t in one.tensors}
+        used = {(t.name, t.layout) for one in self.loaded.values() for t in one.tensors}
         self._blocks = {k: b for k, b in self._blocks.items() if k in used}
 
     @staticmethod
@@ -210,29 +219,32 @@ class Bench:
         Args:
             sample_ns: a sample takes about so long, at least [ns].
             cold_bytes: of the last-level cache, which copies of the arrays should exceed; 0: one
-                copy, and warm caches.
+                copy, and warm caches. The first variant's counts for all.
         Returns: about how long a call takes [ns].
         """
         one = self.loaded[name]
-        one.sets = self._count_sets(one, cold_bytes)
-        one.rows, one.at = [], 0
-        for k in range(one.sets):
+        if not self._blocks:
+            self._cold_bytes = cold_bytes
+            self._sets, self._at = self._count_sets(), 0
+        one.rows = []
+        for k in range(self._sets):
             row = (ctypes.c_uint64 * max(1, len(one.tensors)))()
             for position, t in enumerate(one.tensors):
                 base = self._base(t, one.tensors)
                 root = next(o for o in one.tensors if o.name == base) if base else t
-                block, stride = self._block(root, one.sets)
+                block, stride = self._block(root)
                 row[position] = block.address + k * stride
             one.rows.append(row)
-        one.tables = (ctypes.c_uint64 * one.sets)(*(ctypes.addressof(r) for r in one.rows))
-        self.announce([])
+        one.tables = (ctypes.c_uint64 * self._sets)(*(ctypes.addressof(r) for r in one.rows))
         one.times = 1
-        self.sample(name)
-        call_ns = min(self.sample(name) for _ in range(2))
-        one.times = max(1, min(1_000_000, math.ceil(sample_ns / max(call_ns, 1.0))))
-        if one.times > 3:  # the first guess includes the call from Python
+        # The first call touches pages for the first time, the next guess includes a call from
+        # Python, and the third is good; a call that is long anyway is not made again.
+        for _ in range(3):
+            self.announce([])
             call_ns = self.sample(name)
-            one.times = max(1, min(1_000_000, math.ceil(sample_ns / max(call_ns, 1.0))))
+            one.times = max(1, min(MAX_TIMES, math.ceil(sample_ns / max(call_ns, 1.0))))
+            if call_ns > LONG_CALLS * sample_ns:
+                break
         return call_ns
 
     def sample(self, name: str) -> float:
@@ -243,19 +255,21 @@ class Bench:
         one = self.loaded[name]
         if self.overwrites:
             self._restore(one)
+            self._evict()
         with self._limited():
             start = time.perf_counter_ns()
             status = self.helper.repeat(
                 one.address,
                 ctypes.addressof(one.tables) if one.tables is not None else 0,
-                one.sets,
-                one.at,
+                self._sets,
+                self._at,
                 one.times,
                 ctypes.addressof(self._symbols),
                 self._services.address,
             )
             elapsed = time.perf_counter_ns() - start
-        one.at = (one.at + one.times) % one.sets
+        # One position for all variants: the next one must not find what this one just touched.
+        self._at = (self._at + one.times) % self._sets
         if status:
             raise BadCall(f"the kernel returned {status}: an index was out of range")
         return elapsed / one.times
@@ -268,30 +282,31 @@ class Bench:
         if self.overwrites:
             return None
         one = self.loaded[name]
-        last = (one.at - 1) % one.sets
+        last = (self._at - 1) % self._sets
         found: dict[str, Array] = {}
         for t in one.tensors:
             if t.role in RESULT_ROLES:
                 base = self._base(t, one.tensors)
                 root = next(o for o in one.tensors if o.name == base) if base else t
-                block, stride = self._block(root, one.sets)
+                block, stride = self._block(root)
                 size = physical_bytes(root, self.sizes)
                 found[t.name] = fetch(
                     block.view[last * stride : last * stride + size], t, self.sizes
                 )
         return found
 
-    def _count_sets(self, one: Loaded, cold_bytes: int) -> int:
-        if not cold_bytes:
+    def _count_sets(self) -> int:
+        if not self._cold_bytes:
             return 1
-        whole = sum(physical_bytes(t, self.sizes) for t in one.tensors)
-        wanted = math.ceil(COLD_FACTOR * cold_bytes / max(whole, 1))
+        tensors = [t for t in self.program.tensors if t.alias_of is None]
+        whole = sum(physical_bytes(t, self.sizes) for t in tensors)
+        wanted = math.ceil(COLD_FACTOR * self._cold_bytes / max(whole, 1))
         fitting = self.memory_bytes // max(whole, 1)
         return max(1, min(wanted, fitting, MAX_SETS))
 
-    def _block(self, t: Tensor, sets: int) -> tuple[Plain, int]:
+    def _block(self, t: Tensor) -> tuple[Plain, int]:
         """All copies of an array in one block, filled; shared by variants with the same layout."""
-        key = (t.name, t.layout, sets)
+        key, sets = (t.name, t.layout), self._sets
         found = self._blocks.get(key)
         if found is None:
             size = physical_bytes(t, self.sizes)
@@ -306,15 +321,23 @@ class Bench:
 
     def _restore(self, one: Loaded) -> None:
         """Give overwritten inputs their values back, where the next calls find them."""
-        sets = {(one.at + k) % one.sets for k in range(min(one.times, one.sets))}
+        sets = {(self._at + k) % self._sets for k in range(min(one.times, self._sets))}
         for t in one.tensors:
             if t.name not in self.inputs or t.name not in self._written:
                 continue
-            block, stride = self._block(t, one.sets)
+            block, stride = self._block(t)
             size = physical_bytes(t, self.sizes)
             for k in sets:
                 view = block.view[k * stride : k * stride + size]
                 store(view, t, self.inputs[t.name], self.sizes)
+
+    def _evict(self) -> None:
+        """Where caches shall be cold, push out what was just restored."""
+        if not self._cold_bytes:
+            return
+        if self._evictor is None:
+            self._evictor = np.zeros(2 * self._cold_bytes, np.uint8)
+        self._evictor += 1
 
 
 def mapped_bytes() -> int:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from nestor.ir.numeric import numpy_dtype
 from nestor.ir.program import Tensor
 from nestor.ir.types import DType
 from nestor.runtime.memory import PAGE, READ, WRITE, round_up
@@ -24,14 +25,16 @@ CANARY = 0xC5
 _NONE = 0  # PROT_NONE
 _LINE = 64
 
-_MEMORY = {DType.bf16: np.dtype(np.uint16), DType.bool: np.dtype(np.uint8)}
+_MEMORY: dict[DType, np.dtype[Any]] = {
+    DType.bf16: np.dtype(np.uint16),
+    DType.bool: np.dtype(np.uint8),
+}
 
 
 def memory_dtype(dtype: DType) -> np.dtype[Any]:
     """The NumPy type of an element's bytes: bf16 as 16 bits, bool as a byte."""
-    from nestor.ir.numeric import numpy_dtype
-
-    return _MEMORY.get(dtype) or numpy_dtype(dtype)
+    found = _MEMORY.get(dtype)
+    return numpy_dtype(dtype) if found is None else found
 
 
 def to_memory(array: Array, dtype: DType) -> Array:

@@ -68,7 +68,13 @@ class Runner:
         self._buffer = b""
         self._baseline = 0
         self._arrays: list[tuple[str, int, int]] = []
-        self.ask("start", helper=helper, threads=threads, memory_bytes=memory_bytes)
+        self.ask(
+            "start",
+            helper=helper,
+            threads=threads,
+            memory_bytes=memory_bytes,
+            run_seconds=run_seconds,
+        )
 
     def is_alive(self) -> bool:
         """Whether the process runs."""

@@ -13,7 +13,6 @@ Nothing compiles while something is measured.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import tempfile
 import time
@@ -21,11 +20,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Literal
 
 from nestor.autotune.compile_candidates import CandidateCompiler, Compiled
+from nestor.autotune.kernel_inputs import check_sizes
 from nestor.autotune.measure_native import HELPER_IR
-from nestor.autotune.measure_process import CandidateFault, Runner
+from nestor.autotune.measure_process import CandidateFault
+from nestor.autotune.measure_session import (
+    REFERENCE,
+    MeasureSession,
+    Problem,
+    RunSettings,
+    Variant,
+)
 from nestor.autotune.pairing import (
     Interval,
     Pair,
@@ -39,8 +46,7 @@ from nestor.autotune.pairing import (
 from nestor.cache import ObjectCache
 from nestor.config import Config
 from nestor.errors import InternalError, UserError
-from nestor.ir.printer import print_program
-from nestor.ir.program import Program, Tensor
+from nestor.ir.program import Program
 from nestor.ir.schedule import Schedule
 from nestor.kernel_job import KernelJob, KernelObject
 from nestor.kernel_store import decode_object, encode_object, job_key
@@ -134,15 +140,6 @@ class Limits:
     interpreted_instances: int = 20_000_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Variant:
-    """A compiled candidate, ready to load."""
-
-    name: str
-    object: KernelObject
-    tensors: tuple[Tensor, ...]
-
-
 class Measurer:
     """Measures candidates; a context manager that ends its processes.
 
@@ -187,7 +184,7 @@ class Measurer:
         )
         self._folder = tempfile.TemporaryDirectory(prefix="nestor-measure-")
         self._helper: bytes | None = None
-        self._bench: _Bench | None = None
+        self._session: MeasureSession | None = None
 
     def __enter__(self) -> Measurer:
         return self
@@ -202,9 +199,8 @@ class Measurer:
 
     def close(self) -> None:
         """End all processes."""
-        if self._bench is not None:
-            self._bench.close()
-            self._bench = None
+        if self._session is not None:
+            self._session.close()
         self._compiler.close()
         self._folder.cleanup()
 
@@ -229,11 +225,11 @@ class Measurer:
             ``InternalError`` if the reference fails.
         """
         compiled = self._compile(candidates, reference)
-        bench = self._open(compiled[reference.schedule], reference, sizes or {}, self.seed)
+        session = self._open(compiled[reference.schedule], reference, sizes or {}, self.seed)
         found: list[Measurement] = []
         for candidate in candidates:
             one = compiled[candidate.schedule]
-            measured = self._measure_one(one, candidate, bench, best, self.policy)
+            measured = self._measure_one(one, candidate, session, best, self.policy)
             if measured.ratio is not None:
                 best = min(best, measured.ratio.median)
             found.append(measured)
@@ -254,9 +250,9 @@ class Measurer:
         Raises: as ``measure``.
         """
         compiled = self._compile(candidates, reference)
-        bench = self._open(compiled[reference.schedule], reference, sizes or {}, self.seed)
+        session = self._open(compiled[reference.schedule], reference, sizes or {}, self.seed)
         states = [
-            self._admit(compiled[c.schedule], c, bench, f"racer {k}")
+            self._admit(compiled[c.schedule], c, session, f"racer {k}")
             for k, c in enumerate(candidates)
         ]
 
@@ -265,7 +261,7 @@ class Measurer:
             if isinstance(state, Measurement):
                 return ()
             try:
-                return bench.pairs(state, pairs, 0)
+                return session.pairs(state, pairs, 0)
             except CandidateFault as fault:
                 states[position] = _failed(fault, compiled[candidates[position].schedule])
                 return ()
@@ -276,7 +272,7 @@ class Measurer:
             if isinstance(state, Measurement):
                 measurements.append(state)
                 continue
-            bench.drop(state)
+            session.drop(state)
             measurements.append(
                 Measurement(
                     status="ok",
@@ -304,15 +300,15 @@ class Measurer:
         compiled = self._compile([candidate], default)
         # The interval decides, not who is likely to win: nobody is hopeless here.
         policy = policy or PairPolicy(
-            least=15, most=60, seconds=2.0, precision=0.004, hopeless=math.inf
+            least=15, most=60, seconds=2.0, precision=0.004, hopeless=math.inf, dead=math.inf
         )
         used = tuple(self.seed + 1 + k for k in range(seeds))
         pairs: list[Pair] = []
         last = Measurement(status="ok")
         for seed in used:
-            bench = self._open(compiled[default.schedule], default, sizes or {}, seed)
+            session = self._open(compiled[default.schedule], default, sizes or {}, seed)
             last = self._measure_one(
-                compiled[candidate.schedule], candidate, bench, math.inf, policy
+                compiled[candidate.schedule], candidate, session, math.inf, policy
             )
             if last.status != "ok":
                 return Confirmation(ratio=None, agrees=False, measurement=last, seeds=used)
@@ -332,8 +328,6 @@ class Measurer:
                     f"candidate of kernel '{candidate.kernel.name}' cannot be measured against a "
                     f"reference of another kernel; give both the same canonical kernel"
                 )
-        if self._helper is None:
-            self._helper = self._compiler.compile_ir(HELPER_IR, self.target.to_json())
         found: dict[Schedule, Compiled] = {}
         jobs: dict[str, KernelJob] = {}
         schedules: dict[str, Schedule] = {}
@@ -363,26 +357,42 @@ class Measurer:
 
     def _open(
         self, compiled: Compiled, reference: Candidate, sizes: Mapping[str, int], seed: int
-    ) -> _Bench:
-        """The bench with this kernel, these sizes and inputs, and the reference loaded."""
+    ) -> MeasureSession:
+        """The session with this kernel, these sizes and inputs, and the reference loaded."""
         if compiled.object is None:
             raise InternalError(
                 f"the reference schedule of kernel '{reference.kernel.name}' is "
                 f"{compiled.status}: {compiled.detail}"
             )
-        variant = self._variant(compiled.object, reference, "reference")
-        key = (reference.kernel, variant.object.code, tuple(sorted(sizes.items())), seed)
-        if self._bench is not None and self._bench.key == key:
-            return self._bench
-        if self._bench is not None:
-            self._bench.close()
-        assert self._helper is not None
-        self._bench = _Bench(
-            self, variant, reference.kernel, dict(sizes), seed, Path(self._folder.name), key
-        )
-        return self._bench
+        from nestor.kernel_native import count_instances
 
-    def _variant(self, made: KernelObject, candidate: Candidate, name: str) -> _Variant:
+        values = check_sizes(reference.kernel, sizes)
+        instances = count_instances(reference.kernel, values)
+        if self._session is None:
+            self._session = MeasureSession(self._run_settings())
+        self._session.open(
+            Problem(
+                kernel=reference.kernel,
+                sizes=values,
+                seed=seed,
+                reference=self._variant(compiled.object, reference, REFERENCE),
+                interpret=instances <= self.limits.interpreted_instances,
+            )
+        )
+        return self._session
+
+    def _run_settings(self) -> RunSettings:
+        return RunSettings(
+            helper=self._compiler.compile_ir(HELPER_IR, self.target.to_json()),
+            threads=self.threads,
+            run_seconds=self.limits.run_seconds,
+            memory_bytes=self.limits.memory_bytes,
+            sample_ns=self._sample_ns,
+            cold_bytes=self._cold_bytes,
+            folder=Path(self._folder.name),
+        )
+
+    def _variant(self, made: KernelObject, candidate: Candidate, name: str) -> Variant:
         from nestor.compiler import kernel_arguments
         from nestor.passes.nest import is_arranged
 
@@ -392,11 +402,11 @@ class Measurer:
                 f"kernel '{candidate.kernel.name}': its object takes {', '.join(made.tensors)}, "
                 f"its schedule says {', '.join(tensors)}"
             )
-        return _Variant(name=name, object=made, tensors=tuple(tensors[n] for n in made.tensors))
+        return Variant(name=name, object=made, tensors=tuple(tensors[n] for n in made.tensors))
 
     def _admit(
-        self, compiled: Compiled, candidate: Candidate, bench: _Bench, name: str
-    ) -> _Variant | Measurement:
+        self, compiled: Compiled, candidate: Candidate, session: MeasureSession, name: str
+    ) -> Variant | Measurement:
         """Load a candidate, compare its results and lay out its arrays; or what it did wrong."""
         if compiled.object is None:
             return Measurement(
@@ -405,7 +415,7 @@ class Measurer:
         variant = self._variant(compiled.object, candidate, name)
         clock = time.perf_counter()
         try:
-            bench.admit(variant)
+            session.admit(variant)
         except CandidateFault as fault:
             return _failed(fault, compiled, check=time.perf_counter() - clock)
         return variant
@@ -414,12 +424,12 @@ class Measurer:
         self,
         compiled: Compiled,
         candidate: Candidate,
-        bench: _Bench,
+        session: MeasureSession,
         best: float,
         policy: PairPolicy,
     ) -> Measurement:
         clock = time.perf_counter()
-        variant = self._admit(compiled, candidate, bench, "candidate")
+        variant = self._admit(compiled, candidate, session, "candidate")
         checked = time.perf_counter()
         if isinstance(variant, Measurement):
             return variant
@@ -428,139 +438,17 @@ class Measurer:
         def take(count: int) -> Sequence[Pair]:
             nonlocal taken
             taken += count
-            return bench.pairs(variant, count, taken - count)
+            return session.pairs(variant, count, taken - count)
 
         try:
             series: PairSeries = collect_pairs(take, policy, best=best)
-            bench.drop(variant)
+            session.drop(variant)
         except CandidateFault as fault:
             return _failed(
                 fault, compiled, check=checked - clock, run=time.perf_counter() - checked
             )
         seconds = _phases(compiled, check=checked - clock, run=time.perf_counter() - checked)
         return Measurement(status="ok", samples_ns=tuple(series.pairs), seconds=seconds)
-
-
-class _Bench:
-    """A kernel with inputs and a reference, in a runner that is replaced when it dies."""
-
-    def __init__(
-        self,
-        measurer: Measurer,
-        reference: _Variant,
-        kernel: Program,
-        sizes: dict[str, int],
-        seed: int,
-        folder: Path,
-        key: object,
-    ):
-        self.key = key
-        self._measurer, self._reference = measurer, reference
-        self._kernel, self._sizes, self._seed = kernel, sizes, seed
-        text = "\n".join((print_program(kernel), repr(sorted(sizes.items())), str(seed)))
-        digest = hashlib.sha256(text.encode() + reference.object.code).hexdigest()
-        self._file = folder / f"{digest}.npz"
-        self._runner: Runner | None = None
-        self._loaded: dict[str, _Variant] = {}
-
-    def admit(self, variant: _Variant) -> None:
-        """Load, check and prepare a variant. Raises: ``CandidateFault``."""
-        self._with_runner()
-        try:
-            self._ask("load", **_load_arguments(variant))
-            self._ask("check", name=variant.name)
-            self._prepare(variant.name)
-        except CandidateFault:
-            self._restart()  # what a wrong candidate touched is not known
-            raise
-        self._loaded[variant.name] = variant
-
-    def pairs(self, variant: _Variant, count: int, first: int) -> list[Pair]:
-        """Samples in turns with the reference. Raises: ``CandidateFault``."""
-        self._with_runner()
-        try:
-            answer = self._ask(
-                "pairs", name=variant.name, reference="reference", count=count, first=first
-            )
-        except CandidateFault:
-            self._loaded.pop(variant.name, None)
-            self._restart()
-            raise
-        return [(float(c), float(r)) for c, r in answer["pairs"]]
-
-    def drop(self, variant: _Variant) -> None:
-        """Forget a variant."""
-        self._loaded.pop(variant.name, None)
-        if self._runner is not None and self._runner.is_alive():
-            self._ask("drop", name=variant.name)
-
-    def close(self) -> None:
-        """End the process."""
-        self._restart()
-        self._loaded.clear()
-
-    def _restart(self) -> None:
-        """Have a fresh process next time."""
-        runner, self._runner = self._runner, None
-        if runner is not None:
-            runner.close()
-
-    def _ask(self, command: str, **arguments: object) -> dict[str, Any]:
-        assert self._runner is not None
-        answer: dict[str, Any] = self._runner.ask(command, **arguments)
-        return answer
-
-    def _prepare(self, name: str) -> None:
-        own = self._measurer
-        self._ask("prepare", name=name, sample_ns=own._sample_ns, cold_bytes=own._cold_bytes)
-
-    def _with_runner(self) -> None:
-        """A process with the reference, and all that were loaded before it was replaced."""
-        if self._runner is not None and self._runner.is_alive():
-            return
-        own, limits = self._measurer, self._measurer.limits
-        assert own._helper is not None
-        self._runner = Runner(
-            own._helper,
-            threads=own.threads,
-            run_seconds=limits.run_seconds,
-            memory_bytes=limits.memory_bytes,
-        )
-        try:
-            self._ask("open", program=self._kernel, sizes=self._sizes)
-            self._ask("load", **_load_arguments(self._reference))
-            self._ask(
-                "judge",
-                name="reference",
-                file=str(self._file),
-                seed=self._seed,
-                interpret=self._is_interpreted(),
-            )
-            self._prepare("reference")
-            for variant in self._loaded.values():
-                self._ask("load", **_load_arguments(variant))
-                self._prepare(variant.name)
-        except CandidateFault as fault:
-            self._restart()
-            raise InternalError(
-                f"the reference schedule of kernel '{self._kernel.name}' cannot be measured: "
-                f"{fault.status}: {fault}"
-            ) from None
-
-    def _is_interpreted(self) -> bool:
-        from nestor.kernel_native import count_instances
-
-        instances = count_instances(self._kernel, self._sizes)
-        return instances <= self._measurer.limits.interpreted_instances
-
-
-def _load_arguments(variant: _Variant) -> dict[str, object]:
-    return {
-        "name": variant.name,
-        "code": variant.object.code,
-        "function": variant.object.function_name,
-        "tensors": variant.tensors,
-    }
 
 
 def _phases(compiled: Compiled, **phases: float) -> dict[str, float]:

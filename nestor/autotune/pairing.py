@@ -58,9 +58,13 @@ class PairPolicy:
         most: pairs at most.
         seconds: no pair starts after so long, if there are ``least`` [s].
         precision: an interval of this relative half-width is narrow enough.
+        margin: a candidate whose interval lies further than this part above the best is surely
+            worse. Without a margin many that are as good as the best would be given up too early,
+            for a rule that is asked again and again meets bad luck at some time.
         hopeless: a candidate whose every ratio so far (of at least three) is above this many times
             the best is not looked at further: it would take a machine that changed between the
             halves of each pair, always in the same direction.
+        dead: the same for a single ratio.
         batch: pairs taken before the rules are asked again.
     """
 
@@ -68,7 +72,9 @@ class PairPolicy:
     most: int = 30
     seconds: float = 0.5
     precision: float = 0.01
+    margin: float = 0.02
     hopeless: float = 1.25
+    dead: float = 4.0
     batch: int = 3
 
 
@@ -113,15 +119,16 @@ def is_decided(series: PairSeries, best: float, policy: PairPolicy) -> bool:
     """Whether more pairs would not change what is made of the candidate.
 
     Args: best: the ratio to beat. True if the candidate is hopeless, if its interval lies above
-        ``best``, or if the interval is narrow.
+        ``best``, or if it is narrow.
     """
     ratios = series.ratios
-    if len(ratios) >= 3 and min(ratios) > policy.hopeless * best:
+    least = min(ratios, default=0.0)
+    if least > policy.dead * best or (len(ratios) >= 3 and least > policy.hopeless * best):
         return True
     if len(ratios) < policy.least:
         return False
     interval = median_interval(ratios)
-    return interval.low > best or interval.width <= policy.precision
+    return interval.low > best * (1 + policy.margin) or interval.width <= policy.precision
 
 
 def collect_pairs(
@@ -131,7 +138,8 @@ def collect_pairs(
     series = PairSeries()
     end = clock() + policy.seconds
     while len(series.pairs) < policy.most:
-        wanted = min(policy.batch, policy.most - len(series.pairs))
+        # The first one alone may show that a candidate is dead.
+        wanted = min(policy.batch, policy.most - len(series.pairs)) if series.pairs else 1
         series.pairs.extend(take(wanted))
         if is_decided(series, best, policy):
             break

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from nestor.autotune.measure_buffers import GUARD_BYTES
 from nestor.autotune.measure_native import FAULT, read_fault
 from nestor.errors import InternalError
 from nestor.runtime.memory import PAGE
@@ -34,6 +35,10 @@ class CandidateFault(Exception):
     def __init__(self, status: Fault, text: str):
         super().__init__(text)
         self.status = status
+
+
+class RunnerLost(InternalError):
+    """The process ended though it ran no native code: somebody else ended it, or we are wrong."""
 
 
 class Runner:
@@ -83,7 +88,8 @@ class Runner:
     def ask(self, command: str, **arguments: Any) -> Any:
         """Give a command and wait for its answer.
 
-        Raises: ``CandidateFault``; ``InternalError`` for an error that is not a candidate's.
+        Raises: ``CandidateFault``; ``RunnerLost``; ``InternalError`` for any other error that is
+            not a candidate's.
         """
         body = pickle.dumps(arguments)
         name = command.encode()
@@ -195,7 +201,7 @@ class Runner:
         code = self._process.returncode
         how = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
         if not is_running:
-            return InternalError(f"the measuring process ended ({command}): {how}")
+            return RunnerLost(f"the measuring process ended ({command}): {how}")
         if code == -signal.SIGKILL:
             # Nobody here did: the kernel's memory killer.
             return CandidateFault("memory", f"the process was {how}")
@@ -217,8 +223,8 @@ def _near(address: int, arrays: Sequence[tuple[str, int, int]]) -> str:
     for name, start, size in arrays:
         if start <= address < start + size:
             return f": '{name}' at byte {address - start}, which it may only read"
-        if start + size <= address < start + size + PAGE + 64:
+        if start + size <= address < start + size + GUARD_BYTES:
             return f": {address - start - size} bytes past the end of '{name}'"
-        if start - PAGE <= address < start:
+        if start - GUARD_BYTES <= address < start:
             return f": {start - address} bytes before the start of '{name}'"
     return ""

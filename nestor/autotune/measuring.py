@@ -32,6 +32,7 @@ from nestor.autotune.measure_session import (
     Problem,
     RunSettings,
     Variant,
+    interpreter_work,
 )
 from nestor.autotune.pairing import (
     Interval,
@@ -129,7 +130,7 @@ class Limits:
         run_seconds: native code without an answer [s].
         memory_bytes: its arrays; and beyond them what its code takes [bytes].
         compile_memory_bytes: address space of a compile worker [bytes].
-        interpreted_instances: kernels of at most so many statement instances are compared with the
+        interpreted: kernels of at most so much work (``interpreter_work``) are compared with the
             interpreter; larger ones with the reference's native results.
     """
 
@@ -137,7 +138,7 @@ class Limits:
     run_seconds: float = 10.0
     memory_bytes: int = 4 << 30
     compile_memory_bytes: int = 4 << 30
-    interpreted_instances: int = 20_000_000
+    interpreted: int = 30_000_000
 
 
 class Measurer:
@@ -364,10 +365,7 @@ class Measurer:
                 f"the reference schedule of kernel '{reference.kernel.name}' is "
                 f"{compiled.status}: {compiled.detail}"
             )
-        from nestor.kernel_native import count_instances
-
         values = check_sizes(reference.kernel, sizes)
-        instances = count_instances(reference.kernel, values)
         if self._session is None:
             self._session = MeasureSession(self._run_settings())
         self._session.open(
@@ -376,7 +374,7 @@ class Measurer:
                 sizes=values,
                 seed=seed,
                 reference=self._variant(compiled.object, reference, REFERENCE),
-                interpret=instances <= self.limits.interpreted_instances,
+                interpret=interpreter_work(reference.kernel, values) <= self.limits.interpreted,
             )
         )
         return self._session

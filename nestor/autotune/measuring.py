@@ -13,7 +13,6 @@ Nothing compiles while something is measured.
 
 from __future__ import annotations
 
-import math
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -106,19 +105,27 @@ class Race:
 class Confirmation:
     """A winner measured once more, at length, with other inputs than before.
 
-    Attributes: ratio: its time over the default's. agrees: its results were right each time;
-        otherwise ``measurement`` says what was wrong. seeds: of the inputs.
+    Attributes:
+        ratio: its time over the default's.
+        null: the same for a second copy of the default, in turns with the candidate: how far
+            intervals can be trusted here, since the noise of a machine is not independent from
+            sample to sample, and where code happens to lie counts too.
+        agrees: its results were right each time; otherwise ``measurement`` says what was wrong.
+        seeds: of the inputs.
     """
 
     ratio: Interval | None
+    null: Interval | None
     agrees: bool
     measurement: Measurement
     seeds: tuple[int, ...]
 
     @property
     def is_faster(self) -> bool:
-        """Whether it is right, and surely faster than the default."""
-        return self.agrees and self.ratio is not None and self.ratio.high < 1
+        """Whether it is right, and surely faster than the default, also than another copy of it."""
+        if not self.agrees or self.ratio is None or self.null is None:
+            return False
+        return self.ratio.high < min(1.0, self.null.low)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -295,27 +302,48 @@ class Measurer:
     ) -> Confirmation:
         """Measure a winner against the default at length, with inputs it was not chosen with.
 
+        How many pairs are taken does not depend on what they say.
+
         Args: seeds: with how many different inputs it is compared and measured.
+            policy: ``least``, ``most`` and ``seconds`` count for each seed.
         Raises: as ``measure``.
         """
         compiled = self._compile([candidate], default)
-        # The interval decides, not who is likely to win: nobody is hopeless here.
-        policy = policy or PairPolicy(
-            least=15, most=60, seconds=2.0, precision=0.004, hopeless=math.inf, dead=math.inf
-        )
+        policy = policy or PairPolicy(least=15, most=40, seconds=2.0)
         used = tuple(self.seed + 1 + k for k in range(seeds))
         pairs: list[Pair] = []
-        last = Measurement(status="ok")
+        null: list[Pair] = []
+        clock = time.perf_counter()
         for seed in used:
             session = self._open(compiled[default.schedule], default, sizes or {}, seed)
-            last = self._measure_one(
-                compiled[candidate.schedule], candidate, session, math.inf, policy
-            )
-            if last.status != "ok":
-                return Confirmation(ratio=None, agrees=False, measurement=last, seeds=used)
-            pairs.extend(last.samples_ns)
-        whole = Measurement(status="ok", samples_ns=tuple(pairs), seconds=last.seconds)
-        return Confirmation(ratio=whole.ratio, agrees=True, measurement=whole, seeds=used)
+            found = [
+                self._admit(compiled[c.schedule], c, session, name)
+                for c, name in ((candidate, "winner"), (default, "default again"))
+            ]
+            failed = next((f for f in found if isinstance(f, Measurement)), None)
+            variants = [f for f in found if isinstance(f, Variant)]
+            try:
+                if failed is None:
+                    taken = _take_beside(session, variants, policy)
+                    pairs.extend(taken[0].pairs)
+                    null.extend(taken[1].pairs)
+                for variant in variants:
+                    session.drop(variant)
+            except CandidateFault as fault:
+                failed = _failed(fault, compiled[candidate.schedule])
+            if failed is not None:
+                return Confirmation(
+                    ratio=None, null=None, agrees=False, measurement=failed, seeds=used
+                )
+        seconds = _phases(compiled[candidate.schedule], run=time.perf_counter() - clock)
+        whole = Measurement(status="ok", samples_ns=tuple(pairs), seconds=seconds)
+        return Confirmation(
+            ratio=whole.ratio,
+            null=Measurement(status="ok", samples_ns=tuple(null)).ratio,
+            agrees=True,
+            measurement=whole,
+            seeds=used,
+        )
 
     # ------------------------------------------------------------------------------ parts
 
@@ -447,6 +475,21 @@ class Measurer:
             )
         seconds = _phases(compiled, check=checked - clock, run=time.perf_counter() - checked)
         return Measurement(status="ok", samples_ns=tuple(series.pairs), seconds=seconds)
+
+
+def _take_beside(
+    session: MeasureSession, variants: Sequence[Variant], policy: PairPolicy
+) -> list[PairSeries]:
+    """Pairs of several variants, in turns of a few, as many as there is time for."""
+    series = [PairSeries() for _ in variants]
+    end = time.monotonic() + policy.seconds
+    while (done := len(series[0].pairs)) < policy.most:
+        if done >= policy.least and time.monotonic() >= end:
+            break
+        count = min(policy.batch, policy.most - done)
+        for variant, one in zip(variants, series):
+            one.pairs.extend(session.pairs(variant, count, done))
+    return series
 
 
 def _phases(compiled: Compiled, **phases: float) -> dict[str, float]:

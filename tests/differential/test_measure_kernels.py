@@ -78,6 +78,7 @@ def test_the_reference_as_large_kernels_have_it(tmp_path: object) -> None:
         confirmed = one.confirm(made, made, policy=POLICY)
         assert confirmed.agrees
         assert confirmed.ratio is not None
+        assert confirmed.null is not None
         assert len(confirmed.measurement.samples_ns) >= 2
         assert confirmed.seeds == (1, 2)
 

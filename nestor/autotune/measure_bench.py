@@ -10,10 +10,10 @@ import ctypes
 import math
 import resource
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -67,8 +67,14 @@ class Loaded:
     rows: list[ctypes.Array[ctypes.c_uint64]] = field(default_factory=list)
 
 
-Announce = Callable[[Sequence[tuple[str, int, int]]], None]
-"""Told before native code runs: (array, first address, bytes) of what it is given."""
+class Watcher(Protocol):
+    """Is told when native code runs."""
+
+    def begin(self, arrays: Sequence[tuple[str, int, int]]) -> None:
+        """It will now: (name, first address, bytes) of arrays between fences that it is given."""
+
+    def end(self) -> None:
+        """It does no more."""
 
 
 class Bench:
@@ -78,7 +84,7 @@ class Bench:
         helper: native helper. threads: that kernels run with.
         memory_bytes: how much more address space than before native code may take, and how much
             the arrays of one candidate may.
-        announce: called before native code runs.
+        watcher: is told when native code runs.
     """
 
     def __init__(
@@ -89,11 +95,11 @@ class Bench:
         helper: NativeHelper,
         threads: int,
         memory_bytes: int,
-        announce: Announce,
+        watcher: Watcher,
     ):
         self.program = program
         self.sizes = check_sizes(program, sizes)
-        self.helper, self.memory_bytes, self.announce = helper, memory_bytes, announce
+        self.helper, self.memory_bytes, self.watcher = helper, memory_bytes, watcher
         self.inputs: dict[str, Array] = {}
         self.loaded: dict[str, Loaded] = {}
         self._blocks: dict[tuple[str, object], tuple[Plain, int]] = {}
@@ -187,13 +193,14 @@ class Bench:
         arguments = (ctypes.c_uint64 * max(1, len(one.tensors)))(
             *(fences[where[t.name]].address for t in one.tensors)
         )
-        self.announce([(n, f.address, f.size) for n, f in fences.items()])
+        self.watcher.begin([(n, f.address, f.size) for n, f in fences.items()])
         with self._limited():
             status = KERNEL_TYPE(one.address)(
                 ctypes.addressof(arguments),
                 ctypes.addressof(self._symbols),
                 self._services.address,
             )
+        self.watcher.end()
         if status:
             raise BadCall(f"the kernel returned {status}: an index was out of range")
         results = {
@@ -246,11 +253,12 @@ class Bench:
         # The first call touches pages for the first time, the next guess includes a call from
         # Python, and the third is good; a call that is long anyway is not made again.
         for _ in range(3):
-            self.announce([])
+            self.watcher.begin([])
             call_ns = self.sample(name)
             one.times = max(1, min(MAX_TIMES, math.ceil(sample_ns / max(call_ns, 1.0))))
             if call_ns > LONG_CALLS * sample_ns:
                 break
+        self.watcher.end()
         return call_ns
 
     def sample(self, name: str) -> float:

@@ -94,7 +94,7 @@ class Runner:
         body = pickle.dumps(arguments)
         name = command.encode()
         head = len(name).to_bytes(4, "little") + name + len(body).to_bytes(8, "little")
-        is_running = False
+        has_run = is_running = False
         deadline = time.monotonic() + SETUP_SECONDS
         try:
             self._send(head + body)
@@ -104,19 +104,28 @@ class Runner:
                     raise self._late(command, is_running)
                 kind, answer = message
                 if kind == "running":
-                    is_running = True
+                    has_run = is_running = True
                     note = json.loads(answer)
                     self._baseline, self._arrays = note["bytes"], note["arrays"]
                     deadline = time.monotonic() + self._run_seconds
-                    continue
-                break
-        except (EOFError, OSError, ValueError):
-            raise self._ended(command, is_running) from None
+                elif kind == "idle":
+                    is_running = False
+                    deadline = time.monotonic() + SETUP_SECONDS
+                else:
+                    break
+        except (EOFError, OSError):
+            # Also after it has run: what it spoilt may show later.
+            raise self._ended(command, has_run) from None
+        except ValueError:
+            self.close()
+            if has_run:
+                raise CandidateFault("crashed", "what the process answers is garbled") from None
+            raise RunnerLost("what the measuring process answers is garbled") from None
         except BaseException:
             self.close()  # half an answer may be on its way
             raise
         if kind == FAULT.decode():
-            raise self._faulted(answer)
+            raise self._faulted(answer, has_run)
         if kind == "ok":
             return json.loads(answer)
         if kind == "failed":
@@ -185,22 +194,23 @@ class Runner:
             "timeout", f"ran for longer than {self._run_seconds:g} s"
         )
 
-    def _faulted(self, body: bytes) -> CandidateFault:
+    def _faulted(self, body: bytes, has_run: bool) -> Exception:
         grown = self._grown()
         self.close()
         number, address = read_fault(body)
         name = signal.Signals(number).name if number in signal.valid_signals() else str(number)
-        return self._out_of_memory(grown) or CandidateFault(
-            "crashed", f"{name} at address {address:#x}{_near(address, self._arrays)}"
-        )
+        text = f"{name} at address {address:#x}{_near(address, self._arrays)}"
+        if not has_run:
+            return RunnerLost(f"the measuring process: {text}")
+        return self._out_of_memory(grown) or CandidateFault("crashed", text)
 
-    def _ended(self, command: str, is_running: bool) -> Exception:
+    def _ended(self, command: str, has_run: bool) -> Exception:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(5.0)  # its pipe closes a little before its status is known
         self.close()
         code = self._process.returncode
         how = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
-        if not is_running:
+        if not has_run:
             return RunnerLost(f"the measuring process ended ({command}): {how}")
         if code == -signal.SIGKILL:
             # Nobody here did: the kernel's memory killer.

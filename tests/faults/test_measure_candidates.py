@@ -90,6 +90,7 @@ FAULTS = [
     ("maps only", "memory", "of memory where"),
     ("overflows its stack", "crashed", "SIGSEGV"),
     ("exits", "crashed", "exit status 0"),
+    ("garbles answers", "crashed", "garbled"),
     ("traps", "crashed", "SIGILL"),
     ("index out of range", "wrong", "out of range"),
     ("wrong at the third call", "wrong", "called repeatedly"),

@@ -153,6 +153,17 @@ BODIES = {
     "  ret i32 %t\n}",
     "exits": "  %r = call i64 @sys(i64 231, i64 0, i64 0, i64 0, i64 0, i64 0, i64 0)\n"
     "  ret i32 0\n}",
+    "garbles answers": """  %address = ptrtoint ptr %px to i64
+  br label %next
+next:
+  %fd = phi i64 [ 3, %0 ], [ %after, %next ]
+  %r = call i64 @sys(i64 1, i64 %fd, i64 %address, i64 64, i64 0, i64 0, i64 0)
+  %after = add i64 %fd, 1
+  %more = icmp slt i64 %after, 12
+  br i1 %more, label %next, label %done
+done:
+  ret i32 0
+}""",
     "traps": "  call void @llvm.trap()\n  unreachable\n}",
     "index out of range": "  ret i32 1\n}",
     "wrong at the third call": """  %n = load i64, ptr @calls

@@ -116,7 +116,7 @@ def test_each_fault_has_its_status_and_the_next_one_is_measured(
 def test_a_hang_while_times_are_taken_spares_the_other_variants(
     session: MeasureSession, kernel: Candidate
 ) -> None:
-    good, bad = variant("good", kernel), variant("endless at the fifth call", kernel)
+    good, bad = variant("good", kernel), variant("endless in the long run", kernel)
     session.admit(good)
     session.admit(bad)
     with pytest.raises(CandidateFault) as caught:
@@ -189,7 +189,7 @@ def test_statuses_of_a_whole_batch(
         found = measurer.measure([illegal, reduction], reduction)
         assert [m.status for m in found] == ["illegal", "ok"]
         assert found[0].detail
-        assert len(found[1].samples_ns) >= 4 or found[1].ratio is not None
+        assert found[1].samples_ns
 
         compile_ = measuring.Measurer._compile
         fakes = [replace(kernel, schedule=(name,)) for name in names]  # type: ignore[arg-type]

@@ -10,10 +10,10 @@ import ctypes
 import math
 import resource
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -67,8 +67,14 @@ class Loaded:
     rows: list[ctypes.Array[ctypes.c_uint64]] = field(default_factory=list)
 
 
-Announce = Callable[[Sequence[tuple[str, int, int]]], None]
-"""Told before native code runs: (array, first address, bytes) of what it is given."""
+class Watcher(Protocol):
+    """Is told when native code runs."""
+
+    def begin(self, arrays: Sequence[tuple[str, int, int]]) -> None:
+        """It will now: (name, first address, bytes) of arrays between fences that it is given."""
+
+    def end(self) -> None:
+        """It does no more."""
 
 
 class Bench:
@@ -78,7 +84,7 @@ class Bench:
         helper: native helper. threads: that kernels run with.
         memory_bytes: how much more address space than before native code may take, and how much
             the arrays of one candidate may.
-        announce: called before native code runs.
+        watcher: is told when native code runs.
     """
 
     def __init__(
@@ -89,14 +95,15 @@ class Bench:
         helper: NativeHelper,
         threads: int,
         memory_bytes: int,
-        announce: Announce,
+        watcher: Watcher,
     ):
         self.program = program
         self.sizes = check_sizes(program, sizes)
-        self.helper, self.memory_bytes, self.announce = helper, memory_bytes, announce
+        self.helper, self.memory_bytes, self.watcher = helper, memory_bytes, watcher
         self.inputs: dict[str, Array] = {}
         self.loaded: dict[str, Loaded] = {}
         self._blocks: dict[tuple[str, object], tuple[Plain, int]] = {}
+        self._images: dict[tuple[str, object], Array] = {}
         self._sets, self._at = 1, 0
         self._cold_bytes = 0
         self._evictor: Array | None = None
@@ -124,6 +131,7 @@ class Bench:
         """Draw the inputs."""
         self.inputs = draw_inputs(self.program, self.sizes, draw)
         self._blocks.clear()
+        self._images.clear()
 
     def load(self, name: str, code: bytes, function: str, tensors: tuple[Tensor, ...]) -> None:
         """Load a variant of the kernel.
@@ -141,6 +149,7 @@ class Bench:
         self.loaded.pop(name, None)
         used = {(t.name, t.layout) for one in self.loaded.values() for t in one.tensors}
         self._blocks = {k: b for k, b in self._blocks.items() if k in used}
+        self._images = {k: i for k, i in self._images.items() if k in used}
 
     @staticmethod
     def _base(t: Tensor, tensors: Sequence[Tensor]) -> str | None:
@@ -173,7 +182,10 @@ class Bench:
                 continue
             fence = fences[t.name] = Fenced(physical_bytes(t, self.sizes), side)
             if t.name in inputs:
-                store(fence.view, t, inputs[t.name], self.sizes)
+                if inputs is self.inputs:
+                    fence.view[...] = self._image(t)
+                else:
+                    store(fence.view, t, inputs[t.name], self.sizes)
                 fence.protect(writable=t.name in self._written)
             else:
                 spoil(fence.view, t)
@@ -181,13 +193,14 @@ class Bench:
         arguments = (ctypes.c_uint64 * max(1, len(one.tensors)))(
             *(fences[where[t.name]].address for t in one.tensors)
         )
-        self.announce([(n, f.address, f.size) for n, f in fences.items()])
+        self.watcher.begin([(n, f.address, f.size) for n, f in fences.items()])
         with self._limited():
             status = KERNEL_TYPE(one.address)(
                 ctypes.addressof(arguments),
                 ctypes.addressof(self._symbols),
                 self._services.address,
             )
+        self.watcher.end()
         if status:
             raise BadCall(f"the kernel returned {status}: an index was out of range")
         results = {
@@ -240,11 +253,12 @@ class Bench:
         # The first call touches pages for the first time, the next guess includes a call from
         # Python, and the third is good; a call that is long anyway is not made again.
         for _ in range(3):
-            self.announce([])
+            self.watcher.begin([])
             call_ns = self.sample(name)
             one.times = max(1, min(MAX_TIMES, math.ceil(sample_ns / max(call_ns, 1.0))))
             if call_ns > LONG_CALLS * sample_ns:
                 break
+        self.watcher.end()
         return call_ns
 
     def sample(self, name: str) -> float:
@@ -314,10 +328,18 @@ class Bench:
             found = Plain(stride * sets), stride
             if t.name in self.inputs:
                 for k in range(sets):
-                    view = found[0].view[k * stride : k * stride + size]
-                    store(view, t, self.inputs[t.name], self.sizes)
+                    found[0].view[k * stride : k * stride + size] = self._image(t)
             self._blocks[key] = found
         return found
+
+    def _image(self, t: Tensor) -> Array:
+        """The bytes of an input in a tensor's layout; packed once for all variants with it."""
+        key = (t.name, t.layout)
+        if key not in self._images:
+            view = np.empty(physical_bytes(t, self.sizes), np.uint8)
+            store(view, t, self.inputs[t.name], self.sizes)
+            self._images[key] = view
+        return self._images[key]
 
     def _restore(self, one: Loaded) -> None:
         """Give overwritten inputs their values back, where the next calls find them."""
@@ -328,8 +350,7 @@ class Bench:
             block, stride = self._block(t)
             size = physical_bytes(t, self.sizes)
             for k in sets:
-                view = block.view[k * stride : k * stride + size]
-                store(view, t, self.inputs[t.name], self.sizes)
+                block.view[k * stride : k * stride + size] = self._image(t)
 
     def _evict(self) -> None:
         """Where caches shall be cold, push out what was just restored."""

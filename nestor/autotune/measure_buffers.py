@@ -22,6 +22,9 @@ Array = NDArray[Any]
 CANARY = 0xC5
 """Byte that fences are filled with: as part of a float it is neither zero nor one, nor a NaN."""
 
+GUARD_BYTES = 1 << 20
+"""Address space on each side of an array that nobody may touch; it takes no memory."""
+
 _NONE = 0  # PROT_NONE
 _LINE = 64
 
@@ -121,38 +124,28 @@ class Fenced:
     def __init__(self, size: int, side: Literal["start", "end"]):
         self.size = size
         self._inner = round_up(size, PAGE) + PAGE
-        self._mapping = MemoryMapping(self._inner + 2 * PAGE, huge=False)
+        self._mapping = MemoryMapping(self._inner + 2 * GUARD_BYTES, huge=False)
         offset = 0 if side == "start" else self._inner - round_up(size, _LINE)
-        self.address = self._mapping.address + PAGE + offset
-        self._whole = _bytes_at(self._mapping.address + PAGE, self._inner)
+        self.address = self._mapping.address + GUARD_BYTES + offset
+        self._whole = _bytes_at(self._mapping.address + GUARD_BYTES, self._inner)
         self.view: Bytes = self._whole[offset : offset + size]
         self._before, self._after = self._whole[:offset], self._whole[offset + size :]
         self._before[...] = CANARY
         self._after[...] = CANARY
-        self._mapping.protect(0, PAGE, _NONE)
-        self._mapping.protect(PAGE + self._inner, PAGE, _NONE)
+        self._mapping.protect(0, GUARD_BYTES, _NONE)
+        self._mapping.protect(GUARD_BYTES + self._inner, GUARD_BYTES, _NONE)
 
     def protect(self, writable: bool) -> None:
         """Forbid writes, or allow them again."""
-        self._mapping.protect(PAGE, self._inner, READ | WRITE if writable else READ)
+        self._mapping.protect(GUARD_BYTES, self._inner, READ | WRITE if writable else READ)
 
     def damage(self) -> str:
         """Which canary bytes changed, in words; empty if none did."""
-        before = np.flatnonzero(self._before != CANARY)
+        before = np.flatnonzero(self._before != CANARY) - self._before.size
         if before.size:
-            return f"{self._before.size - int(before[-1])} bytes before its start"
+            return f"bytes {before[0]} to {before[-1]} before its start"
         after = np.flatnonzero(self._after != CANARY)
-        return f"{int(after[0])} bytes past its end" if after.size else ""
-
-    def locate(self, address: int) -> str:
-        """Where an address lies relative to the array, in words; empty if it is not near."""
-        start = self._mapping.address
-        if not start <= address < start + self._mapping.size:
-            return ""
-        if address < self.address:
-            return f"{self.address - address} bytes before the start"
-        beyond = address - self.address - self.size
-        return f"{beyond} bytes past the end" if beyond >= 0 else "inside, where it may not write"
+        return f"bytes {after[0]} to {after[-1]} past its end" if after.size else ""
 
 
 class Plain:

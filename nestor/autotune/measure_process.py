@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from nestor.autotune.measure_buffers import GUARD_BYTES
 from nestor.autotune.measure_native import FAULT, read_fault
 from nestor.errors import InternalError
 from nestor.runtime.memory import PAGE
@@ -34,6 +35,10 @@ class CandidateFault(Exception):
     def __init__(self, status: Fault, text: str):
         super().__init__(text)
         self.status = status
+
+
+class RunnerLost(InternalError):
+    """The process ended though it ran no native code: somebody else ended it, or we are wrong."""
 
 
 class Runner:
@@ -83,12 +88,13 @@ class Runner:
     def ask(self, command: str, **arguments: Any) -> Any:
         """Give a command and wait for its answer.
 
-        Raises: ``CandidateFault``; ``InternalError`` for an error that is not a candidate's.
+        Raises: ``CandidateFault``; ``RunnerLost``; ``InternalError`` for any other error that is
+            not a candidate's.
         """
         body = pickle.dumps(arguments)
         name = command.encode()
         head = len(name).to_bytes(4, "little") + name + len(body).to_bytes(8, "little")
-        is_running = False
+        has_run = is_running = False
         deadline = time.monotonic() + SETUP_SECONDS
         try:
             self._send(head + body)
@@ -98,19 +104,28 @@ class Runner:
                     raise self._late(command, is_running)
                 kind, answer = message
                 if kind == "running":
-                    is_running = True
+                    has_run = is_running = True
                     note = json.loads(answer)
                     self._baseline, self._arrays = note["bytes"], note["arrays"]
                     deadline = time.monotonic() + self._run_seconds
-                    continue
-                break
-        except (EOFError, OSError, ValueError):
-            raise self._ended(command, is_running) from None
+                elif kind == "idle":
+                    is_running = False
+                    deadline = time.monotonic() + SETUP_SECONDS
+                else:
+                    break
+        except (EOFError, OSError):
+            # Also after it has run: what it spoilt may show later.
+            raise self._ended(command, has_run) from None
+        except ValueError:
+            self.close()
+            if has_run:
+                raise CandidateFault("crashed", "what the process answers is garbled") from None
+            raise RunnerLost("what the measuring process answers is garbled") from None
         except BaseException:
             self.close()  # half an answer may be on its way
             raise
         if kind == FAULT.decode():
-            raise self._faulted(answer)
+            raise self._faulted(answer, has_run)
         if kind == "ok":
             return json.loads(answer)
         if kind == "failed":
@@ -179,23 +194,24 @@ class Runner:
             "timeout", f"ran for longer than {self._run_seconds:g} s"
         )
 
-    def _faulted(self, body: bytes) -> CandidateFault:
+    def _faulted(self, body: bytes, has_run: bool) -> Exception:
         grown = self._grown()
         self.close()
         number, address = read_fault(body)
         name = signal.Signals(number).name if number in signal.valid_signals() else str(number)
-        return self._out_of_memory(grown) or CandidateFault(
-            "crashed", f"{name} at address {address:#x}{_near(address, self._arrays)}"
-        )
+        text = f"{name} at address {address:#x}{_near(address, self._arrays)}"
+        if not has_run:
+            return RunnerLost(f"the measuring process: {text}")
+        return self._out_of_memory(grown) or CandidateFault("crashed", text)
 
-    def _ended(self, command: str, is_running: bool) -> Exception:
+    def _ended(self, command: str, has_run: bool) -> Exception:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(5.0)  # its pipe closes a little before its status is known
         self.close()
         code = self._process.returncode
         how = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
-        if not is_running:
-            return InternalError(f"the measuring process ended ({command}): {how}")
+        if not has_run:
+            return RunnerLost(f"the measuring process ended ({command}): {how}")
         if code == -signal.SIGKILL:
             # Nobody here did: the kernel's memory killer.
             return CandidateFault("memory", f"the process was {how}")
@@ -217,8 +233,8 @@ def _near(address: int, arrays: Sequence[tuple[str, int, int]]) -> str:
     for name, start, size in arrays:
         if start <= address < start + size:
             return f": '{name}' at byte {address - start}, which it may only read"
-        if start + size <= address < start + size + PAGE + 64:
+        if start + size <= address < start + size + GUARD_BYTES:
             return f": {address - start - size} bytes past the end of '{name}'"
-        if start - PAGE <= address < start:
+        if start - GUARD_BYTES <= address < start:
             return f": {start - address} bytes before the start of '{name}'"
     return ""

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from nestor.autotune.measure_process import CandidateFault, Runner
+from nestor.autotune.measure_process import CandidateFault, Runner, RunnerLost
 from nestor.autotune.pairing import Pair
 from nestor.errors import InternalError
 from nestor.ir.printer import print_program
-from nestor.ir.program import Program, Tensor
+from nestor.ir.program import Program, Statement, Tensor
 from nestor.kernel_job import KernelObject
+
+T = TypeVar("T")
 
 REFERENCE = "reference"
 
@@ -77,6 +79,32 @@ class RunSettings:
     folder: Path
 
 
+def interpreter_work(program: Program, sizes: Mapping[str, int]) -> int:
+    """About how long the interpreter takes, in instances of a pointwise statement: some 30 million
+    of them take a second.
+
+    Products are summed by NumPy, at some fifty times that speed; each iteration of a loop whose
+    order counts is a few dozen calls of NumPy.
+    """
+    from nestor.kernel_native import count_instances
+    from nestor.passes.contraction import contraction_of
+
+    tensors = {t.name: t for t in program.tensors}
+    total = 0
+    for statement in program.statements:
+        instances = count_instances(replace(program, statements=(statement,)), dict(sizes))
+        if not isinstance(statement, Statement):
+            continue
+        ordered = [i for i in statement.order if isinstance(i, str)]
+        if ordered or statement.scatter == "last":
+            kept = [r for r in statement.domain.ranges if not ordered or r.name in ordered]
+            loops = replace(statement, domain=replace(statement.domain, ranges=tuple(kept)))
+            iterations = count_instances(replace(program, statements=(loops,)), dict(sizes))
+            total += 3000 * iterations
+        total += instances // (50 if contraction_of(statement, tensors) is not None else 1)
+    return total
+
+
 class MeasureSession:
     """A problem and the variants of its kernel that are loaded."""
 
@@ -102,14 +130,14 @@ class MeasureSession:
 
     def admit(self, variant: Variant) -> None:
         """Load, check and prepare a variant. Raises: ``CandidateFault``."""
-        self._have_runner()
-        try:
+
+        def steps() -> None:
             self._load(variant)
             self._ask("check", name=variant.name)
             self._prepare(variant.name)
-        except CandidateFault:
-            self._restart()  # what a wrong candidate touched is not known
-            raise
+
+        self._loaded.pop(variant.name, None)
+        self._attempt(steps)
         self._loaded[variant.name] = variant
 
     def pairs(self, variant: Variant, count: int, first: int) -> list[Pair]:
@@ -117,22 +145,42 @@ class MeasureSession:
 
         Args: first: how many pairs of this variant there were before.
         """
-        self._have_runner()
-        try:
-            answer = self._ask(
+
+        def steps() -> dict[str, Any]:
+            return self._ask(
                 "pairs", name=variant.name, reference=REFERENCE, count=count, first=first
             )
+
+        try:
+            answer = self._attempt(steps)
         except CandidateFault:
             self._loaded.pop(variant.name, None)
-            self._restart()
             raise
         return [(float(c), float(r)) for c, r in answer["pairs"]]
+
+    def _attempt(self, steps: Callable[[], T]) -> T:
+        """Do ``steps`` in the process; once more should somebody end it meanwhile."""
+        for is_last in (False, True):
+            try:
+                self._have_runner()
+                return steps()
+            except CandidateFault:
+                self._restart()  # what a wrong candidate touched is not known
+                raise
+            except RunnerLost:
+                self._restart()
+                if is_last:
+                    raise
+        raise AssertionError("unreachable")
 
     def drop(self, variant: Variant) -> None:
         """Forget a variant."""
         self._loaded.pop(variant.name, None)
-        if self._is_open and self._runner is not None and self._runner.is_alive():
-            self._ask("drop", name=variant.name)
+        if self._is_open:
+            try:
+                self._ask("drop", name=variant.name)
+            except RunnerLost:
+                self._restart()
 
     def close(self) -> None:
         """End the process."""

@@ -2,9 +2,9 @@
 
 It reads commands from standard input and answers on standard output, in the frames of ``_worker``:
 a command's text is its name, its body a pickled dictionary of arguments (from the parent's own
-pipe); an answer's text is ``ok``, ``running`` (native code is about to run), ``failed`` (the
-candidate's fault) or ``error`` (ours), its body JSON; and ``fault`` comes from the handler of
-``measure_native``. What a candidate may have spoilt is never unpickled by the parent.
+pipe); an answer's text is ``ok``, ``running`` (native code is about to run), ``idle`` (it has),
+``failed`` (the candidate's fault) or ``error`` (ours), its body JSON; and ``fault`` comes from the
+handler of ``measure_native``. What a candidate may have spoilt is never unpickled by the parent.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Session:
             helper=self._helper,
             threads=self._threads,
             memory_bytes=self._memory_bytes,
-            announce=self._announce,
+            watcher=self,
         )
         return {}
 
@@ -217,7 +217,7 @@ class Session:
         for k in range(first, first + count):
             # The parent's clock starts anew for long calls only: waking it disturbs short ones.
             if k == first or own_ns + other_ns > _LONG_NS:
-                self._announce([])
+                self.begin([])
             if k % 2:
                 other = self.bench.sample(reference)
                 pairs.append((self.bench.sample(name), other))
@@ -226,12 +226,17 @@ class Session:
                 pairs.append((own, self.bench.sample(reference)))
         return {"pairs": pairs}
 
-    def _announce(self, arrays: Any) -> None:
+    def begin(self, arrays: Any) -> None:
         """Tell the parent that its clock for native code starts, and how much memory there is."""
         # Should the parent be gone by then, the signal's default action ends this process.
         signal.setitimer(signal.ITIMER_REAL, self._run_seconds + _ALARM_SECONDS)
         body = json.dumps({"bytes": mapped_bytes(), "arrays": list(arrays)}).encode()
         write_message(self._sink, "running", body)
+
+    def end(self) -> None:
+        """Tell the parent that what follows is no native code."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        write_message(self._sink, "idle", b"")
 
     def answer(self, command: str, body: bytes) -> tuple[str, bytes]:
         """Run one command."""

@@ -13,7 +13,6 @@ Nothing compiles while something is measured.
 
 from __future__ import annotations
 
-import math
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -32,6 +31,7 @@ from nestor.autotune.measure_session import (
     Problem,
     RunSettings,
     Variant,
+    interpreter_work,
 )
 from nestor.autotune.pairing import (
     Interval,
@@ -105,19 +105,27 @@ class Race:
 class Confirmation:
     """A winner measured once more, at length, with other inputs than before.
 
-    Attributes: ratio: its time over the default's. agrees: its results were right each time;
-        otherwise ``measurement`` says what was wrong. seeds: of the inputs.
+    Attributes:
+        ratio: its time over the default's.
+        null: the same for a second copy of the default, in turns with the candidate: how far
+            intervals can be trusted here, since the noise of a machine is not independent from
+            sample to sample, and where code happens to lie counts too.
+        agrees: its results were right each time; otherwise ``measurement`` says what was wrong.
+        seeds: of the inputs.
     """
 
     ratio: Interval | None
+    null: Interval | None
     agrees: bool
     measurement: Measurement
     seeds: tuple[int, ...]
 
     @property
     def is_faster(self) -> bool:
-        """Whether it is right, and surely faster than the default."""
-        return self.agrees and self.ratio is not None and self.ratio.high < 1
+        """Whether it is right, and surely faster than the default, also than another copy of it."""
+        if not self.agrees or self.ratio is None or self.null is None:
+            return False
+        return self.ratio.high < min(1.0, self.null.low)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +137,7 @@ class Limits:
         run_seconds: native code without an answer [s].
         memory_bytes: its arrays; and beyond them what its code takes [bytes].
         compile_memory_bytes: address space of a compile worker [bytes].
-        interpreted_instances: kernels of at most so many statement instances are compared with the
+        interpreted: kernels of at most so much work (``interpreter_work``) are compared with the
             interpreter; larger ones with the reference's native results.
     """
 
@@ -137,7 +145,7 @@ class Limits:
     run_seconds: float = 10.0
     memory_bytes: int = 4 << 30
     compile_memory_bytes: int = 4 << 30
-    interpreted_instances: int = 20_000_000
+    interpreted: int = 30_000_000
 
 
 class Measurer:
@@ -294,27 +302,48 @@ class Measurer:
     ) -> Confirmation:
         """Measure a winner against the default at length, with inputs it was not chosen with.
 
+        How many pairs are taken does not depend on what they say.
+
         Args: seeds: with how many different inputs it is compared and measured.
+            policy: ``least``, ``most`` and ``seconds`` count for each seed.
         Raises: as ``measure``.
         """
         compiled = self._compile([candidate], default)
-        # The interval decides, not who is likely to win: nobody is hopeless here.
-        policy = policy or PairPolicy(
-            least=15, most=60, seconds=2.0, precision=0.004, hopeless=math.inf, dead=math.inf
-        )
+        policy = policy or PairPolicy(least=15, most=40, seconds=2.0)
         used = tuple(self.seed + 1 + k for k in range(seeds))
         pairs: list[Pair] = []
-        last = Measurement(status="ok")
+        null: list[Pair] = []
+        clock = time.perf_counter()
         for seed in used:
             session = self._open(compiled[default.schedule], default, sizes or {}, seed)
-            last = self._measure_one(
-                compiled[candidate.schedule], candidate, session, math.inf, policy
-            )
-            if last.status != "ok":
-                return Confirmation(ratio=None, agrees=False, measurement=last, seeds=used)
-            pairs.extend(last.samples_ns)
-        whole = Measurement(status="ok", samples_ns=tuple(pairs), seconds=last.seconds)
-        return Confirmation(ratio=whole.ratio, agrees=True, measurement=whole, seeds=used)
+            found = [
+                self._admit(compiled[c.schedule], c, session, name)
+                for c, name in ((candidate, "winner"), (default, "default again"))
+            ]
+            failed = next((f for f in found if isinstance(f, Measurement)), None)
+            variants = [f for f in found if isinstance(f, Variant)]
+            try:
+                if failed is None:
+                    taken = _take_beside(session, variants, policy)
+                    pairs.extend(taken[0].pairs)
+                    null.extend(taken[1].pairs)
+                for variant in variants:
+                    session.drop(variant)
+            except CandidateFault as fault:
+                failed = _failed(fault, compiled[candidate.schedule])
+            if failed is not None:
+                return Confirmation(
+                    ratio=None, null=None, agrees=False, measurement=failed, seeds=used
+                )
+        seconds = _phases(compiled[candidate.schedule], run=time.perf_counter() - clock)
+        whole = Measurement(status="ok", samples_ns=tuple(pairs), seconds=seconds)
+        return Confirmation(
+            ratio=whole.ratio,
+            null=Measurement(status="ok", samples_ns=tuple(null)).ratio,
+            agrees=True,
+            measurement=whole,
+            seeds=used,
+        )
 
     # ------------------------------------------------------------------------------ parts
 
@@ -364,10 +393,7 @@ class Measurer:
                 f"the reference schedule of kernel '{reference.kernel.name}' is "
                 f"{compiled.status}: {compiled.detail}"
             )
-        from nestor.kernel_native import count_instances
-
         values = check_sizes(reference.kernel, sizes)
-        instances = count_instances(reference.kernel, values)
         if self._session is None:
             self._session = MeasureSession(self._run_settings())
         self._session.open(
@@ -376,7 +402,7 @@ class Measurer:
                 sizes=values,
                 seed=seed,
                 reference=self._variant(compiled.object, reference, REFERENCE),
-                interpret=instances <= self.limits.interpreted_instances,
+                interpret=interpreter_work(reference.kernel, values) <= self.limits.interpreted,
             )
         )
         return self._session
@@ -449,6 +475,21 @@ class Measurer:
             )
         seconds = _phases(compiled, check=checked - clock, run=time.perf_counter() - checked)
         return Measurement(status="ok", samples_ns=tuple(series.pairs), seconds=seconds)
+
+
+def _take_beside(
+    session: MeasureSession, variants: Sequence[Variant], policy: PairPolicy
+) -> list[PairSeries]:
+    """Pairs of several variants, in turns of a few, as many as there is time for."""
+    series = [PairSeries() for _ in variants]
+    end = time.monotonic() + policy.seconds
+    while (done := len(series[0].pairs)) < policy.most:
+        if done >= policy.least and time.monotonic() >= end:
+            break
+        count = min(policy.batch, policy.most - done)
+        for variant, one in zip(variants, series):
+            one.pairs.extend(session.pairs(variant, count, done))
+    return series
 
 
 def _phases(compiled: Compiled, **phases: float) -> dict[str, float]:

@@ -28,6 +28,7 @@ OWNERS = {
     "llvmlite": ("codegen/llvm/", "target/"),
     "torch": ("frontends/torch/", "runtime/", "benchmarking/", ""),
     "rich": ("",),
+    "xgboost": ("cost_model/",),
 }
 """The folders that may import a package; ``""`` is the top of ``nestor`` itself."""
 

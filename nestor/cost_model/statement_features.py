@@ -76,7 +76,9 @@ def _body(p: StatementProfile, target: CpuTarget) -> dict[str, float]:
         "vector_loop_reduced": float(vector is not None and vector.lanes),
         "body_ops": log2p(p.body_ops),
         "body_code": log2p(p.body_ops * p.facts.ops.slots + loads),
-        "unrolled_around": log2(prod(x.trips for x in p.levels[: p.body] if x.kind == "unroll")),
+        "unrolled_around": log2(
+            prod(max(1, x.trips) for x in p.levels[: p.body] if x.kind == "unroll")
+        ),
         "unroll_tail": 1.0 - useful / whole if whole else 0.0,
         "accumulators": log2p(p.accumulators),
         "spilled": p.spilled,

@@ -175,7 +175,7 @@ def profile_statement(
     lanes = max(1, target.lanes(8 * max(own.size, 1)))
     vectors, efficiency = 1, 1.0 / lanes
     if vector is not None:
-        vectors = ceil(levels[vector].trips / lanes)
+        vectors = max(1, ceil(levels[vector].trips / lanes))
         efficiency = levels[vector].count / (vectors * lanes)
     ops = float(vectors)
     for x in levels[body:]:

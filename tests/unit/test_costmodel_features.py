@@ -270,6 +270,13 @@ def test_loops_of_one_iteration_do_not_count() -> None:
     assert describe(text, ())["main_depth"] == 3
 
 
+def test_empty_kernels_have_features() -> None:
+    for schedule in ((), gemm_schedule(6, 64)):
+        values = describe(GEMM.replace("512", "0"), schedule, threads=2)
+        assert np.isfinite([values[n] for n in FEATURE_NAMES]).all()
+    assert np.isfinite(describe(GEMM.replace("256", "0"), ())["estimate"])
+
+
 def test_a_step_that_does_not_fit_is_the_users() -> None:
     with pytest.raises(UserError, match="no loop"):
         describe(GEMM, (Tile(loop="S.q", size=4),))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,21 @@ def test_what_can_be_learnt_is_learnt(objective: Objective, tmp_path: Path) -> N
     assert card["workloads"] == 24 and card["examples_by_family"].keys() == {"a", "b", "c"}
     assert card["held_out"]["spearman"] == pytest.approx(model.held_out.spearman)
     assert back.features_version == FEATURES_VERSION
+
+
+def test_what_the_estimate_tells_is_not_left_to_trees() -> None:
+    """On estimates beyond all that were seen, trees alone would stay where they ended."""
+    data = examples(workloads=9)
+    estimate = FEATURE_NAMES.index("estimate")
+    seen, beyond = data.features.copy(), data.features.copy()
+    seen[:, estimate] *= 2
+    beyond[:, estimate] = 10 + 5 * beyond[:, estimate]
+    known = replace(data, features=seen, target=data.target - 0.8 * seen[:, estimate])
+    far = replace(data, features=beyond, target=data.target - 0.8 * beyond[:, estimate])
+    options = TrainingOptions(**QUICK)  # type: ignore[arg-type]
+    model = train(known, options)
+    assert model.ensemble.slope == pytest.approx(-0.8, abs=0.1)
+    assert evaluate(model, far).spearman > 0.9
 
 
 def test_refitting_uses_all_workloads() -> None:

@@ -56,6 +56,17 @@ def test_no_trees_give_the_base_score() -> None:
     ]
 
 
+def test_rows_start_from_a_feature() -> None:
+    model = replace(stump_and_leaf(), start=1, slope=-2.0)
+    rows = np.array([[1, 0], [3, 0.5], [3, 8]], np.float32)
+    assert model.predict(rows).tolist() == [11.25, 12.25, -2.75]
+    back = ensemble_from_bytes(model.to_bytes())
+    assert (back.start, back.slope) == (1, -2.0)
+    for start, slope in ((2, 1.0), (-1, 1.0), (0, float("nan"))):
+        with pytest.raises(ValueError):
+            replace(model, start=start, slope=slope)
+
+
 def test_files_come_back_equal_and_are_reproducible(tmp_path: Path) -> None:
     model = stump_and_leaf()
     path = tmp_path / "model.npz"

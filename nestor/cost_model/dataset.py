@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from nestor.cost_model.features import FEATURES, FEATURES_VERSION, KernelFeatures
 from nestor.cost_model.kernel_facts import kernel_facts
-from nestor.errors import IRError, UserError
+from nestor.errors import UserError
 from nestor.ir.parser import parse_program
 from nestor.ir.printer import print_program
 from nestor.ir.program import Program
@@ -203,7 +203,7 @@ def read_dataset(paths: Sequence[Path]) -> Dataset:
                 number += 1
                 try:
                     _read_line(out, line)
-                except (ValueError, KeyError, TypeError, AttributeError, IRError) as error:
+                except (ValueError, KeyError, TypeError, AttributeError, UserError) as error:
                     raise UserError(f"{path}: line {number}: {error!r}") from error
     return out
 

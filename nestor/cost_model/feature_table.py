@@ -54,7 +54,7 @@ KERNEL_FEATURES = _table(
     op_transcendental   | log2 ops       | elementary functions
     op_integer          | log2 ops       | integer arithmetic
     op_select           | log2 ops       | comparisons and selections
-    op_convert          | log2 ops       | casts
+    op_convert          | log2 ops       | casts between types
     element             | bytes          | widest element of the main statement
     compulsory          | log2 bytes     | tensors shared with other kernels, once
     input_bytes         | log2 bytes     | inputs and states
@@ -112,8 +112,10 @@ _STATEMENT = """
     masked              | flag           | an access of it has a predicate
     body_ops            | log2 count     | vector operations of one run of the body, per op
     body_code           | log2 count     | instructions of the body: operations, loads, stores
+    unrolled_around     | log2 count     | copies of the body that unrolled loops further out make
     unroll_tail         | ratio          | share of the unrolled iterations that tails leave out
     accumulators        | log2 count     | registers of its reduction's state
+    spilled             | ratio          | share of that state that is in memory, not in registers
     pressure            | ratio          | accumulators and reused operands over registers
     loads_per_op        | ratio          | loads and stores in the body for a vector operation
     unit                | ratio          | share of the body's accesses that are contiguous vectors
@@ -123,7 +125,11 @@ _STATEMENT = """
     first_stride        | log2 bytes     | greatest stride along the vector loop
     inner_trip          | log2 count     | iterations of the loop around the body
     inner_reduced       | flag           | that loop is reduced
+    inner_stride        | log2 bytes     | greatest stride along the loop around the body
     second_trip         | log2 count     | iterations of the loop around that
+    second_reduced      | flag           | that loop is reduced
+    second_stride       | log2 bytes     | greatest stride along it
+    third_trip          | log2 count     | iterations of the next loop
     blocked_sum         | flag           | its sum is taken in blocks
     state_scope         | code           | of its sum: 0 none, 1 memory or local, 2 register
     ws_body             | log2 bytes     | working set of one body

@@ -20,7 +20,6 @@ from nestor.cost_model.kernel_facts import KernelFacts, kernel_facts
 from nestor.cost_model.loop_structure import LoopStructure, loop_structure
 from nestor.cost_model.op_counts import KINDS
 from nestor.cost_model.roofline import (
-    L1_BYTES_PER_CYCLE,
     Roofline,
     compulsory_bytes,
     level_ns,
@@ -185,13 +184,13 @@ class _Scheduled:
         _, l2_ns, l3_ns, memory_ns = level_ns(target, 1)
         compute = sum(p.slots for p in self.profiles) * slot
         latency = sum(p.latency_slots() for p in self.profiles) / target.ghz
-        l1_time = l1 / L1_BYTES_PER_CYCLE / target.ghz
+        l1_time = sum(self.loads) * slot
         bodies = sum(p.bodies for p in self.profiles)
         overhead = bodies * ITERATION_CYCLES / target.ghz
         parallel, regions, even = _parallelism(main, self.kernel.workers)
         serial = self._serial_share()
         own = sum(
-            max(p.slots * slot, p.latency_slots() / target.ghz, n * 64 / 128 / target.ghz)
+            max(p.slots * slot, p.latency_slots() / target.ghz, n * slot)
             for p, n in zip(self.profiles, self.loads)
         )
         own = max(own + overhead, l2 * l2_ns, l3 * l3_ns)

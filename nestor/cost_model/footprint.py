@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import gcd
 
 from nestor.cost_model.kernel_facts import Address
 from nestor.cost_model.loop_structure import Level
@@ -91,7 +92,7 @@ def lines_touched(
         most: of the whole tensor [lines].
     """
     span = float(size)
-    rows, row_stride, row_count = 1.0, 0, 1.0
+    rows, row_stride, row_count, grain = 1.0, 0, 1.0, 0
     for move in moves:
         if move.level < from_level:
             continue
@@ -104,7 +105,31 @@ def lines_touched(
         else:
             rows *= row_count
             row_stride, row_count = step, move.count
-    return min(most, rows * row_count * max(1.0, span / line))
+            grain = gcd(grain, step)
+    # Rows start at multiples of ``grain``: a span that straddles takes a part of a line more.
+    straddling = 1.0 - gcd(grain, line) / line if grain else 0.0
+    return min(most, rows * row_count * max(1.0, span / line + straddling))
+
+
+INSIDE = 1 << 20
+"""Level of moves between accesses of one instance: inside every loop."""
+
+
+def offset_moves(offsets: Sequence[int], moves: Sequence[Move]) -> list[Move]:
+    """Moves between accesses that differ by constants, in terms of the loops' strides.
+
+    ``A[i-1, j]``, ``A[i+1, j]`` and ``A[i, j]`` reach over three rows: three steps of the stride
+    that ``i`` has. The box around the offsets counts, as if it were full.
+    """
+    rest = [o - min(offsets) for o in offsets]
+    out: list[Move] = []
+    for stride in sorted({m.stride for m in moves if m.stride != ANYWHERE}, reverse=True):
+        steps = [(r + stride // 2) // stride for r in rest]
+        rest = [r - q * stride for r, q in zip(rest, steps)]
+        reach = max(steps) - min(steps)
+        if reach:
+            out.append(Move(stride, reach + 1.0, INSIDE))
+    return out
 
 
 @dataclass(frozen=True, slots=True)

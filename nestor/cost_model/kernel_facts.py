@@ -37,12 +37,14 @@ class Part:
 class Address:
     """How an access moves through memory: strides [elements] of the statement's indices.
 
-    ``irregular``: indices along which it jumps to wherever the data say.
+    ``irregular``: indices along which it jumps to wherever the data say. ``offset``: where it is
+    when all indices are 0 [elements].
     """
 
     linear: tuple[tuple[str, int], ...]
     parts: tuple[Part, ...]
     irregular: frozenset[str]
+    offset: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,8 +254,9 @@ def _address(
         shape = layout.shape
     linear: dict[str, int] = {}
     parts: list[Part] = []
-    stride = 1
+    stride, offset = 1, 0
     for index, extent in zip(reversed(physical), reversed(shape), strict=True):
+        offset += index.const * stride
         for atom, c in index.terms:
             if isinstance(atom, str):
                 linear[atom] = linear.get(atom, 0) + c * stride
@@ -270,4 +273,5 @@ def _address(
         tuple((n, v) for n, v in linear.items() if v and n not in facts.sizes),
         tuple(parts),
         frozenset(irregular),
+        offset,
     )

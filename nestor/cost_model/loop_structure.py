@@ -123,6 +123,8 @@ class _StateReader:
         for name in user.loops:
             info = self.state.loops[name]
             count, trips = self._extent(info)
+            if trips == 1:
+                continue  # no loop is written for one iteration
             advance = tuple(
                 (index, c) for index, a in user.index_map.items() if (c := a.coefficient(name))
             )
@@ -261,6 +263,8 @@ class _NestReader:
             advance = tuple(
                 (i, c) for i, a in found.compute.instance if (c := _step(a, loop.index))
             )
+            if count == 1.0 and loop.kind != "vector":
+                continue
             scale, factor = (factor, 1.0) if loop.kind in ("serial", "parallel") else (1.0, factor)
             levels.append(
                 Level(

@@ -9,10 +9,9 @@ from nestor.cost_model.kernel_facts import KernelFacts
 from nestor.cost_model.loop_structure import Level
 from nestor.target.cpu import CpuTarget
 
-L1_BYTES_PER_CYCLE = 128.0
-L2_BYTES_PER_CYCLE = 32.0
-L3_BYTES_PER_CYCLE = 12.0
-"""What one core takes from each cache [bytes per cycle], as current server cores do at best."""
+L2_BYTES_PER_CYCLE = 56.0
+L3_BYTES_PER_CYCLE = 28.0
+"""What one core takes from a cache [bytes per cycle], as current server cores do at best."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +28,13 @@ class Roofline:
 
 
 def level_ns(target: CpuTarget, workers: int) -> tuple[float, float, float, float]:
-    """Time of a byte [ns] from the first, second, last cache and from memory, ``workers`` busy."""
+    """Time of a byte [ns] from the first, second, last cache and from memory, ``workers`` busy.
+
+    A core loads from the first level as wide as it multiplies.
+    """
     per_cycle = target.ghz * workers
     return (
-        1 / (L1_BYTES_PER_CYCLE * per_cycle),
+        8 / (target.fma_bits_per_cycle * per_cycle),
         1 / (L2_BYTES_PER_CYCLE * per_cycle),
         1 / (L3_BYTES_PER_CYCLE * per_cycle),
         1 / target.memory_gbps,

@@ -76,8 +76,12 @@ def _body(p: StatementProfile, target: CpuTarget) -> dict[str, float]:
         "vector_loop_reduced": float(vector is not None and vector.lanes),
         "body_ops": log2p(p.body_ops),
         "body_code": log2p(p.body_ops * p.facts.ops.slots + loads),
+        "unrolled_around": log2(
+            prod(max(1, x.trips) for x in p.levels[: p.body] if x.kind == "unroll")
+        ),
         "unroll_tail": 1.0 - useful / whole if whole else 0.0,
         "accumulators": log2p(p.accumulators),
+        "spilled": p.spilled,
         "pressure": min(8.0, registers / target.vector_registers),
         "loads_per_op": loads / max(1.0, p.body_ops * max(1.0, p.facts.ops.slots)),
         "blocked_sum": float(any(x.blocks for x in p.levels)),
@@ -108,11 +112,21 @@ def _inner_loops(p: StatementProfile) -> dict[str, float]:
     def trip(position: int) -> float:
         return log2p(p.levels[position].count) if position >= 0 else 0.0
 
+    def stride(position: int) -> float:
+        if position < 0:
+            return 0.0
+        strides = [(stride_at(s, position), s.size) for s in p.streams if not s.per_result]
+        return log2p(max((x * size for x, size in strides if x != ANYWHERE), default=0))
+
     inner = p.body - 1
     return {
         "inner_trip": trip(inner),
         "inner_reduced": float(inner >= 0 and p.levels[inner].reduced),
+        "inner_stride": stride(inner),
         "second_trip": trip(inner - 1),
+        "second_reduced": float(inner >= 1 and p.levels[inner - 1].reduced),
+        "second_stride": stride(inner - 1),
+        "third_trip": trip(inner - 2),
     }
 
 

@@ -8,10 +8,12 @@ from math import ceil, prod
 
 from nestor.cost_model.footprint import (
     ANYWHERE,
+    INSIDE,
     Move,
     Stream,
     lines_touched,
     loop_moves,
+    offset_moves,
     stream_traffic,
 )
 from nestor.cost_model.kernel_facts import Access, KernelFacts, StatementFacts
@@ -20,6 +22,9 @@ from nestor.target.cpu import CpuTarget
 
 FMA_LATENCY_CYCLES = 4.0
 """From operands to result of a multiply-add or an addition, on current x86-64 cores [cycles]."""
+
+STORE_SLOTS = 2.0
+"""Loads that start in the time of one store: cores have twice the ports for them."""
 
 PAGE_BYTES = 4096
 """Lines this far apart share a set of a first-level cache (64 sets of 64 bytes)."""
@@ -40,6 +45,7 @@ class StatementProfile:
         efficiency: share of lanes that do useful work.
         body_ops: vector operations of one element's work in the body: how far it is unrolled.
         bodies: how often the body runs.
+        registers: vector registers that there are.
     """
 
     facts: StatementFacts
@@ -52,6 +58,7 @@ class StatementProfile:
     efficiency: float
     body_ops: float
     bodies: float
+    registers: int
 
     @property
     def levels(self) -> tuple[Level, ...]:
@@ -81,10 +88,12 @@ class StatementProfile:
 
     @property
     def operand_registers(self) -> float:
-        """Registers for the operands that the body uses more than once."""
-        return sum(
-            loads for s, loads in self.body_loads() if not s.is_write and loads < self.body_ops
-        )
+        """Registers for the operands that the body uses more than once.
+
+        The smallest of them stays while the others pass by, one register at a time.
+        """
+        reused = [n for s, n in self.body_loads() if not s.is_write and n < self.body_ops]
+        return min(reused) + len(reused) - 1 if reused else 0.0
 
     def _registers(self, level: Level) -> float:
         if level.kind == "vector":
@@ -106,7 +115,8 @@ class StatementProfile:
                 elif stride == 1:
                     loads *= self.vectors
                 elif stride:
-                    loads *= level.trips
+                    # Lanes a few elements apart come from contiguous loads that are shuffled.
+                    loads *= min(self.vectors * stride, level.trips)
             out.append((s, loads))
         return out
 
@@ -120,15 +130,27 @@ class StatementProfile:
             return 0.0
         return FMA_LATENCY_CYCLES * self.bodies * self.body_ops / state
 
+    @property
+    def spilled(self) -> float:
+        """Share of its reduction's state that does not stay in registers."""
+        state = self.accumulators
+        if not state:
+            return 0.0
+        kept = [x for x in self.levels[self.loops.first_reduced : self.body] if not x.reduced]
+        if any(x.kind != "unroll" for x in kept):
+            return 1.0  # indexed by a loop, so it is an array
+        return max(0.0, 1.0 - (self.registers - 2) / state)
+
     def instructions_loaded(self) -> float:
-        """Loads and stores of all bodies; operands that the loop around does not move are kept."""
-        total = 0.0
+        """Slots of all bodies' loads and stores, as ``STORE_SLOTS`` has them; operands that the
+        loop around does not move are kept."""
+        total = (1 + STORE_SLOTS) * self.spilled * self.bodies * self.body_ops
         for s, loads in self.body_loads():
             around = self.body - 1
             times = self.bodies
             if around >= 0 and not s.is_write and not s.moved_by(around):
                 times /= max(1.0, self.levels[around].count)
-            total += loads * times
+            total += loads * times * (STORE_SLOTS if s.is_write else 1)
         for s in self.streams:
             if s.per_result and s.where != "register":
                 total += self.facts.results * s.members / self.lanes
@@ -153,7 +175,7 @@ def profile_statement(
     lanes = max(1, target.lanes(8 * max(own.size, 1)))
     vectors, efficiency = 1, 1.0 / lanes
     if vector is not None:
-        vectors = ceil(levels[vector].trips / lanes)
+        vectors = max(1, ceil(levels[vector].trips / lanes))
         efficiency = levels[vector].count / (vectors * lanes)
     ops = float(vectors)
     for x in levels[body:]:
@@ -170,6 +192,7 @@ def profile_statement(
         efficiency=efficiency,
         body_ops=ops,
         bodies=prod(x.count for x in levels[:body]),
+        registers=target.vector_registers,
     )
 
 
@@ -183,9 +206,12 @@ def _streams(
     """The statement's accesses, those that move alike as one stream."""
     grouped: dict[tuple[object, ...], list[Access]] = {}
     moves_of: dict[tuple[object, ...], list[Move]] = {}
+    offsets: dict[tuple[object, ...], list[int]] = {}
     for access in own.accesses:
         address = facts.address(access, structure.layouts.get(access.tensor))
-        key: tuple[object, ...] = (access.root, access.is_write, access.per_result, address)
+        moving = (address.linear, address.parts, address.irregular)
+        key: tuple[object, ...] = (access.root, access.is_write, access.per_result, moving)
+        offsets.setdefault(key, []).append(address.offset)
         if key not in grouped:
             moves_of[key] = loop_moves(address, loops.levels)
         grouped.setdefault(key, []).append(access)
@@ -193,6 +219,9 @@ def _streams(
     for key, accesses in grouped.items():
         first = accesses[0]
         moves, where = moves_of[key], "memory"
+        if len(accesses) > 1:
+            apart = offset_moves(offsets[key], moves)
+            moves = sorted([*moves, *apart], key=lambda m: m.stride)
         depth = loops.first_reduced if first.per_result else len(loops.levels)
         most = facts.tensor_bytes[first.tensor] / line
         kept = structure.kept.get(first.tensor)
@@ -201,7 +230,8 @@ def _streams(
         elif kept is not None:
             where = kept.scope
             path = set(kept.path)
-            moves = [m for m in moves if loops.levels[m.level].name not in path]
+            names = [x.name for x in loops.levels]
+            moves = [m for m in moves if m.level == INSIDE or names[m.level] not in path]
             most = max(1.0, kept.bytes / line)
         lines = [
             lines_touched(moves, min(p, depth), first.size, line, most)
@@ -276,7 +306,7 @@ def conflicting_lines(profile: StatementProfile) -> float:
         same = 1.0
         for m in s.moves:
             step = m.stride * s.size
-            inside = m.level >= profile.body - 1 and m.stride != ANYWHERE
+            inside = INSIDE > m.level >= profile.body - 1 and m.stride != ANYWHERE
             if inside and step >= PAGE_BYTES and step % PAGE_BYTES == 0:
                 same *= m.count
         worst = max(worst, same)

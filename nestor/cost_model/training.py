@@ -11,6 +11,10 @@ search asks which of a workload's schedules are best, so three objectives may be
   prediction remains one of time;
 * ``rank``: xgboost's pairwise ranking; its predictions are ranks, not times.
 
+The first two start from the analytical estimate, which is one of the features, times the slope that
+fits best within workloads, and fit trees to what it leaves over: where measured kernels are few,
+the estimate is what carries over to others.
+
 Each workload counts alike however many schedules of it there are, and boosting stops when held-out
 workloads no longer gain.
 
@@ -40,6 +44,7 @@ from nestor.cost_model.trees import TreeEnsemble, ensemble_from_bytes, ensemble_
 from nestor.errors import NestorError, UserError
 
 Objective = Literal["regression", "combined", "rank"]
+START = FEATURE_NAMES.index("estimate")
 OBJECTIVES: tuple[Objective, ...] = ("regression", "combined", "rank")
 
 
@@ -61,7 +66,7 @@ class TrainingOptions:
         limit_s: wall-clock time for the whole fit [s].
     """
 
-    objective: Objective = "combined"
+    objective: Objective = "regression"
     common_weight: float = 0.25
     rounds: int = 600
     patience: int = 50
@@ -237,11 +242,26 @@ class _Fit:
         self.options = options
         # Ranking takes each group's rows together.
         order = np.argsort(groups, kind="stable")
-        self.features, self.target = features[order], target[order]
-        self.groups, self.held = groups[order], held[order]
+        self.features, self.groups, self.held = features[order], groups[order], held[order]
+        self.measured = target[order]
+        self.estimate = self.features[:, START]
+        is_rank = options.objective == "rank"
+        self.slope = 0.0 if is_rank else self._fit_slope(~self.held)
+        self.target = self.measured - np.float32(self.slope) * self.estimate
+
+    def _fit_slope(self, seen: NDArray[np.bool_]) -> float:
+        """Least squares of targets over estimates, both without their mean over a workload."""
+        groups, y, x = self.groups[seen], self.measured[seen], self.estimate[seen]
+        weights = group_weights(groups)
+        over = under = 0.0
+        for at in group_positions(groups):
+            a, b = x[at] - x[at].mean(), y[at] - y[at].mean()
+            over += float((weights[at] * a * b).sum())
+            under += float((weights[at] * a * a).sum())
+        return float(np.float32(over / under)) if under > 0 else 0.0
 
     def ensemble(self) -> TreeEnsemble:
-        """The fitted trees."""
+        """The fitted trees, and what they start from."""
         try:
             import xgboost
         except ImportError as error:
@@ -261,9 +281,10 @@ class _Fit:
             verbose_eval=False,
         )
         model = json.loads(bytes(booster.save_raw("json")))
-        return ensemble_from_xgboost(
+        trees = ensemble_from_xgboost(
             model, features_version=FEATURES_VERSION, names=FEATURE_NAMES, card={}
         )
+        return replace(trees, start=START, slope=self.slope)
 
     def _parameters(self, mean: float) -> dict[str, Any]:
         o = self.options
@@ -318,13 +339,14 @@ class _Fit:
 
     def _metric(self) -> Any:
         """What early stopping watches on held-out workloads: ranks first, then errors."""
-        target, groups = self.target[self.held], self.groups[self.held]
+        target, groups = self.measured[self.held], self.groups[self.held]
+        start = self.slope * self.estimate[self.held].astype(np.float64)
         places = list(group_positions(groups))
         weights = group_weights(groups)
         share = 0.0 if self.options.objective == "rank" else 0.1
 
         def metric(predicted: Any, _matrix: Any) -> tuple[str, float]:
-            p = np.asarray(predicted, dtype=np.float64)
+            p = np.asarray(predicted, dtype=np.float64) + start
             rank = np.mean([1 - spearman(p[at], target[at]) for at in places if len(at) > 1] or [0])
             error = np.sqrt(np.mean(weights * (p - target) ** 2))
             return "loss", float(rank + share * error)

@@ -49,7 +49,7 @@ class TreeEnsemble:
     Attributes:
         features_version: of the table of features.
         names: of the features, in order.
-        base_score: what a row starts from.
+        base_score, start, slope: what a row starts from: ``base_score + slope * feature[start]``.
         roots: position of each tree's root, shape (trees,), int32.
         feature, threshold: of each node, shape (nodes,): a row goes left where its feature is less.
             Leaves have feature -1.
@@ -69,6 +69,8 @@ class TreeEnsemble:
     right: NDArray[np.int32]
     missing_left: NDArray[np.bool_]
     value: NDArray[np.float32]
+    start: int = 0
+    slope: float = 0.0
     card: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -97,6 +99,8 @@ class TreeEnsemble:
                 f"features have the shape {rows.shape}; this model takes (rows, {len(self.names)})"
             )
         out = np.full(len(rows), self.base_score, dtype=np.float32)
+        if self.slope:
+            out += np.float32(self.slope) * rows[:, self.start]
         if self.roots.size:
             steps = self.depth
             for start in range(0, len(rows), _ROWS):
@@ -134,6 +138,8 @@ class TreeEnsemble:
             "features_version": self.features_version,
             "names": list(self.names),
             "base_score": float(self.base_score),
+            "start": self.start,
+            "slope": float(self.slope),
             "card": self.card,
         }
         arrays: dict[str, NDArray[Any]] = {n: getattr(self, n) for n in _ARRAYS}
@@ -174,6 +180,8 @@ def ensemble_from_bytes(data: bytes, name: str = "cost model") -> TreeEnsemble:
             features_version=int(head["features_version"]),
             names=tuple(str(n) for n in head["names"]),
             base_score=float(head["base_score"]),
+            start=int(head["start"]),
+            slope=float(head["slope"]),
             card=dict(head["card"]),
             **arrays,
         )
@@ -209,8 +217,10 @@ def _check(e: TreeEnsemble) -> None:
         raise ValueError("arrays of nodes differ in length")
     if len(set(e.names)) != len(e.names):
         raise ValueError("a feature is named twice")
-    if not np.isfinite(e.base_score):
-        raise ValueError("the base score is not finite")
+    if not np.isfinite([e.base_score, e.slope]).all():
+        raise ValueError("the base score or the slope is not finite")
+    if e.slope and not 0 <= e.start < len(e.names):
+        raise ValueError("rows start from a feature that there is not")
     if e.roots.size and (e.roots.min() < 0 or e.roots.max() >= nodes):
         raise ValueError("a root lies outside")
     if not nodes:

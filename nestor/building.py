@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nestor.compiler import CompiledProgram, compile_program
+from nestor.compiler import (
+    CompiledProgram,
+    compile_program,
+    partition_kernels,
+    prepare_program,
+)
 from nestor.config import Config
 from nestor.interface import InterfaceBuilder
 from nestor.ir.program import Extern
 from nestor.linking import Linker
+from nestor.passes.fusion import FusedKernel
 from nestor.report import ExternReport, KernelReport, Report
 from nestor.runtime.executable import Executable
 from nestor.runtime.manifest import ExternCall, Manifest, TargetInfo, WeightSource, check_manifest
@@ -67,6 +74,52 @@ def build_model(
     if release_weights:
         built.take_weights(model)
     return built
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelKernels:
+    """The different kernels of a model, in canonical names, and what they are compiled for.
+
+    Attributes: calls: how often each is called. threads: of one call of a kernel.
+    """
+
+    kernels: tuple[FusedKernel, ...]
+    calls: tuple[int, ...]
+    target: CpuTarget
+    threads: int
+
+
+def model_kernels(
+    model: Any,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    config: Config,
+    *,
+    dynamic_shapes: Any = None,
+    name: str = "model",
+) -> ModelKernels:
+    """The kernels that ``build_model`` would compile; none is.
+
+    Raises: ``ExportError``, ``InputError``.
+    """
+    from nestor.frontends.torch import import_model
+
+    imported = import_model(model, args, kwargs, dynamic_shapes=dynamic_shapes, name=name)
+    prepared = prepare_program(
+        imported.program,
+        parse_target(config.target),
+        config,
+        has_updates=bool(imported.mutated),
+    )
+    parts = partition_kernels(prepared)
+    kernels = parts.different()
+    uses = Counter(part[0].kernel for part in parts.canonical if not isinstance(part, Extern))
+    return ModelKernels(
+        kernels=tuple(kernels),
+        calls=tuple(uses[k.kernel] * prepared.blocked.blocks for k in kernels),
+        target=prepared.target,
+        threads=1 if prepared.blocked.blocks > 1 else config.thread_count(),
+    )
 
 
 class BuiltModel:

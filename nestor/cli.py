@@ -1,4 +1,4 @@
-"""The ``nestor`` command: ``compile``, ``run``, ``bench``, ``explain``, ``doctor``.
+"""The ``nestor`` command: ``compile``, ``run``, ``bench``, ``explain``, ``cache``, ``doctor``.
 
 Built on ``argparse``, because ``nestor run`` and ``nestor doctor`` must work where only Python and
 NumPy are installed. Tables go to standard output, progress and errors to standard error. Exit
@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from nestor.cli_cache_parser import add_cache_commands
 from nestor.config import Config
 from nestor.errors import InternalError, NestorError, Unsupported, UserError
 
@@ -53,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_run(commands)
     _add_bench(commands)
     _add_explain(commands)
+    _add_cache(commands)
     _add_doctor(commands)
     return parser
 
@@ -173,6 +175,21 @@ def _add_explain(commands: _Commands[_Parser]) -> None:
     parser.add_argument("--statement", metavar="NAME", help="which statement to draw")
     parser.add_argument("--picture-sizes", metavar="N=8", help="sizes in the picture")
     parser.set_defaults(handler="nestor.cli_explain:explain_command")
+
+
+def _add_cache(commands: _Commands[_Parser]) -> None:
+    parser = commands.add_parser(
+        "cache",
+        help="look after what is kept between runs: objects and tuning records",
+        description="Look after what is kept between runs: objects and tuning records.",
+        epilog="example:\n  nestor cache info",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    actions = parser.add_subparsers(
+        dest="action", metavar="ACTION", title="actions", parser_class=_Parser, required=True
+    )
+    add_cache_commands(actions, _add, _MODEL_HELP)
+    parser.set_defaults(handler="nestor.cli_cache:cache_command")
 
 
 def _add_doctor(commands: _Commands[_Parser]) -> None:

@@ -22,7 +22,7 @@ from nestor.passes.default_schedule import default_schedule
 from nestor.passes.fusion import FusedKernel, partition_program
 from nestor.passes.nest import apply_step, initial_state, is_arranged, nest_tensors
 from nestor.passes.overwrite import overwrite_operands
-from nestor.passes.pipeline import PassContext, run_pipeline
+from nestor.passes.pipeline import PassContext, PipelineResult, run_pipeline
 from nestor.passes.register_tile import VectorUnit
 from nestor.target.cpu import CpuTarget
 
@@ -91,6 +91,48 @@ def compile_program(
     Raises: ``Unsupported`` in ``strict`` mode if an operator has no lowering; names them all.
     """
     clock = time.perf_counter()
+    prepared = prepare_program(program, target, config, has_updates=has_updates)
+    result, context = prepared.result, prepared.context
+    compiled = CompiledProgram(
+        main=result.main,
+        weight_program=result.weight_program,
+        blocks=prepared.blocked.blocks,
+        in_blocks=prepared.blocked.in_blocks,
+    )
+    compiled.layouts = [(e.subject, e.reason) for e in context.entries("assign_layouts")]
+    compiled.seconds["passes"] = time.perf_counter() - clock
+    clock = time.perf_counter()
+    kernels = partition_kernels(prepared)
+    compiled.refused_fusions = kernels.refused
+    if strict:
+        refuse_externs([p for p in kernels.originals if isinstance(p, Extern)])
+    jobs = _plan_jobs(compiled, kernels.different(), prepared.target)
+    compiled.seconds["schedules"] = time.perf_counter() - clock
+    clock = time.perf_counter()
+    compiled.objects, compiled.cached = compile_jobs(jobs, config, progress)
+    compiled.seconds["kernels"] = time.perf_counter() - clock
+    _plan_calls(compiled, kernels.originals, kernels.canonical)
+    dump_compilation(compiled, context, prepared.target, config)
+    return compiled
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedProgram:
+    """A Program after all Program → Program passes.
+
+    Attributes: target: what kernels are made for; with blocks, one core of what was asked for.
+    """
+
+    blocked: BlockedProgram
+    result: PipelineResult
+    context: PassContext
+    target: CpuTarget
+
+
+def prepare_program(
+    program: Program, target: CpuTarget, config: Config, *, has_updates: bool = False
+) -> PreparedProgram:
+    """Cut the batch into blocks where that helps, and run the passes."""
     blocked = BlockedProgram(program)
     if not has_updates:
         blocked = split_batch(program, target.cores)
@@ -98,29 +140,37 @@ def compile_program(
         target = replace(target, cores=1)  # a block has one thread
     context = PassContext(target=target, config=config, debug="passes" in config.debug)
     result = run_pipeline(blocked.program, context)
-    compiled = CompiledProgram(
-        main=result.main,
-        weight_program=result.weight_program,
-        blocks=blocked.blocks,
-        in_blocks=blocked.in_blocks,
-    )
-    compiled.layouts = [(e.subject, e.reason) for e in context.entries("assign_layouts")]
-    compiled.seconds["passes"] = time.perf_counter() - clock
-    clock = time.perf_counter()
-    partition = partition_program(result.main, l2_bytes=target.l2_bytes, cores=target.cores)
-    compiled.refused_fusions = partition.refused
-    if strict:
-        refuse_externs([p for p in partition.parts if isinstance(p, Extern)])
-    originals = overwrite_operands(result.main, partition.parts)
-    parts = [p if isinstance(p, Extern) else canonicalize_kernel(p) for p in originals]
-    jobs = _plan_jobs(compiled, [p[0] for p in parts if not isinstance(p, Extern)], target)
-    compiled.seconds["schedules"] = time.perf_counter() - clock
-    clock = time.perf_counter()
-    compiled.objects, compiled.cached = compile_jobs(jobs, config, progress)
-    compiled.seconds["kernels"] = time.perf_counter() - clock
-    _plan_calls(compiled, originals, parts)
-    dump_compilation(compiled, context, target, config)
-    return compiled
+    return PreparedProgram(blocked=blocked, result=result, context=context, target=target)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartitionedKernels:
+    """A Program's kernels in running order, as they stand in it and in canonical names.
+
+    Attributes: canonical: a kernel, and canonical → original name of its tensors and symbols.
+        refused: fusions that were not made, and why.
+    """
+
+    originals: list[FusedKernel | Extern]
+    canonical: list[tuple[FusedKernel, dict[str, str]] | Extern]
+    refused: list[str]
+
+    def different(self) -> list[FusedKernel]:
+        """Each different kernel once, in canonical names."""
+        found: dict[Program, FusedKernel] = {}
+        for part in self.canonical:
+            if not isinstance(part, Extern):
+                found.setdefault(part[0].kernel, part[0])
+        return list(found.values())
+
+
+def partition_kernels(prepared: PreparedProgram) -> PartitionedKernels:
+    """Cut a prepared Program into kernels."""
+    main, target = prepared.result.main, prepared.target
+    partition = partition_program(main, l2_bytes=target.l2_bytes, cores=target.cores)
+    originals = overwrite_operands(main, partition.parts)
+    canonical = [p if isinstance(p, Extern) else canonicalize_kernel(p) for p in originals]
+    return PartitionedKernels(originals=originals, canonical=canonical, refused=partition.refused)
 
 
 def refuse_externs(externs: list[Extern]) -> None:
@@ -140,8 +190,6 @@ def _plan_jobs(
     unit = VectorUnit(bits=target.vector_bits, registers=target.vector_registers)
     jobs: dict[str, KernelJob] = {}
     for fused in kernels:
-        if fused.kernel in compiled.key_of:
-            continue
         schedule = default_schedule(fused, unit)
         job = KernelJob(
             kernel=fused.kernel, schedule=schedule, target=target, function_name="kernel"

@@ -78,6 +78,18 @@ class Database:
         """``action`` in one transaction; it may run several times, the last one counts."""
         return self._attempt(self.engine.execution_options(nestor_write=True), action)
 
+    def compact(self) -> None:
+        """Give room that deleted rows left back to the disk, unless others are at work."""
+        if self.path is None:
+            return  # PostgreSQL does so by itself
+        # Needs the whole file for itself, and as much room again; it is no loss without.
+        with (
+            contextlib.suppress(sqlite3.OperationalError),
+            contextlib.closing(_connect(self.path, create=False)) as plain,
+        ):
+            plain.execute("PRAGMA busy_timeout = 1000")
+            plain.execute("VACUUM")
+
     def _attempt(self, engine: sa.Engine, action: Callable[[sa.Connection], T]) -> T:
         deadline = time.monotonic() + PATIENCE_SECONDS
         pause = 0.05
@@ -129,7 +141,7 @@ def open_database(where: str | Path, *, create: bool = True) -> Database | None:
         assert url is not None
         return _open_postgresql(url)
     except (DBAPIError, sqlite3.Error, OSError) as error:
-        label = str(path) if path else url.render_as_string(hide_password=True) if url else ""
+        label = str(path) if url is None else _shown(url)
         raise DatabaseUnusable(f"{label}: {describe_error(error)}") from error
 
 
@@ -152,8 +164,13 @@ def parse_place(where: str | Path) -> tuple[Path | None, sa.URL | None]:
     return None, url.set(drivername="postgresql+psycopg")
 
 
+def _shown(url: sa.URL) -> str:
+    """A URL as it was given, without its password."""
+    return url.set(drivername=url.get_backend_name()).render_as_string(hide_password=True)
+
+
 def _open_postgresql(url: sa.URL) -> Database:
-    label = url.render_as_string(hide_password=True)
+    label = _shown(url)
     try:
         engine = sa.create_engine(
             url, pool_pre_ping=True, pool_size=2, connect_args={"connect_timeout": 10}
@@ -188,9 +205,11 @@ def _open_sqlite(path: Path, create: bool) -> Database | None:
     if create:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _opening_lock(path):
-        set_aside = _set_aside_if_none(path)
-        if set_aside is not None and not create:
-            create = True  # what is there is none; a new one takes its place
+        set_aside = None
+        if not _is_database(path):
+            if not create:
+                raise DatabaseUnusable(f"{path}: is no database")
+            set_aside = _set_aside(path)
         engine = _sqlite_engine(path, create)
         try:
             _prepare_sqlite(engine, path)
@@ -230,15 +249,18 @@ def _opening_lock(path: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _set_aside_if_none(path: Path) -> Path | None:
-    """Move a file that is no database out of the way; where to. An empty one is a new database."""
+def _is_database(path: Path) -> bool:
+    """Whether a file is what SQLite writes. One that is absent or empty is a new database."""
     try:
         with path.open("rb") as file:
             head = file.read(len(_SQLITE_MAGIC))
     except FileNotFoundError:
-        return None
-    if not head or head == _SQLITE_MAGIC:
-        return None
+        return True
+    return not head or head == _SQLITE_MAGIC
+
+
+def _set_aside(path: Path) -> Path:
+    """Move a file that is no database out of the way; where to."""
     number = 1
     while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
         number += 1

@@ -144,7 +144,7 @@ def check_schedule(schedule: object) -> Schedule:
         raise BadRecord(f"a schedule is a {type(schedule).__name__}, not a tuple of steps")
     for position, step in enumerate(schedule):
         kind: Any = type(step)
-        if STEPS.get(kind.__name__) is not kind:
+        if kind not in STEPS.values():
             raise BadRecord(f"schedule step {position}: {kind.__name__} is no step")
         for name, check in step_checks(kind):
             if not check(getattr(step, name)):

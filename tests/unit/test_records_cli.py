@@ -64,7 +64,7 @@ def test_every_action_has_help_with_an_example(action, capsys):
 
 
 def test_without_records_nothing_is_made(run, place):
-    assert f"records: {place} (–)" in run("info")
+    assert f"{place} (–)" in run("info")
     assert "0 kernels" in run("ls")
     assert json.loads(run("ls", "--json"))["kernels"] == []
     assert json.loads(run("verify", "--json"))["sound"] is True

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nestor.autotune.records import BadRecord, KernelKey, Record, Records, TargetKey
-from nestor.autotune.records.checking import read_schedule, step_checks
+from nestor.autotune.records.checking import step_checks
 from nestor.config import Config
 from nestor.errors import UserError
 from nestor.ir.parser import parse_affine
@@ -165,7 +165,9 @@ def arranged():
 
 @pytest.mark.parametrize("schedule", [(), tiled(8), arranged()])
 def test_schedules_are_read_strictly(schedule):
-    assert read_schedule(schedule_to_json(schedule)) == schedule
+    given = sample(8, schedule=schedule)
+    assert schedule_to_json(schedule) == given.to_json()["schedule"]
+    assert Record.from_json(given.to_json(), KERNEL, TARGET) == given
 
 
 @pytest.mark.parametrize(
@@ -191,8 +193,8 @@ def test_schedules_are_read_strictly(schedule):
     ],
 )
 def test_odd_schedules_are_refused(data):
-    with pytest.raises(BadRecord):
-        read_schedule(data)
+    with pytest.raises(BadRecord, match="schedule"):
+        Record.from_json({**sample(8).to_json(), "schedule": data}, KERNEL, TARGET)
 
 
 # ------------------------------------------------------------------------------------- best

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import threading
 import warnings
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nestor.autotune.records import BadRecord, KernelKey, Record, Records, TargetKey
 from nestor.autotune.records.checking import step_checks
@@ -70,16 +73,16 @@ def test_a_target_is_what_times_depend_on():
 
 
 def test_round_trip(records, tmp_path):
-    given = [
+    some = [
         sample(8),
         sample(16, status="crashed", samples_ns=(), detail="signal 11", point=None),
         sample(32, schedule=(), detail="ä → 漢字 🙂"),
     ]
-    assert records.add_many(given) == 3
-    assert records.history(KERNEL.digest) == given
+    assert records.add_many(some) == 3
+    assert records.history(KERNEL.digest) == some
     with Records.open(tmp_path / "records.db") as again:
-        assert again.history(KERNEL.digest) == given
-        assert list(again.iterate()) == given
+        assert again.history(KERNEL.digest) == some
+        assert list(again.iterate()) == some
         assert again.skipped == 0
 
 
@@ -165,9 +168,9 @@ def arranged():
 
 @pytest.mark.parametrize("schedule", [(), tiled(8), arranged()])
 def test_schedules_are_read_strictly(schedule):
-    given = sample(8, schedule=schedule)
-    assert schedule_to_json(schedule) == given.to_json()["schedule"]
-    assert Record.from_json(given.to_json(), KERNEL, TARGET) == given
+    record = sample(8, schedule=schedule)
+    assert schedule_to_json(schedule) == record.to_json()["schedule"]
+    assert Record.from_json(record.to_json(), KERNEL, TARGET) == record
 
 
 @pytest.mark.parametrize(
@@ -195,6 +198,34 @@ def test_schedules_are_read_strictly(schedule):
 def test_odd_schedules_are_refused(data):
     with pytest.raises(BadRecord, match="schedule"):
         Record.from_json({**sample(8).to_json(), "schedule": data}, KERNEL, TARGET)
+
+
+_DATA = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
+    max_leaves=8,
+)
+
+
+@given(field=st.sampled_from(sorted(sample(8).to_json())), value=_DATA)
+def test_any_data_is_a_record_or_refused(field, value):
+    """Whatever stands in one field: refused, or a record that says the same again."""
+    data = {**json.loads(json.dumps(sample(8).to_json())), field: value}
+    try:
+        record = Record.from_json(data, KERNEL, TARGET)
+    except BadRecord:
+        return
+    assert json.loads(json.dumps(record.to_json())) == data
+
+
+@given(place=st.integers(0, len(KERNEL.text) - 1), to=st.sampled_from("0 17{}[]<+*:_%#\nxS"))
+def test_any_text_is_a_kernel_or_refused(place, to):
+    text = KERNEL.text[:place] + to + KERNEL.text[place + 1 :]
+    try:
+        key = KernelKey.parsed(text)
+    except BadRecord:
+        return
+    assert key.text == text
 
 
 # ------------------------------------------------------------------------------------- best

@@ -14,7 +14,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -39,6 +39,8 @@ BUSY_SECONDS = 30.0
 PATIENCE_SECONDS = 30.0
 """How long a transaction is repeated while a server restarts [s]."""
 
+_MAX_COLLISIONS = 20
+
 _SQLITE_MAGIC = b"SQLite format 3\0"
 
 _PASSING_STATES = ("08", "40", "53300", "55P03", "57P", "25006")
@@ -54,7 +56,7 @@ class DatabaseUnusable(Exception):
     """The database cannot be opened or used; the message says which and why."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Database:
     """An open database at the current schema.
 
@@ -69,6 +71,7 @@ class Database:
     label: str
     path: Path | None
     set_aside: Path | None = None
+    _process: int = field(default_factory=os.getpid)
 
     def read(self, action: Callable[[sa.Connection], T]) -> T:
         """``action`` within one snapshot. Raises: SQLAlchemy's ``DBAPIError``."""
@@ -91,14 +94,21 @@ class Database:
             plain.execute("VACUUM")
 
     def _attempt(self, engine: sa.Engine, action: Callable[[sa.Connection], T]) -> T:
+        if self._process != os.getpid():
+            # After a fork: a connection serves one process, and closing it would end the parent's.
+            engine.dispose(close=False)
+            self._process = os.getpid()
         deadline = time.monotonic() + PATIENCE_SECONDS
-        pause = 0.05
+        pause, collisions = 0.05, 0
         while True:
             try:
                 with engine.begin() as connection:
                     return action(connection)
             except DBAPIError as error:
-                if not _may_pass(error) or time.monotonic() > deadline:
+                # A kernel or target that somebody else pruned meanwhile, or a fault that stays.
+                collisions += isinstance(error, IntegrityError)
+                may_pass = collisions <= _MAX_COLLISIONS and _may_pass(error)
+                if not may_pass or time.monotonic() > deadline:
                     raise
             time.sleep(pause)
             pause = min(2 * pause, 1.0)
@@ -107,7 +117,7 @@ class Database:
 def _may_pass(error: DBAPIError) -> bool:
     """Whether the same transaction may succeed a little later."""
     if isinstance(error, IntegrityError):
-        return True  # a kernel or target that another process pruned meanwhile
+        return True
     if isinstance(error.orig, sqlite3.Error):
         code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
         return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
@@ -195,7 +205,7 @@ def _open_postgresql(url: sa.URL) -> Database:
 def _open_sqlite(path: Path, create: bool) -> Database | None:
     if not path.exists() and not create:
         return None
-    kind = file_system_of(path.parent)
+    kind = file_system_of(path)
     if is_network_file_system(kind):
         raise UserError(
             f"{path} lies on a network file system ({kind}), where SQLite loses data\n"
@@ -222,12 +232,15 @@ def _open_sqlite(path: Path, create: bool) -> Database | None:
 def _prepare_sqlite(engine: sa.Engine, path: Path) -> None:
     with engine.connect() as connection:
         odd = connection.exec_driver_sql(
-            "SELECT count(*) FROM sqlite_master WHERE type IN ('trigger', 'view')"
+            "SELECT count(*) FROM sqlite_master "
+            "WHERE type IN ('trigger', 'view') OR (type = 'table' AND rootpage = 0)"
         ).scalar()
         version = schema_version(connection)
     if odd:
-        # Triggers and views are programs that would run when we read or write.
-        raise DatabaseUnusable(f"{path}: holds triggers or views, which Nestor never makes")
+        # All three are programs that would run when we read or write.
+        raise DatabaseUnusable(
+            f"{path}: holds triggers, views or virtual tables, which Nestor never makes"
+        )
     check_version(version, str(path))
     if version != SCHEMA_VERSION:
         with contextlib.closing(_connect(path, create=True)) as plain:

@@ -55,16 +55,16 @@ def _info(given: argparse.Namespace, config: Config) -> int:
         found = {"folder": str(objects.folder), "bytes": object_bytes}
         print(json.dumps({"objects": found, "records": summary.to_dict()}))
         return 0
-    rows = [
-        ("objects", f"{objects.folder}", format_bytes(object_bytes)),
-        ("records", summary.place, format_bytes(summary.size_bytes)),
-        ("", f"{summary.kernels} kernels, {summary.targets} targets", f"{summary.records}"),
-    ]
-    rows += [("", f"status {name}", str(n)) for name, n in summary.statuses.items()]
-    rows += [("", f"code generator {name}", str(n)) for name, n in summary.generators.items()]
-    if summary.newest_ns is not None:
-        rows.append(("", "newest", _date(summary.newest_ns)))
-    print_tables(Table(columns=("", "what", ">how much"), rows=tuple(rows)))
+    # Paths stand outside the table, which would fold them.
+    print(f"objects: {objects.folder} ({format_bytes(object_bytes)})")
+    print(f"records: {summary.place} ({format_bytes(summary.size_bytes)})\n")
+    rows = [("kernels", str(summary.kernels)), ("targets", str(summary.targets))]
+    rows += [("records", str(summary.records))]
+    rows += [(f"  {name}", str(n)) for name, n in summary.statuses.items()]
+    rows += [(f"  by {name}", str(n)) for name, n in summary.generators.items()]
+    if summary.oldest_ns is not None and summary.newest_ns is not None:
+        rows += [("oldest", _date(summary.oldest_ns)), ("newest", _date(summary.newest_ns))]
+    print_tables(Table(columns=("", ">"), rows=tuple(rows)))
     return 0
 
 

@@ -14,7 +14,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -39,6 +39,8 @@ BUSY_SECONDS = 30.0
 PATIENCE_SECONDS = 30.0
 """How long a transaction is repeated while a server restarts [s]."""
 
+_MAX_COLLISIONS = 20
+
 _SQLITE_MAGIC = b"SQLite format 3\0"
 
 _PASSING_STATES = ("08", "40", "53300", "55P03", "57P", "25006")
@@ -54,7 +56,7 @@ class DatabaseUnusable(Exception):
     """The database cannot be opened or used; the message says which and why."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Database:
     """An open database at the current schema.
 
@@ -69,6 +71,7 @@ class Database:
     label: str
     path: Path | None
     set_aside: Path | None = None
+    _process: int = field(default_factory=os.getpid)
 
     def read(self, action: Callable[[sa.Connection], T]) -> T:
         """``action`` within one snapshot. Raises: SQLAlchemy's ``DBAPIError``."""
@@ -78,15 +81,34 @@ class Database:
         """``action`` in one transaction; it may run several times, the last one counts."""
         return self._attempt(self.engine.execution_options(nestor_write=True), action)
 
+    def compact(self) -> None:
+        """Give room that deleted rows left back to the disk, unless others are at work."""
+        if self.path is None:
+            return  # PostgreSQL does so by itself
+        # Needs the whole file for itself, and as much room again; it is no loss without.
+        with (
+            contextlib.suppress(sqlite3.OperationalError),
+            contextlib.closing(_connect(self.path, create=False)) as plain,
+        ):
+            plain.execute("PRAGMA busy_timeout = 1000")
+            plain.execute("VACUUM")
+
     def _attempt(self, engine: sa.Engine, action: Callable[[sa.Connection], T]) -> T:
+        if self._process != os.getpid():
+            # After a fork: a connection serves one process, and closing it would end the parent's.
+            engine.dispose(close=False)
+            self._process = os.getpid()
         deadline = time.monotonic() + PATIENCE_SECONDS
-        pause = 0.05
+        pause, collisions = 0.05, 0
         while True:
             try:
                 with engine.begin() as connection:
                     return action(connection)
             except DBAPIError as error:
-                if not _may_pass(error) or time.monotonic() > deadline:
+                # A kernel or target that somebody else pruned meanwhile, or a fault that stays.
+                collisions += isinstance(error, IntegrityError)
+                may_pass = collisions <= _MAX_COLLISIONS and _may_pass(error)
+                if not may_pass or time.monotonic() > deadline:
                     raise
             time.sleep(pause)
             pause = min(2 * pause, 1.0)
@@ -95,7 +117,7 @@ class Database:
 def _may_pass(error: DBAPIError) -> bool:
     """Whether the same transaction may succeed a little later."""
     if isinstance(error, IntegrityError):
-        return True  # a kernel or target that another process pruned meanwhile
+        return True
     if isinstance(error.orig, sqlite3.Error):
         code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
         return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
@@ -129,7 +151,7 @@ def open_database(where: str | Path, *, create: bool = True) -> Database | None:
         assert url is not None
         return _open_postgresql(url)
     except (DBAPIError, sqlite3.Error, OSError) as error:
-        label = str(path) if path else url.render_as_string(hide_password=True) if url else ""
+        label = str(path) if url is None else _shown(url)
         raise DatabaseUnusable(f"{label}: {describe_error(error)}") from error
 
 
@@ -152,8 +174,13 @@ def parse_place(where: str | Path) -> tuple[Path | None, sa.URL | None]:
     return None, url.set(drivername="postgresql+psycopg")
 
 
+def _shown(url: sa.URL) -> str:
+    """A URL as it was given, without its password."""
+    return url.set(drivername=url.get_backend_name()).render_as_string(hide_password=True)
+
+
 def _open_postgresql(url: sa.URL) -> Database:
-    label = url.render_as_string(hide_password=True)
+    label = _shown(url)
     try:
         engine = sa.create_engine(
             url, pool_pre_ping=True, pool_size=2, connect_args={"connect_timeout": 10}
@@ -178,7 +205,7 @@ def _open_postgresql(url: sa.URL) -> Database:
 def _open_sqlite(path: Path, create: bool) -> Database | None:
     if not path.exists() and not create:
         return None
-    kind = file_system_of(path.parent)
+    kind = file_system_of(path)
     if is_network_file_system(kind):
         raise UserError(
             f"{path} lies on a network file system ({kind}), where SQLite loses data\n"
@@ -188,9 +215,11 @@ def _open_sqlite(path: Path, create: bool) -> Database | None:
     if create:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _opening_lock(path):
-        set_aside = _set_aside_if_none(path)
-        if set_aside is not None and not create:
-            create = True  # what is there is none; a new one takes its place
+        set_aside = None
+        if not _is_database(path):
+            if not create:
+                raise DatabaseUnusable(f"{path}: is no database")
+            set_aside = _set_aside(path)
         engine = _sqlite_engine(path, create)
         try:
             _prepare_sqlite(engine, path)
@@ -203,12 +232,15 @@ def _open_sqlite(path: Path, create: bool) -> Database | None:
 def _prepare_sqlite(engine: sa.Engine, path: Path) -> None:
     with engine.connect() as connection:
         odd = connection.exec_driver_sql(
-            "SELECT count(*) FROM sqlite_master WHERE type IN ('trigger', 'view')"
+            "SELECT count(*) FROM sqlite_master "
+            "WHERE type IN ('trigger', 'view') OR (type = 'table' AND rootpage = 0)"
         ).scalar()
         version = schema_version(connection)
     if odd:
-        # Triggers and views are programs that would run when we read or write.
-        raise DatabaseUnusable(f"{path}: holds triggers or views, which Nestor never makes")
+        # All three are programs that would run when we read or write.
+        raise DatabaseUnusable(
+            f"{path}: holds triggers, views or virtual tables, which Nestor never makes"
+        )
     check_version(version, str(path))
     if version != SCHEMA_VERSION:
         with contextlib.closing(_connect(path, create=True)) as plain:
@@ -230,15 +262,18 @@ def _opening_lock(path: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _set_aside_if_none(path: Path) -> Path | None:
-    """Move a file that is no database out of the way; where to. An empty one is a new database."""
+def _is_database(path: Path) -> bool:
+    """Whether a file is what SQLite writes. One that is absent or empty is a new database."""
     try:
         with path.open("rb") as file:
             head = file.read(len(_SQLITE_MAGIC))
     except FileNotFoundError:
-        return None
-    if not head or head == _SQLITE_MAGIC:
-        return None
+        return True
+    return not head or head == _SQLITE_MAGIC
+
+
+def _set_aside(path: Path) -> Path:
+    """Move a file that is no database out of the way; where to."""
     number = 1
     while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
         number += 1

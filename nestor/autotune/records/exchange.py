@@ -49,7 +49,8 @@ def export_records(records: Records, path: Path) -> int:
     """
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        with gzip.GzipFile(part, "wb", mtime=0) as file:
+        # No name and no time in the file: equal records make equal bytes.
+        with part.open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
             count = _write_lines(records, file)
         part.replace(path)
     except OSError as error:
@@ -129,6 +130,8 @@ class _Reader:
                     kind, value = self._line(line)
                     if kind == "end":
                         self._check_end(value, met)
+                        if file.read(1):  # also makes gzip compare its checksum
+                            raise UserError(f"{str(self.path)!r}: something follows the end")
                         return
                     met += kind == "record"
                     record = self._take(kind, value)

@@ -25,10 +25,11 @@ from nestor.autotune.records.checking import (
     check_schedule,
     check_text,
     check_time_ns,
+    check_written,
     clean_text,
     digest_of,
     parse_json,
-    read_schedule,
+    parse_schedule,
 )
 from nestor.errors import IRError
 from nestor.ir.hashing import canonicalize
@@ -224,6 +225,7 @@ class Record:
         strategy: what proposed the schedule. trial: its place in that run.
         generator: code generator (``current_generator``). package: Nestor's version.
         created_ns: time of the measurement [ns since 1970].
+        schedule_text: the schedule as canonical JSON.
     Raises: ``BadRecord`` for anything out of bounds.
     """
 
@@ -240,10 +242,12 @@ class Record:
     generator: str = field(default_factory=current_generator)
     package: str = field(default_factory=package_version)
     created_ns: int = field(default_factory=time.time_ns)
+    schedule_text: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_int("threads", self.threads, 1, MAX_THREADS)
-        check_schedule(self.schedule)
+        text = canonical_json(schedule_to_json(check_schedule(self.schedule)))
+        object.__setattr__(self, "schedule_text", text)
         if len(self.schedule_text) > MAX_SCHEDULE_CHARS:
             raise BadRecord(f"schedule of more than {MAX_SCHEDULE_CHARS} characters")
         if self.status not in STATUSES:
@@ -274,11 +278,6 @@ class Record:
         return statistics.median(c for c, _ in self.samples_ns) if self.samples_ns else None
 
     @property
-    def schedule_text(self) -> str:
-        """The schedule as canonical JSON."""
-        return canonical_json(schedule_to_json(self.schedule))
-
-    @property
     def schedule_digest(self) -> str:
         """SHA-256 [hex] of ``schedule_text``."""
         return digest_of(self.schedule_text)
@@ -290,16 +289,19 @@ class Record:
 
     @property
     def digest(self) -> str:
-        """SHA-256 [hex] of everything in the record."""
-        return digest_of(canonical_json(self.to_json()))
+        """SHA-256 [hex] of everything in the record, the schedule as ``schedule_text``."""
+        return digest_of(canonical_json({**self._facts(), "schedule": self.schedule_text}))
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; kernel and target by their digests."""
+        return {**self._facts(), "schedule": schedule_to_json(self.schedule)}
+
+    def _facts(self) -> dict[str, Any]:
+        """Everything but the schedule."""
         return {
             "kernel": self.kernel.digest,
             "target": self.target.digest,
             "threads": self.threads,
-            "schedule": schedule_to_json(self.schedule),
             "point": self.point,
             "status": self.status,
             "samples_ns": self.samples_ns,
@@ -319,7 +321,9 @@ class Record:
             raise BadRecord("record is about another kernel or target")
         detail = check_text("detail", data["detail"], MAX_DETAIL_CHARS)
         known = {**data, "kernel": kernel, "target": target, "detail": detail}
-        return cls(**{**known, "schedule": read_schedule(data["schedule"])})
+        record = cls(**{**known, "schedule": parse_schedule(data["schedule"])})
+        check_written(record.schedule_text, data["schedule"])
+        return record
 
 
 def median_ratio(samples_ns: tuple[tuple[float, float], ...]) -> float | None:

@@ -127,12 +127,12 @@ def add_row(connection: sa.Connection, table: sa.Table, values: Mapping[str, Any
     if connection.dialect.name == "postgresql":
         from sqlalchemy.dialects.postgresql import insert as pg_insert
 
-        change: Any = pg_insert(table).values(values).on_conflict_do_nothing()
-    else:
-        from sqlalchemy.dialects.sqlite import insert as lite_insert
+        change = pg_insert(table).values(values).on_conflict_do_nothing()
+        return connection.execute(change.returning(table.c.digest)).first() is not None
+    from sqlalchemy.dialects.sqlite import insert as lite_insert
 
-        change = lite_insert(table).values(values).on_conflict_do_nothing()
-    return bool(connection.execute(change).rowcount)
+    done = connection.execute(lite_insert(table).values(values).on_conflict_do_nothing())
+    return done.rowcount == 1
 
 
 def load_keys(

@@ -85,7 +85,8 @@ def _create_tables(connection: sa.Connection) -> None:
 
 
 def _add_schedule_digest(connection: sa.Connection) -> None:
-    """Version 2: the schedule's digest, so that records of one schedule are found together."""
+    """Version 2: the schedule's digest, so that records of one schedule are found together, and an
+    index from which alone schedules are ranked."""
     connection.exec_driver_sql(
         "ALTER TABLE nestor_record ADD COLUMN schedule_digest VARCHAR(64) NOT NULL DEFAULT ''"
     )
@@ -104,10 +105,13 @@ def _add_schedule_digest(connection: sa.Connection) -> None:
         last = rows[-1][0]
         found = [{"row": row, "found": digest_of(str(text))} for row, text in rows]
         connection.execute(change, found)
-    connection.exec_driver_sql(
-        "CREATE INDEX nestor_record_schedule ON nestor_record (kernel, schedule_digest, status)"
-    )
-    connection.exec_driver_sql("CREATE INDEX nestor_record_created ON nestor_record (created_ns)")
+    for statement in (
+        "DROP INDEX nestor_record_key",
+        "CREATE INDEX nestor_record_ranking ON nestor_record "
+        "(kernel, target, threads, generator, status, schedule_digest, ratio)",
+        "CREATE INDEX nestor_record_schedule ON nestor_record (kernel, schedule_digest, status)",
+    ):
+        connection.exec_driver_sql(statement)
 
 
 Step = Callable[[sa.Connection], None]

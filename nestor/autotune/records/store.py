@@ -195,22 +195,31 @@ class Records:
     # ------------------------------------------------------------------------ adding
 
     def add(self, record: Record) -> bool:
-        """Keep ``record``; whether it is new. When this returns True, the record is on disk."""
+        """Keep ``record``: when this returns, it is on disk, unless the store is not usable.
+
+        Returns: whether it was new.
+        """
         return self.add_many((record,)) == 1
 
     def add_many(self, records: Iterable[Record]) -> int:
-        """Keep records, a few hundred a transaction; how many are new."""
-        added, chunk = 0, []
-        for record in records:
-            chunk.append(record)
-            if len(chunk) == _CHUNK:
+        """Keep records, a few hundred a transaction; how many are new.
+
+        What ``records`` gave before it raised is kept.
+        """
+        added = 0
+        chunk: list[Record] = []
+        try:
+            for record in records:
+                chunk.append(record)
+                if len(chunk) == _CHUNK:
+                    full, chunk = chunk, []
+                    added += self._add_chunk(full)
+        finally:
+            if chunk:
                 added += self._add_chunk(chunk)
-                chunk = []
-        return added + (self._add_chunk(chunk) if chunk else 0)
+        return added
 
     def _add_chunk(self, records: list[Record]) -> int:
-        # In one order everywhere, so that two writers never wait for each other in a circle.
-        ordered = sorted(((r.digest, r) for r in records), key=lambda pair: pair[0])
         attempts = 0
 
         def insert(connection: sa.Connection) -> int:
@@ -220,12 +229,13 @@ class Records:
             attempts += 1
             kernels = {r.kernel.digest: r.kernel for r in records if r.kernel.digest not in sent}
             targets = {r.target.digest: r.target for r in records if r.target.digest not in sent}
+            # In one order everywhere: writers of the same kernels never wait in a circle.
             for digest in sorted(kernels):
                 add_row(connection, kernel_table, kernel_row(kernels[digest]))
             for digest in sorted(targets):
                 values = {"digest": digest, "facts": targets[digest].text}
                 add_row(connection, target_table, values)
-            return sum(add_row(connection, record_table, record_row(r)) for _, r in ordered)
+            return sum(add_row(connection, record_table, record_row(r)) for r in records)
 
         added = self.writing(insert, 0)
         if self._database is not None:

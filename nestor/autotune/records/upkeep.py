@@ -93,10 +93,8 @@ def prune_records(records: Records, *, before_ns: int, keep_best: int) -> int:
 
     removed = records.writing(remove, 0)
     database = records.database
-    if removed and database is not None and database.path is not None:
-        with database.engine.connect() as connection:
-            plain = connection.execution_options(isolation_level="AUTOCOMMIT")
-            plain.exec_driver_sql("VACUUM")
+    if removed and database is not None:
+        database.compact()
     return removed
 
 

@@ -326,6 +326,8 @@ class BuiltModel:
             ),
             compile_seconds=dict(self._seconds),
             cache_hits=compiled.cache_hits,
+            tuned_kernels=sum(not compiled.objects[k].refused for k in compiled.chosen),
+            tuning_trials=0 if self.tuning is None else self.tuning.trials,
             arena_bytes=memory["arena"] if is_known else None,
             weights_bytes=memory["weights"],
             peak_bytes=memory["arena"] + memory["outputs"] if is_known else None,

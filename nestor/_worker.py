@@ -27,6 +27,7 @@ from typing import IO
 from nestor import errors
 
 KINDS = {
+    "candidate": "nestor.autotune.compile_candidates:run_job",
     "compile": "nestor._worker:compile_llvm",
     "kernel": "nestor.kernel_store:run_pickled_job",
     "isl": "nestor.isl_stages:run_job",

@@ -11,7 +11,7 @@ from nestor.config import Config
 from nestor.errors import InputError, UserError
 
 if TYPE_CHECKING:
-    from nestor.building import BuiltModel
+    from nestor.building import BuiltModel, TuneModel
     from nestor.report import Report
 
 MAX_SIGNATURES = 8
@@ -35,8 +35,10 @@ class CompiledModel:
         dynamic_shapes: Any,
         name: str,
         release_weights: bool = False,
+        tune: TuneModel | None = None,
     ):
         self._model = model
+        self._tune = tune
         self._config = config
         self._strict = strict
         self._dynamic_shapes = dynamic_shapes
@@ -100,6 +102,7 @@ class CompiledModel:
             dynamic_shapes=self._dynamic_shapes,
             name=self._name,
             release_weights=self._releases_weights,
+            tune=self._tune,
         )
 
     def _current(self) -> BuiltModel:
@@ -133,6 +136,7 @@ def compile(
     threads: int | None = None,
     name: str | None = None,
     release_weights: bool = False,
+    tune: str | float | None = None,
     **settings: Any,
 ) -> CompiledModel:
     """Compile a PyTorch model.
@@ -148,6 +152,9 @@ def compile(
             read, most of them packed, and ``model`` has none any more (using it is an error, and
             changes of its weights are not seen). Needs example inputs. Buffers that calls update
             stay. Weights that something else refers to take memory as long as it does.
+        tune: search for better schedules for so long first, ``"60s"``, ``"10m"`` or seconds. What
+            is found is kept in the records (``nestor cache``): later compilations take it from
+            there without ``tune``. A model without example inputs searches at each compilation.
         settings: other fields of ``nestor.config.Config``.
     Raises: ``UserError``, ``Unsupported`` or ``InternalError``; each says what, where and what to
         do about it.
@@ -165,6 +172,7 @@ def compile(
         dynamic_shapes=dynamic_shapes,
         name=name or type(model).__name__,
         release_weights=release_weights,
+        tune=None if tune is None else _tuning(tune, config),
     )
     if example_inputs is not None:
         if isinstance(example_inputs, Mapping):
@@ -179,6 +187,15 @@ def compile(
                 "arguments, a dict of keyword arguments, or one tensor"
             )
     return compiled
+
+
+def _tuning(budget: str | float, config: Config) -> TuneModel:
+    """A search for ``budget``, for ``build_model``."""
+    from nestor.autotune.choosing import tune_kernels
+    from nestor.autotune.tuner import TuneOptions, parse_seconds
+
+    options = TuneOptions(seconds=parse_seconds(budget))
+    return lambda kernels: tune_kernels(kernels, config, options)
 
 
 def load(path: str | Path, *, threads: int | None = None) -> Any:

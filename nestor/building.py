@@ -8,7 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nestor.compiler import CompiledProgram, compile_program
+from nestor.autotune.choosing import is_slower, schedule_chooser
+from nestor.compiler import (
+    CompiledProgram,
+    ModelKernels,
+    ScheduleChooser,
+    compile_prepared,
+    kernel_threads,
+    prepare_program,
+    prepared_kernels,
+)
 from nestor.config import Config
 from nestor.interface import InterfaceBuilder
 from nestor.ir.program import Extern
@@ -25,7 +34,12 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from nestor.autotune.tuner import Tuning
     from nestor.frontends.torch.model import ImportedModel
+
+
+TuneModel = Callable[[ModelKernels], "Tuning"]
+"""Searches schedules for a model's kernels."""
 
 
 def build_model(
@@ -39,10 +53,12 @@ def build_model(
     name: str = "model",
     release_weights: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    tune: TuneModel | None = None,
 ) -> BuiltModel:
-    """Compile ``model`` for example inputs.
+    """Compile ``model`` for example inputs, with the schedules that records have confirmed.
 
     Args: release_weights: take the weights over, so that the model has none any more.
+        tune: search for better schedules first.
     Raises: ``ExportError``, ``InputError``, ``Unsupported`` (in strict mode, naming the operators).
     """
     from nestor.frontends.torch import import_model
@@ -52,21 +68,63 @@ def build_model(
     imported = import_model(model, args, kwargs, dynamic_shapes=dynamic_shapes, name=name)
     seconds = {"export": imported.export_seconds}
     seconds["lowering"] = time.perf_counter() - start - imported.export_seconds
-    compiled = compile_program(
-        imported.program,
-        target,
-        config,
-        strict=strict,
-        has_updates=bool(imported.mutated),
-        progress=progress,
-    )
-    seconds.update(compiled.seconds)
     clock = time.perf_counter()
-    built = BuiltModel(imported, compiled, target, config, seconds)
-    seconds["linking"] = time.perf_counter() - clock
+    prepared = prepare_program(imported.program, target, config, has_updates=bool(imported.mutated))
+    seconds["passes"] = time.perf_counter() - clock
+    tuning = tune(prepared_kernels(prepared, config)) if tune is not None else None
+
+    def build(choose: ScheduleChooser | None) -> BuiltModel:
+        own = dict(seconds)
+        compiled = compile_prepared(
+            prepared, config, strict=strict, progress=progress, choose=choose
+        )
+        own.update(compiled.seconds)
+        clock = time.perf_counter()
+        built = BuiltModel(imported, compiled, target, config, own)
+        own["linking"] = time.perf_counter() - clock
+        return built
+
+    threads = kernel_threads(prepared, config)
+    built = build(schedule_chooser(prepared.target, threads, config, tuning))
+    if tuning is not None and built.has_chosen_schedules and not imported.mutated:
+        # What is faster alone need not be so beside others: the whole model decides.
+        plain = build(None)
+        calls = (
+            lambda: built.executable(*args, **kwargs),
+            lambda: plain.executable(*args, **kwargs),
+        )
+        if is_slower(*calls):
+            tuning.kept_default = True
+            built = plain
+    built.tuning = tuning
     if release_weights:
         built.take_weights(model)
     return built
+
+
+def model_kernels(
+    model: Any,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    config: Config,
+    *,
+    dynamic_shapes: Any = None,
+    name: str = "model",
+) -> ModelKernels:
+    """The kernels that ``build_model`` would compile; none is.
+
+    Raises: ``ExportError``, ``InputError``.
+    """
+    from nestor.frontends.torch import import_model
+
+    imported = import_model(model, args, kwargs, dynamic_shapes=dynamic_shapes, name=name)
+    prepared = prepare_program(
+        imported.program,
+        parse_target(config.target),
+        config,
+        has_updates=bool(imported.mutated),
+    )
+    return prepared_kernels(prepared, config)
 
 
 class BuiltModel:
@@ -86,6 +144,7 @@ class BuiltModel:
         self._config = config
         self._seconds = seconds
         self._taken: dict[str, Any] | None = None
+        self.tuning: Tuning | None = None
         linker = Linker(compiled, target, config)
         self._externs = [c for c in compiled.calls if isinstance(c, Extern)]
         self.objects = linker.objects
@@ -102,6 +161,11 @@ class BuiltModel:
         )
         if config.thread_count() > 1:
             openmp()  # PyTorch's, so to look for it now rather than in the first call does no harm
+
+    @property
+    def has_chosen_schedules(self) -> bool:
+        """Whether any kernel's schedule is not the default."""
+        return bool(self._compiled.chosen)
 
     def _make_manifest(self, linker: Linker) -> Manifest:
         imported = self._imported
@@ -262,6 +326,8 @@ class BuiltModel:
             ),
             compile_seconds=dict(self._seconds),
             cache_hits=compiled.cache_hits,
+            tuned_kernels=sum(not compiled.objects[k].refused for k in compiled.chosen),
+            tuning_trials=0 if self.tuning is None else self.tuning.trials,
             arena_bytes=memory["arena"] if is_known else None,
             weights_bytes=memory["weights"],
             peak_bytes=memory["arena"] + memory["outputs"] if is_known else None,

@@ -1,4 +1,4 @@
-"""The ``nestor`` command: ``compile``, ``run``, ``bench``, ``explain``, ``doctor``.
+"""The ``nestor`` command: ``compile``, ``run``, ``bench``, ``explain``, ``cache``, ``doctor``.
 
 Built on ``argparse``, because ``nestor run`` and ``nestor doctor`` must work where only Python and
 NumPy are installed. Tables go to standard output, progress and errors to standard error. Exit
@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from nestor.cli_cache_parser import add_cache_commands
 from nestor.config import Config
 from nestor.errors import InternalError, NestorError, Unsupported, UserError
 
@@ -52,7 +53,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_compile(commands)
     _add_run(commands)
     _add_bench(commands)
+    _add_tune(commands)
     _add_explain(commands)
+    _add_cache(commands)
     _add_doctor(commands)
     return parser
 
@@ -137,6 +140,30 @@ def _add_bench(commands: _Commands[_Parser]) -> None:
     parser.set_defaults(handler="nestor.cli_commands:bench_command")
 
 
+def _add_tune(commands: _Commands[_Parser]) -> None:
+    parser = _add(
+        commands,
+        "tune",
+        "search better schedules for a model's kernels; later compilations find them",
+        "nestor tune net.py:make --time 10m",
+    )
+    parser.add_argument("model", metavar="MODEL", help=_MODEL_HELP)
+    parser.add_argument("--time", metavar="SPAN", help="60s, 10m or 1h (default: 60s)")
+    parser.add_argument("--trials", type=int, metavar="N", help="candidates at most")
+    parser.add_argument(
+        "--kernel", action="append", default=[], metavar="NAME", help="only this one; repeatable"
+    )
+    parser.add_argument(
+        "--strategy",
+        default="bayesian",
+        help="bayesian, evolution, random or exhaustive (default: bayesian)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn (default: 0)")
+    parser.add_argument("--target", help="CPU to tune for (default: native, this machine's)")
+    parser.add_argument("--threads", help="threads of a call (default: one a core)")
+    parser.set_defaults(handler="nestor.cli_tune:tune_command")
+
+
 def _add_explain(commands: _Commands[_Parser]) -> None:
     parser = _add(
         commands,
@@ -173,6 +200,21 @@ def _add_explain(commands: _Commands[_Parser]) -> None:
     parser.add_argument("--statement", metavar="NAME", help="which statement to draw")
     parser.add_argument("--picture-sizes", metavar="N=8", help="sizes in the picture")
     parser.set_defaults(handler="nestor.cli_explain:explain_command")
+
+
+def _add_cache(commands: _Commands[_Parser]) -> None:
+    parser = commands.add_parser(
+        "cache",
+        help="look after what is kept between runs: objects and tuning records",
+        description="Look after what is kept between runs: objects and tuning records.",
+        epilog="example:\n  nestor cache info",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    actions = parser.add_subparsers(
+        dest="action", metavar="ACTION", title="actions", parser_class=_Parser, required=True
+    )
+    add_cache_commands(actions, _add, _MODEL_HELP)
+    parser.set_defaults(handler="nestor.cli_cache:cache_command")
 
 
 def _add_doctor(commands: _Commands[_Parser]) -> None:

@@ -7,6 +7,8 @@ called with which. ``linking.py`` turns it into a manifest that the runtime exec
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from nestor.config import Config
@@ -22,7 +24,7 @@ from nestor.passes.default_schedule import default_schedule
 from nestor.passes.fusion import FusedKernel, partition_program
 from nestor.passes.nest import apply_step, initial_state, is_arranged, nest_tensors
 from nestor.passes.overwrite import overwrite_operands
-from nestor.passes.pipeline import PassContext, run_pipeline
+from nestor.passes.pipeline import PassContext, PipelineResult, run_pipeline
 from nestor.passes.register_tile import VectorUnit
 from nestor.target.cpu import CpuTarget
 
@@ -51,6 +53,7 @@ class CompiledProgram:
     """Everything that linking needs.
 
     Attributes: blocks: how often all calls run, on the next part of the tensors ``in_blocks``.
+        chosen: keys of kernels whose schedule is not the default.
     """
 
     main: Program
@@ -63,6 +66,7 @@ class CompiledProgram:
     layouts: list[tuple[str, str]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     cached: frozenset[str] = frozenset()
+    chosen: set[str] = field(default_factory=set)
     blocks: int = 1
     in_blocks: frozenset[str] = frozenset()
 
@@ -91,6 +95,66 @@ def compile_program(
     Raises: ``Unsupported`` in ``strict`` mode if an operator has no lowering; names them all.
     """
     clock = time.perf_counter()
+    prepared = prepare_program(program, target, config, has_updates=has_updates)
+    seconds = time.perf_counter() - clock
+    compiled = compile_prepared(prepared, config, strict=strict, progress=progress)
+    compiled.seconds["passes"] = seconds
+    return compiled
+
+
+def compile_prepared(
+    prepared: PreparedProgram,
+    config: Config,
+    *,
+    strict: bool = False,
+    progress: Progress | None = None,
+    choose: ScheduleChooser | None = None,
+) -> CompiledProgram:
+    """Compile a Program after its passes.
+
+    Args: choose: gives kernels schedules; None, or None as its answer: the default.
+    Raises: as ``compile_program``.
+    """
+    result, context = prepared.result, prepared.context
+    compiled = CompiledProgram(
+        main=result.main,
+        weight_program=result.weight_program,
+        blocks=prepared.blocked.blocks,
+        in_blocks=prepared.blocked.in_blocks,
+    )
+    compiled.layouts = [(e.subject, e.reason) for e in context.entries("assign_layouts")]
+    clock = time.perf_counter()
+    kernels = partition_kernels(prepared)
+    compiled.refused_fusions = kernels.refused
+    if strict:
+        refuse_externs([p for p in kernels.originals if isinstance(p, Extern)])
+    jobs = _plan_jobs(compiled, kernels.different(), prepared.target, choose)
+    compiled.seconds["schedules"] = time.perf_counter() - clock
+    clock = time.perf_counter()
+    compiled.objects, compiled.cached = compile_jobs(jobs, config, progress)
+    compiled.seconds["kernels"] = time.perf_counter() - clock
+    _plan_calls(compiled, kernels.originals, kernels.canonical)
+    dump_compilation(compiled, context, prepared.target, config)
+    return compiled
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedProgram:
+    """A Program after all Program → Program passes.
+
+    Attributes: target: what kernels are made for; with blocks, one core of what was asked for.
+    """
+
+    blocked: BlockedProgram
+    result: PipelineResult
+    context: PassContext
+    target: CpuTarget
+
+
+def prepare_program(
+    program: Program, target: CpuTarget, config: Config, *, has_updates: bool = False
+) -> PreparedProgram:
+    """Cut the batch into blocks where that helps, and run the passes."""
     blocked = BlockedProgram(program)
     if not has_updates:
         blocked = split_batch(program, target.cores)
@@ -98,29 +162,72 @@ def compile_program(
         target = replace(target, cores=1)  # a block has one thread
     context = PassContext(target=target, config=config, debug="passes" in config.debug)
     result = run_pipeline(blocked.program, context)
-    compiled = CompiledProgram(
-        main=result.main,
-        weight_program=result.weight_program,
-        blocks=blocked.blocks,
-        in_blocks=blocked.in_blocks,
+    return PreparedProgram(blocked=blocked, result=result, context=context, target=target)
+
+
+ScheduleChooser = Callable[[FusedKernel], "Schedule | None"]
+"""Gives a kernel in canonical names its schedule; None: the default."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelKernels:
+    """The different kernels of a model, in canonical names, and what they are compiled for.
+
+    Attributes: calls: how often each is called. threads: of one call of a kernel.
+    """
+
+    kernels: tuple[FusedKernel, ...]
+    calls: tuple[int, ...]
+    target: CpuTarget
+    threads: int
+
+
+def prepared_kernels(prepared: PreparedProgram, config: Config) -> ModelKernels:
+    """The kernels that ``compile_prepared`` would compile; none is."""
+    parts = partition_kernels(prepared)
+    kernels = parts.different()
+    uses = Counter(part[0].kernel for part in parts.canonical if not isinstance(part, Extern))
+    return ModelKernels(
+        kernels=tuple(kernels),
+        calls=tuple(uses[k.kernel] * prepared.blocked.blocks for k in kernels),
+        target=prepared.target,
+        threads=kernel_threads(prepared, config),
     )
-    compiled.layouts = [(e.subject, e.reason) for e in context.entries("assign_layouts")]
-    compiled.seconds["passes"] = time.perf_counter() - clock
-    clock = time.perf_counter()
-    partition = partition_program(result.main, l2_bytes=target.l2_bytes, cores=target.cores)
-    compiled.refused_fusions = partition.refused
-    if strict:
-        refuse_externs([p for p in partition.parts if isinstance(p, Extern)])
-    originals = overwrite_operands(result.main, partition.parts)
-    parts = [p if isinstance(p, Extern) else canonicalize_kernel(p) for p in originals]
-    jobs = _plan_jobs(compiled, [p[0] for p in parts if not isinstance(p, Extern)], target)
-    compiled.seconds["schedules"] = time.perf_counter() - clock
-    clock = time.perf_counter()
-    compiled.objects, compiled.cached = compile_jobs(jobs, config, progress)
-    compiled.seconds["kernels"] = time.perf_counter() - clock
-    _plan_calls(compiled, originals, parts)
-    dump_compilation(compiled, context, target, config)
-    return compiled
+
+
+def kernel_threads(prepared: PreparedProgram, config: Config) -> int:
+    """Threads of one call of a kernel: blocks of a batch have one each."""
+    return 1 if prepared.blocked.blocks > 1 else config.thread_count()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartitionedKernels:
+    """A Program's kernels in running order, as they stand in it and in canonical names.
+
+    Attributes: canonical: a kernel, and canonical → original name of its tensors and symbols.
+        refused: fusions that were not made, and why.
+    """
+
+    originals: list[FusedKernel | Extern]
+    canonical: list[tuple[FusedKernel, dict[str, str]] | Extern]
+    refused: list[str]
+
+    def different(self) -> list[FusedKernel]:
+        """Each different kernel once, in canonical names."""
+        found: dict[Program, FusedKernel] = {}
+        for part in self.canonical:
+            if not isinstance(part, Extern):
+                found.setdefault(part[0].kernel, part[0])
+        return list(found.values())
+
+
+def partition_kernels(prepared: PreparedProgram) -> PartitionedKernels:
+    """Cut a prepared Program into kernels."""
+    main, target = prepared.result.main, prepared.target
+    partition = partition_program(main, l2_bytes=target.l2_bytes, cores=target.cores)
+    originals = overwrite_operands(main, partition.parts)
+    canonical = [p if isinstance(p, Extern) else canonicalize_kernel(p) for p in originals]
+    return PartitionedKernels(originals=originals, canonical=canonical, refused=partition.refused)
 
 
 def refuse_externs(externs: list[Extern]) -> None:
@@ -134,19 +241,28 @@ def refuse_externs(externs: list[Extern]) -> None:
 
 
 def _plan_jobs(
-    compiled: CompiledProgram, kernels: list[FusedKernel], target: CpuTarget
+    compiled: CompiledProgram,
+    kernels: list[FusedKernel],
+    target: CpuTarget,
+    choose: ScheduleChooser | None,
 ) -> dict[str, KernelJob]:
-    """One job for each different kernel."""
+    """One job for each different kernel; a chosen schedule falls back to the default."""
     unit = VectorUnit(bits=target.vector_bits, registers=target.vector_registers)
     jobs: dict[str, KernelJob] = {}
     for fused in kernels:
-        if fused.kernel in compiled.key_of:
-            continue
-        schedule = default_schedule(fused, unit)
+        default = default_schedule(fused, unit)
+        chosen = choose(fused) if choose is not None else None
+        is_chosen = chosen is not None and chosen != default
         job = KernelJob(
-            kernel=fused.kernel, schedule=schedule, target=target, function_name="kernel"
+            kernel=fused.kernel,
+            schedule=chosen if is_chosen and chosen is not None else default,
+            target=target,
+            function_name="kernel",
+            fallbacks=(default,) if is_chosen else (),
         )
         key = job_key(job)
+        if is_chosen:
+            compiled.chosen.add(key)
         compiled.key_of[fused.kernel] = key
         jobs[key] = job
     return jobs

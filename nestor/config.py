@@ -66,20 +66,37 @@ def _text(name: str, text: str) -> str:
     return text.strip()
 
 
+def _records_url(name: str, text: str) -> str:
+    """A database's URL. Its text is never repeated in a message: it may hold a password."""
+    scheme, mark, rest = text.strip().partition("://")
+    known = ("sqlite", "postgresql")
+    if not mark or scheme not in known:
+        asked = f" {scheme!r}" if mark else ""
+        raise UserError(
+            f"{name} names no database{asked}{_nearest(scheme, known) if mark else ''}\n"
+            "  fix: give sqlite:///PATH or postgresql://USER@HOST/DATABASE, or leave it unset"
+        )
+    if scheme == "sqlite" and (not rest.startswith("/") or len(rest) < 2):
+        raise UserError(f"{name}: sqlite:/// needs a path after three slashes, four if absolute")
+    return text.strip()
+
+
 def _nearest(wrong: str, known: tuple[str, ...]) -> str:
     """``; did you mean …?``, or nothing when nothing is near."""
     close = difflib.get_close_matches(wrong, known, n=1, cutoff=0.6)
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def _setting(parse: Callable[[str, str], Any], default: Any, *, affects_code: bool) -> Any:
-    """A field of ``Config``: its parser, its default (a value, or a function that makes it), and
-    whether it changes generated code.
+def _setting(
+    parse: Callable[[str, str], Any], default: Any, *, affects_code: bool, secret: bool = False
+) -> Any:
+    """A field of ``Config``: its parser, its default (a value, or a function that makes it),
+    whether it changes generated code, and whether it is left out when settings are printed.
     """
     about = {"parse": parse, "affects_code": affects_code}
     if callable(default):
-        return dataclasses.field(default_factory=default, metadata=about)
-    return dataclasses.field(default=default, metadata=about)
+        return dataclasses.field(default_factory=default, metadata=about, repr=not secret)
+    return dataclasses.field(default=default, metadata=about, repr=not secret)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +109,8 @@ class Config:
             ``OMP_NUM_THREADS``, else one a core.
         workers: processes that compile kernels; None: one a core; 1: compile in this process.
         cache_dir: folder of compiled objects.
+        cache: URL of the database of tuning records, ``sqlite:///PATH`` or ``postgresql://…``;
+            None: the file ``records.db`` in ``cache_dir``.
         debug: what to write down about each compilation (``DEBUG_KINDS``).
         debug_dir: folder that receives one folder a compilation when ``debug`` is not empty.
         log: least severe messages shown: error, warning, info or debug.
@@ -101,6 +120,7 @@ class Config:
     threads: int | None = _setting(_positive, None, affects_code=False)
     workers: int | None = _setting(_positive, None, affects_code=False)
     cache_dir: Path = _setting(_path, lambda: default_cache_dir(os.environ), affects_code=False)
+    cache: str | None = _setting(_records_url, None, affects_code=False, secret=True)
     debug: tuple[str, ...] = _setting(_kinds, (), affects_code=False)
     debug_dir: Path = _setting(_path, Path(".nestor/debug"), affects_code=False)
     log: str = _setting(_level, "warning", affects_code=False)

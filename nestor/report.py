@@ -67,6 +67,8 @@ class Report:
         externs: operators that PyTorch computes; empty in an artifact.
         compile_seconds: phase → time [s], in running order.
         cache_hits: kernels whose object code came from the cache.
+        tuned_kernels: kernels with a schedule that a search found, now or earlier.
+        tuning_trials: candidates that this compilation measured.
         arena_bytes: memory for intermediate tensors of one call; None when it depends on a
             dynamic shape and no call was made yet.
         weights_bytes: memory of the (packed) weights, kept as long as the model.
@@ -84,6 +86,8 @@ class Report:
     externs: tuple[ExternReport, ...] = ()
     compile_seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
     cache_hits: int = 0
+    tuned_kernels: int = 0
+    tuning_trials: int = 0
     arena_bytes: int | None = None
     weights_bytes: int = 0
     peak_bytes: int | None = None
@@ -130,6 +134,12 @@ class Report:
     def __str__(self) -> str:
         return render_tables(self.tables())
 
+    def _tuning_rows(self) -> list[tuple[str, str]]:
+        if not self.tuned_kernels and not self.tuning_trials:
+            return []
+        trials = f", {self.tuning_trials} trials" if self.tuning_trials else " in earlier runs"
+        return [("tuned", f"{self.tuned_kernels} of {len(self.kernels)} kernels{trials}")]
+
     def _summary(self) -> Table:
         phases = ", ".join(f"{n} {format_seconds(s)}" for n, s in self.compile_seconds.items())
         calls = sum(k.calls for k in self.kernels)
@@ -142,6 +152,7 @@ class Report:
             ),
             ("compile time", f"{format_seconds(self.total_compile_seconds)}  ({phases or '–'})"),
             ("cache hits", f"{self.cache_hits} of {len(self.kernels)}"),
+            *self._tuning_rows(),
             ("weights", format_bytes(self.weights_bytes)),
             ("arena", format_bytes(self.arena_bytes)),
             ("peak of a call", format_bytes(self.peak_bytes)),

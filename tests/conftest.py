@@ -39,7 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
             config.add_cleanup(scratch.cleanup)
             chosen = scratch.name
         os.environ["NESTOR_CACHE_DIR"] = str(Path(chosen).resolve())
-    for name in ("NESTOR_DEBUG", "NESTOR_THREADS", "NESTOR_WORKERS", "NESTOR_LOG"):
+    for name in ("NESTOR_CACHE", "NESTOR_DEBUG", "NESTOR_THREADS", "NESTOR_WORKERS", "NESTOR_LOG"):
         os.environ.pop(name, None)
 
 

@@ -23,8 +23,11 @@ from nestor.ir.schedule import Schedule
 Ranker = Callable[[Sequence[Candidate]], Floats]
 """A cost model's opinion: expected scores, up to a factor that all candidates share."""
 
-_ATTEMPTS = 20
-"""Draws for each candidate that is wanted, after which a space is taken to be exhausted."""
+_ATTEMPTS = 50
+"""Draws in a row without anything new, after which a space is taken to be exhausted."""
+
+_SMALL_SPACE = 48
+"""Spaces of at most so many candidates are tried in order."""
 
 _POOL = 128
 """Candidates from which the next are chosen."""
@@ -49,10 +52,25 @@ class Strategy(ABC):
         self.scores: dict[Schedule, float | None] = {}
         self.tried: list[Candidate] = []
         self._proposed: set[Schedule] = set()
+        self._suggested: list[Candidate] = []
 
-    @abstractmethod
+    def suggest(self, candidates: Sequence[Candidate]) -> None:
+        """Candidates that did well elsewhere: they are tried before any that are made up."""
+        self._suggested += candidates
+
     def propose(self, count: int) -> list[Candidate]:
         """Up to ``count`` candidates that were not proposed before; fewer: no more were found."""
+        waiting = list({c.schedule: c for c in self._suggested}.values())
+        first = [c for c in waiting if c.schedule not in self._proposed][:count]
+        self._suggested = [c for c in waiting if c not in first]
+        self._proposed |= {c.schedule for c in first}
+        more = self._invent(count - len(first)) if len(first) < count else []
+        self._proposed |= {c.schedule for c in more}
+        return [*first, *more]
+
+    @abstractmethod
+    def _invent(self, count: int) -> list[Candidate]:
+        """Up to ``count`` new candidates."""
 
     def tell(self, candidate: Candidate, score: float | None) -> None:
         """What became of a candidate, proposed here or found in a record."""
@@ -73,17 +91,14 @@ class Strategy(ABC):
     def _fresh(self, source: Callable[[], Candidate], count: int) -> list[Candidate]:
         """Candidates from ``source`` that are new, each once."""
         found: dict[Schedule, Candidate] = {}
-        for _ in range(_ATTEMPTS * count):
-            if len(found) == count:
-                break
+        vain = 0
+        while len(found) < count and vain < _ATTEMPTS:
             candidate = source()
-            if candidate.schedule not in self._proposed:
-                found.setdefault(candidate.schedule, candidate)
+            vain += 1
+            if candidate.schedule not in self._proposed and candidate.schedule not in found:
+                found[candidate.schedule] = candidate
+                vain = 0
         return list(found.values())
-
-    def _take(self, candidates: Sequence[Candidate]) -> list[Candidate]:
-        self._proposed |= {c.schedule for c in candidates}
-        return list(candidates)
 
     def _mutated(self, parents: Sequence[Candidate]) -> Candidate:
         """A child of one or two of ``parents``."""
@@ -106,8 +121,8 @@ class Strategy(ABC):
 class RandomSearch(Strategy):
     """Candidates drawn evenly: what every other strategy has to beat."""
 
-    def propose(self, count: int) -> list[Candidate]:
-        return self._take(self._fresh(lambda: self.space.sample(self.rng), count))
+    def _invent(self, count: int) -> list[Candidate]:
+        return self._fresh(lambda: self.space.sample(self.rng), count)
 
 
 class Exhaustive(Strategy):
@@ -117,14 +132,14 @@ class Exhaustive(Strategy):
         super().__init__(space, seed, ranker)
         self._all = space.every(limit=1 << 30)
 
-    def propose(self, count: int) -> list[Candidate]:
+    def _invent(self, count: int) -> list[Candidate]:
         new = (c for c in self._all if c.schedule not in self._proposed)
         found: dict[Schedule, Candidate] = {}
         for candidate in new:
             found[candidate.schedule] = candidate
             if len(found) == count:
                 break
-        return self._take(list(found.values()))
+        return list(found.values())
 
 
 class Evolution(Strategy):
@@ -136,7 +151,7 @@ class Evolution(Strategy):
 
     _DRAWN = 0.2
 
-    def propose(self, count: int) -> list[Candidate]:
+    def _invent(self, count: int) -> list[Candidate]:
         pool = self._pool(_POOL)
         if self.ranker is not None and pool:
             order = np.argsort(-self.ranker(pool), kind="stable")
@@ -145,7 +160,7 @@ class Evolution(Strategy):
             self.rng.shuffle(pool)
         drawn = self._fresh(lambda: self.space.sample(self.rng), round(self._DRAWN * count))
         chosen = _apart(pool, count - len(drawn))
-        return self._take(list({c.schedule: c for c in (*chosen, *drawn)}.values())[:count])
+        return list({c.schedule: c for c in (*chosen, *drawn)}.values())[:count]
 
 
 class Bayesian(Strategy):
@@ -156,7 +171,7 @@ class Bayesian(Strategy):
 
     _FIRST = 8
 
-    def propose(self, count: int) -> list[Candidate]:
+    def _invent(self, count: int) -> list[Candidate]:
         pool = self._pool(_POOL)
         if not pool:
             return []
@@ -166,10 +181,10 @@ class Bayesian(Strategy):
             order = np.argsort(-worth, kind="stable") if self.ranker else np.arange(len(pool))
             if self.ranker is None:
                 self.rng.shuffle(pool)
-            return self._take(_apart([pool[k] for k in order], count))
+            return _apart([pool[k] for k in order], count)
         scores = np.array([_FAILED_SCORE if s is None else s for _, s in known])
         tried = [c for c, _ in known]
-        return self._take(self._greedy(tried, np.log(scores), pool, worth, count))
+        return self._greedy(tried, np.log(scores), pool, worth, count)
 
     def _opinion(self, candidates: Sequence[Candidate]) -> Floats:
         """The cost model's logarithms of scores; zero without one."""
@@ -223,6 +238,14 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "random": RandomSearch,
     "exhaustive": Exhaustive,
 }
+
+
+def strategy_for(name: str, space: Space, seed: int, ranker: Ranker | None) -> Strategy:
+    """The strategy called ``name`` for a space; a small one is tried whole."""
+    kind = strategy_named(name)
+    if space.size(_SMALL_SPACE + 1) <= _SMALL_SPACE:
+        kind = Exhaustive
+    return kind(space, seed, ranker)
 
 
 def strategy_named(name: str) -> type[Strategy]:

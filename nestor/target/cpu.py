@@ -100,13 +100,17 @@ class CpuTarget:
         """Digest of everything that object code depends on: instruction set and vector width."""
         return _digest([self.triple, self.cpu, list(self.features), self.vector_bits])
 
-    def fingerprint(self) -> str:
-        """Digest of what a measured time depends on: instruction set, caches and core count.
+    def tuning_facts(self) -> dict[str, str | int | list[str]]:
+        """What a measured time depends on, by name: instruction set, caches and core count.
 
         Guessed speeds (clock, bandwidth) are left out: they say nothing of their own.
         """
-        sizes = [self.l1d_bytes, self.l2_bytes, self.l3_bytes, self.line_bytes, self.cores]
-        return _digest([self.isa_fingerprint(), self.fma_bits_per_cycle, *sizes])
+        guessed = ("ghz", "memory_gbps")
+        return {name: value for name, value in self.to_json().items() if name not in guessed}
+
+    def fingerprint(self) -> str:
+        """Digest of ``tuning_facts``."""
+        return _digest(sorted(self.tuning_facts().items()))
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object with one entry a field."""

@@ -46,7 +46,7 @@ def test_to_dict_survives_json() -> None:
 
 
 def test_from_dict_leaves_out_what_a_newer_version_added() -> None:
-    data = REPORT.to_dict() | {"tuning_trials": 7}
+    data = REPORT.to_dict() | {"measured_watts": 7}
     data["kernels"] = [k | {"predicted_ns": 1} for k in data["kernels"]]
     assert Report.from_dict(data) == REPORT
 

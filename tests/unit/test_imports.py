@@ -20,7 +20,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 HEAVY = ("torch", "islpy", "llvmlite", "xgboost", "sqlalchemy", "rich", "transformers")
 
-EAGER_FOLDERS = ("passes/polyhedral/", "codegen/llvm/", "frontends/torch/")
+EAGER_FOLDERS = ("passes/polyhedral/", "codegen/llvm/", "frontends/torch/", "autotune/records/")
 """Loaded only by a compilation, so they may import their package at once; others must delay it."""
 
 OWNERS = {
@@ -28,6 +28,8 @@ OWNERS = {
     "llvmlite": ("codegen/llvm/", "target/"),
     "torch": ("frontends/torch/", "runtime/", "benchmarking/", ""),
     "rich": ("",),
+    "sqlalchemy": ("autotune/records/",),
+    "xgboost": ("cost_model/",),
 }
 """The folders that may import a package; ``""`` is the top of ``nestor`` itself."""
 

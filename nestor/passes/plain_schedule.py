@@ -17,6 +17,7 @@ from nestor.ir.schedule import (
     Vectorize,
 )
 from nestor.passes.column_tiles import column_loops
+from nestor.passes.gather_schedule import gathered_rows
 from nestor.passes.schedule_rules import Rules
 from nestor.passes.statement_facts import (
     block_of,
@@ -73,6 +74,8 @@ def plain_loops(rules: Rules, s: Statement, sequential: list[str], shared: list[
         _scan_rows(rules, s, [*seq, *(f"{s.name}.{n}" for n in outer)], len(seq))
         return
     if vector is not None and vector in free and column_loops(rules, s, vector, outer, seq):
+        return
+    if vector is not None and gathered_rows(rules, s, vector, outer, seq):
         return
     loops = [f"{s.name}.{n}" for n in outer]
     halves: list[str] = []

@@ -1,0 +1,62 @@
+"""Loops of statements that gather rows of memory: some rows side by side.
+
+Each row lies somewhere else, so it begins with a miss that no prefetcher saw coming, and one that
+follows only the row at hand never gets going. With several rows in turns, a vector of each, their
+misses come at once (an embedding of 768 floats: 4.7 → 2.6 ms, what a copy takes).
+"""
+
+from __future__ import annotations
+
+from nestor.ir.affine import Affine
+from nestor.ir.expr import loads
+from nestor.ir.program import Statement
+from nestor.ir.schedule import Parallel, Reorder, Tile, Unroll, Vectorize
+from nestor.passes.analysis import expression_variables
+from nestor.passes.schedule_rules import Rules
+from nestor.passes.statement_facts import bounding_indices, extent_of, is_constant, widest_bytes
+
+ROWS = 8
+"""Rows side by side: about as many misses as a core has under way."""
+
+MIN_VECTORS = 4
+"""Rows of fewer vectors are over before the next one's misses could have been hidden."""
+
+
+def gathered_rows(
+    rules: Rules, s: Statement, vector: str, outer: list[str], seq: list[str]
+) -> bool:
+    """Schedule ``s`` with rows side by side; False if it gathers no rows along ``vector``.
+
+    Args: outer: the other indices, outermost first. seq: sequential loops.
+    """
+    if s.reduction is not None or s.scatter or bounding_indices(s) or not is_constant(s, vector):
+        return False
+    lanes = rules.unit.lanes(widest_bytes(s))
+    row = _gathering_index(s, vector, outer)
+    if row is None or extent_of(s, vector) < MIN_VECTORS * lanes or extent_of(s, row) < 2 * ROWS:
+        return False
+    rows = rules.choices.size(f"{s.name}.rows", (1, 2, 4, 8, 16), ROWS, "rows side by side")
+    name, along = f"{s.name}.{row}", f"{s.name}.{vector}"
+    rules.out.append(Tile(loop=name, size=rows))
+    rules.out.append(Tile(loop=along, size=lanes))
+    loops = [f"{name}.o" if n == row else f"{s.name}.{n}" for n in outer]
+    inner = (f"{along}.o", f"{name}.i", f"{along}.i")
+    rules.out.append(Reorder(statement=s.name, loops=(*seq, *loops, *inner)))
+    rules.out.append(Unroll(loop=inner[1]))
+    rules.out.append(Vectorize(loop=inner[2]))
+    rules.out += [Parallel(loop=loop) for loop in loops]
+    return True
+
+
+def _gathering_index(s: Statement, vector: str, outer: list[str]) -> str | None:
+    """The innermost of ``outer`` that decides which row is read; None if there are no rows."""
+    found: set[str] = set()
+    for load in (x for e in s.elements for x in loads(e)):
+        if load.predicate:
+            return None
+        for index in load.indices:
+            if not isinstance(index, Affine):
+                found |= expression_variables(index)
+    if vector in found:
+        return None
+    return next((n for n in reversed(outer) if n in found), None)

@@ -8,13 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nestor.autotune.choosing import is_slower, schedule_chooser
+from nestor.autotune.choosing import chosen_schedules, is_slower
 from nestor.compiler import (
     CompiledProgram,
     ModelKernels,
     ScheduleChooser,
     compile_prepared,
-    kernel_threads,
     prepare_program,
     prepared_kernels,
 )
@@ -84,8 +83,8 @@ def build_model(
         own["linking"] = time.perf_counter() - clock
         return built
 
-    threads = kernel_threads(prepared, config)
-    built = build(schedule_chooser(prepared.target, threads, config, tuning))
+    chosen = chosen_schedules(lambda: prepared_kernels(prepared, config), config, tuning)
+    built = build((lambda fused: chosen.get(fused.kernel)) if chosen else None)
     if tuning is not None and built.has_chosen_schedules and not imported.mutated:
         # What is faster alone need not be so beside others: the whole model decides.
         plain = build(None)

@@ -12,7 +12,6 @@ from nestor.config import Config
 from nestor.ir.program import Program
 from nestor.ir.schedule import Schedule
 from nestor.passes.fusion import FusedKernel
-from nestor.target.cpu import CpuTarget
 
 if TYPE_CHECKING:
     from nestor.autotune.strategies import Ranker
@@ -23,32 +22,39 @@ _LEAST_PAIRS, _MOST_PAIRS = 7, 101
 _PAIRS_SECONDS = 3.0
 
 
-def schedule_chooser(
-    target: CpuTarget, threads: int, config: Config, tuning: Tuning | None = None
-) -> Callable[[FusedKernel], Schedule | None] | None:
-    """What gives kernels their schedules; None where nothing is known, at no cost.
+def chosen_schedules(
+    kernels: Callable[[], ModelKernels], config: Config, tuning: Tuning | None = None
+) -> dict[Program, Schedule]:
+    """The schedules that kernels are known to be faster with, by kernel; of all others the default
+    is the best known.
 
-    Args: target, threads: of the kernels. tuning: of this very model, if there was one.
+    Args: kernels: makes the model's kernels; not called where nothing is recorded. tuning: of this
+        very model, if there was one: it counts even where records could not be written.
     """
     found: dict[Program, Schedule] = {}
+    if config.cache is not None or Path(config.cache_dir, "records.db").exists():
+        found = _confirmed(kernels(), config)
     for task in tuning.tasks if tuning is not None else ():
         if task.confirmed is not None:
             found[task.strategy.space.fused.kernel] = task.best.schedule
-    if config.cache is None and not Path(config.cache_dir, "records.db").exists():
-        return (lambda fused: found.get(fused.kernel)) if found else None
+    return found
 
+
+def _confirmed(kernels: ModelKernels, config: Config) -> dict[Program, Schedule]:
     from nestor.autotune.records import KernelKey, Records, TargetKey
     from nestor.autotune.tuner import confirmed_schedule
 
-    records = Records.open(config, create=False)
-    key = TargetKey.of(target)
-
-    def choose(fused: FusedKernel) -> Schedule | None:
-        if fused.kernel in found or fused.kernel.symbols:
-            return found.get(fused.kernel)
-        return confirmed_schedule(records, KernelKey.of(fused.kernel), key, threads)
-
-    return choose
+    found: dict[Program, Schedule] = {}
+    target = TargetKey.of(kernels.target)
+    with Records.open(config, create=False) as records:
+        for fused in kernels.kernels:
+            if fused.kernel.symbols:
+                continue
+            key = KernelKey.of(fused.kernel)
+            schedule = confirmed_schedule(records, key, target, kernels.threads)
+            if schedule is not None:
+                found[fused.kernel] = schedule
+    return found
 
 
 def tune_kernels(

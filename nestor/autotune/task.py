@@ -15,6 +15,9 @@ _FIRST_GAIN = 0.2
 _FADING = 1.5
 """Hope falls with this power of the number of batches: later ones find less."""
 
+_LEAST_ROOM = 0.01
+"""Part of its time that any kernel may lose: the limit rests on a guess at the machine's speed."""
+
 _RECENT = 3
 """Batches over which a kernel's progress is looked at."""
 
@@ -89,7 +92,7 @@ class Task:
             before = self.progress[-window - 1] if batches > window else 1.0
             hope = max(hope, (before - self.ratio) / before / window)
         now = self.default_ns * self.ratio
-        room = max(0.0, 1 - self.limit_ns / now) if now else 1.0
+        room = max(_LEAST_ROOM, 1 - self.limit_ns / now) if now else 1.0
         return self.total_ns * min(hope, room)
 
     def expected_seconds(self, guess: float) -> float:

@@ -124,8 +124,7 @@ def test_the_same_trials_from_the_command_line(
     arguments = ["tune", f"{file}:make", "--trials", "9", "--threads", "1", "--strategy", "random"]
     assert main([*arguments, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["trials"] == 9
-    assert sum(told["statuses"].values()) == 9
+    assert told["trials"] == sum(told["statuses"].values()) == 9
     assert main(arguments) == 0
     assert "9 trials" in capsys.readouterr().out
     assert main(["tune", f"{file}:make", "--time", "soon"]) != 0

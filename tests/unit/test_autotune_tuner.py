@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from nestor.autotune.choosing import schedule_chooser
+from nestor.autotune.choosing import chosen_schedules
 from nestor.autotune.measuring import Candidate, Confirmation, Measurement
 from nestor.autotune.pairing import median_interval
 from nestor.autotune.records import KernelKey, Records, TargetKey
@@ -126,14 +126,16 @@ def test_what_is_found_is_confirmed_kept_and_chosen(tmp_path: Path) -> None:
     key = (KernelKey.of(LARGE.kernel), TargetKey.of(TARGET))
     assert confirmed_schedule(records, *key, threads=2) == task.best.schedule
     assert confirmed_schedule(records, *key, threads=1) is None
-    choose = schedule_chooser(TARGET, 2, Config(cache_dir=tmp_path))
-    assert choose is not None
-    assert choose(LARGE) == task.best.schedule
-    assert choose(SMALL) is None
+    both = kernels((LARGE, 1), (SMALL, 1))
+    chosen = chosen_schedules(lambda: both, Config(cache_dir=tmp_path))
+    assert chosen == {LARGE.kernel: task.best.schedule}
 
 
 def test_nothing_recorded_costs_nothing(tmp_path: Path) -> None:
-    assert schedule_chooser(TARGET, 2, Config(cache_dir=tmp_path)) is None
+    def fail() -> ModelKernels:
+        raise AssertionError("nobody needs the kernels")
+
+    assert chosen_schedules(fail, Config(cache_dir=tmp_path)) == {}
 
 
 def test_trials_go_where_the_model_gains_most(tmp_path: Path) -> None:
@@ -217,7 +219,7 @@ def test_hope_fades(tmp_path: Path) -> None:
     task.end_batch(8, 2.0)
     assert task.expected_gain_ns() > later
     task.limit_ns = 499.0
-    assert task.expected_gain_ns() < 0.01 * task.total_ns
+    assert task.expected_gain_ns() == 0.01 * task.total_ns
     assert task.expected_seconds(9.0) == 2.0
 
 

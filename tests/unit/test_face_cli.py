@@ -105,7 +105,7 @@ def test_figures_of_an_output() -> None:
     assert "min" not in describe_array(0, np.zeros((0, 3)))
 
 
-@pytest.mark.parametrize("command", ["compile", "run", "bench", "explain", "doctor"])
+@pytest.mark.parametrize("command", ["compile", "run", "bench", "tune", "explain", "doctor"])
 def test_every_command_has_help_with_an_example(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -120,7 +120,7 @@ def test_every_command_has_help_with_an_example(
 def test_the_example_of_each_command_parses() -> None:
     parser = cli.build_parser()
     actions = next(a for a in parser._actions if a.dest == "command").choices
-    assert set(actions) == {"compile", "run", "bench", "explain", "cache", "doctor"}
+    assert set(actions) == {"compile", "run", "bench", "tune", "explain", "cache", "doctor"}
     for sub in actions.values():
         words = shlex.split(sub.epilog.splitlines()[-1])
         assert words[0] == "nestor"

@@ -29,7 +29,7 @@ def tune_command(given: argparse.Namespace, config: Config) -> int:
 
     options = TuneOptions(
         # Without any limit a search could go on for hours that nobody asked for.
-        seconds=parse_seconds(given.time or "60s") if given.time or not given.trials else None,
+        seconds=parse_seconds(given.time or "60s") if given.time or given.trials is None else None,
         trials=given.trials,
         strategy=given.strategy,
         seed=given.seed,

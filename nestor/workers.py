@@ -267,13 +267,18 @@ class LimitedWorker:
     def kill(self) -> None:
         """End the process at once and collect it."""
         # A worker holds nothing that needs care: no files, no locks.
-        with contextlib.suppress(OSError):
-            self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
+        end_process(self._process)
+
+
+def end_process(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process, collect it and close its pipes."""
+    with contextlib.suppress(OSError):
+        process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with contextlib.suppress(OSError):
+                pipe.close()
 
 
 def _describe_exit(code: int | None) -> str:

@@ -19,6 +19,7 @@ from nestor.autotune.measure_buffers import GUARD_BYTES
 from nestor.autotune.measure_native import FAULT, read_fault
 from nestor.errors import InternalError
 from nestor.runtime.memory import PAGE
+from nestor.workers import end_process
 
 Fault = Literal["wrong", "crashed", "timeout", "memory"]
 
@@ -219,13 +220,7 @@ class Runner:
 
     def close(self) -> None:
         """End the process at once; it holds nothing that needs care."""
-        with contextlib.suppress(OSError):
-            self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
+        end_process(self._process)
 
 
 def _near(address: int, arrays: Sequence[tuple[str, int, int]]) -> str:

@@ -54,6 +54,11 @@ class Strategy(ABC):
         self._proposed: set[Schedule] = set()
         self._suggested: list[Candidate] = []
 
+    @property
+    def name(self) -> str:
+        """What it is called in records."""
+        return next(name for name, kind in STRATEGIES.items() if kind is type(self))
+
     def suggest(self, candidates: Sequence[Candidate]) -> None:
         """Candidates that did well elsewhere: they are tried before any that are made up."""
         self._suggested += candidates

@@ -157,6 +157,7 @@ class Tuner:
         self._target = TargetKey.of(kernels.target)
         self._threads = kernels.threads
         self._begin = time.perf_counter()
+        _check_options(options, len(kernels.kernels))
         strategy_named(options.strategy)  # an unknown one is told of at once
         self.tasks: list[Task] = []
         for number, (fused, calls) in enumerate(zip(kernels.kernels, kernels.calls)):
@@ -282,7 +283,7 @@ class Tuner:
         records = []
         for number, (candidate, measured) in enumerate(zip(candidates, found)):
             trial = self.result.trials + number
-            records.append(self._record(task, candidate, measured, self._options.strategy, trial))
+            records.append(self._record(task, candidate, measured, task.strategy.name, trial))
             ratio = measured.ratio
             task.tell(candidate, None if ratio is None else ratio.median)
             count = self.result.statuses.get(measured.status, 0)
@@ -370,6 +371,21 @@ class Tuner:
                 best_ns=sum(t.total_ns for t in known),
                 expected_ns=sum(t.expected_gain_ns() for t in known),
             )
+        )
+
+
+def _check_options(options: TuneOptions, kernels: int) -> None:
+    """Raise ``UserError`` for a budget or kernels that there cannot be."""
+    if options.trials is not None and options.trials < 1:
+        raise UserError(f"{options.trials} trials find nothing; give at least 1")
+    names = [f"k{n}" for n in range(kernels)]
+    unknown = [name for name in options.only if name not in names]
+    if unknown:
+        raise UserError(
+            f"the model has no kernel {unknown[0]!r}; its kernels are k0 to {names[-1]}: see "
+            "`nestor compile` or the table of a run without --kernel"
+            if names
+            else f"the model has no kernel {unknown[0]!r}: it has none at all"
         )
 
 

@@ -14,10 +14,10 @@ import numpy as np
 from nestor.cost_model.op_counts import OpCounts, instance_ops, result_ops
 from nestor.errors import UserError
 from nestor.ir.affine import Affine, Mod
-from nestor.ir.expr import Expr, Index, IndexExpr, Load, walk
+from nestor.ir.expr import Expr, IndexExpr, Load, walk
 from nestor.ir.program import Layout, Program, Statement, Tensor
 from nestor.passes.rewriting import alias_roots
-from nestor.passes.strides import TYPICAL_SYMBOL
+from nestor.passes.strides import TYPICAL_SYMBOL, plain_indices
 
 _SAMPLES = 256
 """Points that estimate the mean extents and the density of a domain that is no box."""
@@ -234,19 +234,7 @@ def _accesses(
 def _address(
     facts: KernelFacts, tensor: Tensor, layout: Layout | None, indices: tuple[IndexExpr, ...]
 ) -> Address:
-    irregular: set[str] = set()
-    plain: list[Affine] = []
-    for index in indices:
-        if isinstance(index, Affine):
-            plain.append(index)
-            continue
-        plain.append(Affine())
-        for node in walk(index):
-            if isinstance(node, Index):
-                irregular |= node.value.variables()
-            elif isinstance(node, Load):
-                for i in node.indices:
-                    irregular |= i.variables() if isinstance(i, Affine) else set()
+    plain, irregular = plain_indices(indices)
     physical, shape = tuple(plain), tensor.shape
     if layout is not None:
         mapping = {f"d{d}": index for d, index in enumerate(plain)}

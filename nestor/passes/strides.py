@@ -41,14 +41,8 @@ def element_strides(tensor: Tensor) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
-def access_strides(
-    tensor: Tensor, indices: Sequence[IndexExpr], names: Sequence[str]
-) -> dict[str, int | None]:
-    """Stride [elements] of an access along each index of ``names``; 0 where it does not move.
-
-    None: the access moves irregularly along the index (``//``, ``%``, or a gather). In a blocked
-    layout it is the stride inside a block: tiles are blocks.
-    """
+def plain_indices(indices: Sequence[IndexExpr]) -> tuple[list[Affine], set[str]]:
+    """An access with 0 in place of what is gathered, and the indices that decide that."""
     from nestor.ir.expr import Index as IndexValue
     from nestor.ir.expr import Load, walk
 
@@ -65,6 +59,18 @@ def access_strides(
             elif isinstance(node, Load):
                 for i in node.indices:
                     irregular |= i.variables() if isinstance(i, Affine) else set()
+    return plain, irregular
+
+
+def access_strides(
+    tensor: Tensor, indices: Sequence[IndexExpr], names: Sequence[str]
+) -> dict[str, int | None]:
+    """Stride [elements] of an access along each index of ``names``; 0 where it does not move.
+
+    None: the access moves irregularly along the index (``//``, ``%``, or a gather). In a blocked
+    layout it is the stride inside a block: tiles are blocks.
+    """
+    plain, irregular = plain_indices(indices)
     out: dict[str, int | None] = {name: None if name in irregular else 0 for name in names}
     for index, stride in zip(_inside_blocks(tensor, plain), element_strides(tensor)):
         for atom, c in index.terms:

@@ -251,6 +251,27 @@ def test_wrong_spans_are_refused(text: str) -> None:
         parse_seconds(text)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"trials": 0}, "give at least 1"),
+        ({"trials": -3}, "give at least 1"),
+        ({"only": ("k7",)}, "no kernel 'k7'; its kernels are k0 to k0"),
+    ],
+)
+def test_wrong_options_are_refused(tmp_path: Path, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        tuner(tmp_path, Machine(), (LARGE, 1), **options)
+
+
+def test_records_name_the_strategy_that_proposed(tmp_path: Path) -> None:
+    tiny = kernel(programs.layer_norm(5, 100))
+    search, records = tuner(tmp_path, Machine(), (tiny, 1), trials=4, strategy="random")
+    (task,) = search.run().tasks
+    found = {r.strategy for r in records.history(task.key.digest)} - {CONFIRMED}
+    assert found == {"exhaustive"}  # a small space is walked through
+
+
 def test_an_unknown_strategy_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no strategy 'luck'"):
         tuner(tmp_path, Machine(), (LARGE, 1), strategy="luck")

@@ -403,7 +403,8 @@ Template = Callable[[Maker], None]
 
 def random_case(seed: int) -> Case:
     """The Program of ``seed``, with symbol values and what its inputs must hold."""
-    from tests.fuzz.templates import TEMPLATES, WEIGHTS, pointwise
+    from tests.fuzz.template_kinds import TEMPLATES, WEIGHTS
+    from tests.fuzz.templates import pointwise
 
     rng = Random(f"program {seed}")
     maker = Maker(rng, gentle=rng.random() < 0.75)

@@ -22,7 +22,7 @@ from nestor.ir.monoid import (
 from nestor.ir.program import Domain, IndexRange, Reduction
 from nestor.ir.types import DType
 from tests.fuzz.generate_expressions import convert
-from tests.fuzz.generate_programs import Dim, Known, Maker, Template, dim
+from tests.fuzz.generate_programs import Dim, Known, Maker, dim
 
 F32, I64 = DType.f32, DType.i64
 
@@ -121,7 +121,9 @@ def triangle(m: Maker) -> None:
     if rng.random() < 0.5:
         monoid = _simple_monoid(m, dtype)
         out = m.add([n], dtype, "temp")
-        m.statement([], [(out, [i])], [element], domain=domain, reduction=_plain(monoid, ["j"]))
+        m.statement(
+            [], [(out, [i])], [element], domain=domain, reduction=plain_reduction(monoid, ["j"])
+        )
     else:
         u = m.add([n, n], dtype, "inout")
         m.statement([], [(u, [i, j])], [element], domain=domain)
@@ -137,7 +139,7 @@ def _simple_monoid(m: Maker, dtype: DType) -> Monoid:
     return make(dtype)
 
 
-def _plain(monoid: Monoid, reduced: list[str], **more: object) -> Reduction:
+def plain_reduction(monoid: Monoid, reduced: list[str], **more: object) -> Reduction:
     final = tuple(Var(name=f"s{c}", dtype=d) for c, d in enumerate(monoid.dtypes))
     return Reduction(indices=tuple(reduced), monoid=monoid, final=final, **more)  # type: ignore[arg-type]
 
@@ -291,47 +293,8 @@ def contraction(m: Maker) -> None:
         [(n, dims[n]) for n in order],
         [(out, at)],
         [binary("mul", *factors)],
-        reduction=_plain(sum_of(dtype), [n for n in order if n in reduced], into=into),
+        reduction=plain_reduction(sum_of(dtype), [n for n in order if n in reduced], into=into),
     )
-
-
-def joined_product(m: Maker) -> None:
-    """A product with a tensor that is joined of others and of something computed."""
-    rng = m.rng
-    dtype = rng.choice([DType.f32, DType.f32, DType.f64, DType.i32])
-    dims = dict(zip("qjd", m.dims(3, 300), strict=True))
-    parts: list[Dim] = []
-    for _ in range(rng.choice([2, 2, 3])):
-        parts.append(rng.choice([dim(1), dims["j"], m.size()]))
-    rng.shuffle(parts)
-    start = Dim(0, affine(0))
-    total = Dim(sum(p.value for p in parts), sum((p.expr for p in parts), affine(0)))
-    out = m.add([total, dims["d"]], dtype, "temp", readable=False)
-    for part in parts:
-        here = {"j": part, "d": dims["d"]}
-        given = m.add([part, dims["d"]], dtype, "input")
-        element: Expr = Load(tensor=given.name, indices=(variable("j"), variable("d")), dtype=dtype)
-        if rng.random() < 0.3:
-            element = m.expression(dtype, [element], here, 1)
-        at: list[IndexExpr] = [variable("j") + start.expr, variable("d")]
-        m.statement([("j", part), ("d", dims["d"])], [(out, at)], [element])
-        start = Dim(start.value + part.value, start.expr + part.expr)
-    out.readable = True
-    dims["j"] = total
-    names = [n for n in "qjd" if n != "q" or rng.random() < 0.7]
-    for reduced in rng.choice(["j", "d", "jd"]):
-        other = m.add([dims[n] for n in names if n in ("q", reduced)], dtype, "input")
-        at_other = tuple(variable(n) for n in names if n in ("q", reduced))
-        given_load = Load(tensor=other.name, indices=at_other, dtype=dtype)
-        joined = Load(tensor=out.name, indices=(variable("j"), variable("d")), dtype=dtype)
-        free = [n for n in names if n != reduced]
-        m.statement(
-            [(n, dims[n]) for n in names],
-            [m.target(free, dims, dtype)],
-            [binary("mul", given_load, joined)],
-            reduction=_plain(sum_of(dtype), [reduced]),
-        )
-    m.features.add("joined product")
 
 
 def convolution(m: Maker) -> None:
@@ -364,7 +327,7 @@ def convolution(m: Maker) -> None:
         [(n, dims[n]) for n in names],
         [target],
         [element],
-        reduction=_plain(monoid, [n for n in names if n not in kept]),
+        reduction=plain_reduction(monoid, [n for n in names if n not in kept]),
     )
 
 
@@ -412,7 +375,9 @@ def scatter(m: Maker) -> None:
     if kind == "into":
         monoid = _simple_monoid(m, dtype)
         reduced = rng.choice([["i"], ["i"], ["i", "j"]])
-        m.statement(ranges, [(u, at)], [element], reduction=_plain(monoid, reduced, into=True))
+        m.statement(
+            ranges, [(u, at)], [element], reduction=plain_reduction(monoid, reduced, into=True)
+        )
     else:
         m.statement(ranges, [(u, at)], [element], scatter=kind)
     u.readable = True
@@ -436,7 +401,7 @@ def accumulate_into(m: Maker) -> None:
         [(u, [variable(kept)])],
         [element],
         order=order,
-        reduction=_plain(_simple_monoid(m, dtype), [summed], into=True),
+        reduction=plain_reduction(_simple_monoid(m, dtype), [summed], into=True),
     )
     u.readable = True
 
@@ -532,7 +497,7 @@ def recurrence(m: Maker) -> None:
         [(g, place)],
         [binary("mul", past, weight)],
         order=(position, "t", 0),
-        reduction=_plain(sum_of(dtype), ["k"]),
+        reduction=plain_reduction(sum_of(dtype), ["k"]),
     )
     given = Load(tensor=x.name, indices=(t, j), dtype=dtype)
     summed = Load(tensor=g.name, indices=tuple(place), dtype=dtype)  # type: ignore[arg-type]
@@ -581,9 +546,9 @@ def softmax(m: Maker) -> None:
         return Load(tensor=t.name, indices=tuple([i, j][: len(t.dims)]), dtype=F32)
 
     m.features.add("softmax")
-    m.statement(ranges, [(mx, [i])], [source], reduction=_plain(max_of(F32), ["j"]))
+    m.statement(ranges, [(mx, [i])], [source], reduction=plain_reduction(max_of(F32), ["j"]))
     m.statement(ranges, [(ex, [i, j])], [unary("exp", binary("sub", source, at(mx)))])
-    m.statement(ranges, [(sm, [i])], [at(ex)], reduction=_plain(sum_of(F32), ["j"]))
+    m.statement(ranges, [(sm, [i])], [at(ex)], reduction=plain_reduction(sum_of(F32), ["j"]))
     m.statement(ranges, [(out, [i, j])], [binary("div", at(ex), at(sm))])
 
 
@@ -612,13 +577,3 @@ def attention(m: Maker) -> None:
     m.statement(
         [(n, dims[n]) for n in "qdk"], [target], [score, const(1, dtype), value], reduction=r
     )
-
-
-_KINDS: list[tuple[Template, int]] = [
-    (pointwise, 30), (in_place, 4), (strided_write, 4), (concatenate, 4), (triangle, 6),
-    (reduction, 24), (contraction, 14), (convolution, 6), (scan, 6), (scatter, 6),
-    (accumulate_into, 5), (stencil, 3), (jacobi, 3), (recurrence, 5), (reshaped, 4), (softmax, 3),
-    (attention, 2), (joined_product, 4),
-]  # fmt: skip
-TEMPLATES = [k for k, _ in _KINDS]
-WEIGHTS = [w for _, w in _KINDS]

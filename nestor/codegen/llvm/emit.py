@@ -16,7 +16,7 @@ from nestor.ir.expr import Load, loads, walk
 from nestor.ir.loopnest import Alloc, Compute, Loop, LoopNest, Node, computes, node_children
 from nestor.target.cpu import TRIPLE, CpuTarget
 
-CODEGEN_VERSION = 27
+CODEGEN_VERSION = 28
 """Raised whenever the same nest may give other code; part of the key of cached objects."""
 
 

@@ -14,7 +14,7 @@ from nestor.codegen.llvm.builder import Val, int_val, mangle, vec_type, vector_l
 from nestor.codegen.llvm.context import Context
 from nestor.codegen.llvm.indexing import emit_at
 from nestor.codegen.llvm.nearby import load_nearby, load_nearby_masked, nearby_chunks
-from nestor.codegen.llvm.storage import read_memory
+from nestor.codegen.llvm.storage import keep_mask, read_memory
 from nestor.codegen.llvm.types import TYPE_BYTES
 from nestor.ir.types import DType
 
@@ -110,7 +110,7 @@ def _load_row(
             f"call {full} {name}(ptr align {TYPE_BYTES[ty]} {pointer.text}, "
             f"{mask.full} {mask.text}, {full} {other})"
         )
-        value = read_memory(ctx, at.storage, rhs, lanes)
+        value = keep_mask(ctx, read_memory(ctx, at.storage, rhs, lanes), ty, lanes)
     return fb.shuffle(value, flip) if at.is_reversed else value
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from nestor.codegen.llvm.addressing import Location, stride_pattern
 from nestor.codegen.llvm.builder import Val, mangle, vec_type
 from nestor.codegen.llvm.context import Context
-from nestor.codegen.llvm.storage import read_memory
+from nestor.codegen.llvm.storage import keep_mask, read_memory
 from nestor.codegen.llvm.types import TYPE_BYTES
 
 MAX_CHUNKS = 4
@@ -97,7 +97,7 @@ def _chunk(
         f"call {full} {name}(ptr align {align} {pointer.text}, {mask.full} {mask.text}, "
         f"{full} poison)"
     )
-    return read_memory(ctx, at.storage, rhs, width)
+    return keep_mask(ctx, read_memory(ctx, at.storage, rhs, width), ty, width)
 
 
 def _gathered(ctx: Context, chunks: list[Val], starts: list[int], wanted: list[int]) -> Val:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from nestor.codegen.llvm.builder import Val
+from nestor.codegen.llvm.builder import Val, mangle, vec_type
 from nestor.codegen.llvm.context import Context, Private, Storage
 from nestor.codegen.llvm.indexing import scalar_affine
 from nestor.codegen.llvm.types import MEMORY_TYPE, TYPE_BYTES
@@ -34,6 +34,19 @@ def read_memory(ctx: Context, storage: Storage, rhs: str, lanes: int) -> Val:
     if storage.read_only:
         return ctx.fb.emit(rhs, storage.ty, lanes)
     return ctx.fb.effect(rhs, storage.ty, lanes)
+
+
+def keep_mask(ctx: Context, value: Val, ty: str, lanes: int) -> Val:
+    """What a masked load gave, apart from what is done with it.
+
+    LLVM 22 makes ``select(m, fma(masked.load(p, m), b, c), 0)`` one masked instruction and loads
+    its operand without the mask when it takes the two apart again: past the end of the array.
+    """
+    if ty not in ("float", "double"):
+        return value
+    full = vec_type(ty, lanes)
+    name = ctx.fb.module.declare(f"llvm.arithmetic.fence.{mangle(ty, lanes)}", full, full)
+    return ctx.fb.emit(f"call {full} {name}({full} {value.text})", ty, lanes)
 
 
 def _bind_tensor(ctx: Context, name: str) -> Storage:

@@ -3,6 +3,7 @@ declare <16 x float> @llvm.fma.v16f32(<16 x float>, <16 x float>, <16 x float>)
 declare <16 x float> @llvm.x86.avx512.permvar.sf.512(<16 x float>, <16 x i32>)
 declare <16 x float> @llvm.x86.avx512.mask.scalef.ps.512(<16 x float>, <16 x float>, <16 x float>, i16, i32)
 declare <8 x float> @llvm.masked.load.v8f32.p0(ptr, <8 x i1>, <8 x float>)
+declare <8 x float> @llvm.arithmetic.fence.v8f32(<8 x float>)
 declare <8 x float> @llvm.fma.v8f32(<8 x float>, <8 x float>, <8 x float>)
 declare <8 x float> @llvm.x86.avx512.mask.scalef.ps.256(<8 x float>, <8 x float>, <8 x float>, i8)
 declare void @llvm.masked.store.v8f32.p0(<8 x float>, ptr, <8 x i1>)
@@ -42,13 +43,14 @@ after13:
   %v29 = getelementptr float, ptr %a20, i64 96
   %v30 = getelementptr float, ptr %a24, i64 96
   %v31 = call <8 x float> @llvm.masked.load.v8f32.p0(ptr align 4 %v30, <8 x i1> <i1 true, i1 true, i1 true, i1 true, i1 true, i1 false, i1 false, i1 false>, <8 x float> poison), !alias.scope !3, !noalias !4, !invariant.load !{}
-  %v32 = call <8 x float> @nestor.exp.v8f32(<8 x float> %v31)
-  call void @llvm.masked.store.v8f32.p0(<8 x float> %v32, ptr align 4 %v29, <8 x i1> <i1 true, i1 true, i1 true, i1 true, i1 true, i1 false, i1 false, i1 false>), !alias.scope !5, !noalias !6
+  %v32 = call <8 x float> @llvm.arithmetic.fence.v8f32(<8 x float> %v31)
+  %v33 = call <8 x float> @nestor.exp.v8f32(<8 x float> %v32)
+  call void @llvm.masked.store.v8f32.p0(<8 x float> %v33, ptr align 4 %v29, <8 x i1> <i1 true, i1 true, i1 true, i1 true, i1 true, i1 false, i1 false, i1 false>), !alias.scope !5, !noalias !6
   br label %latch6
 latch6:
   %n10 = add nsw i64 %i9, 1
-  %t33 = icmp slt i64 %n10, %end
-  br i1 %t33, label %loop5, label %after7
+  %t34 = icmp slt i64 %n10, %end
+  br i1 %t34, label %loop5, label %after7
 after7:
   ret void
 }

@@ -1,5 +1,6 @@
 target triple = "x86_64-unknown-linux-gnu"
 declare <4 x float> @llvm.masked.load.v4f32.p0(ptr, <4 x i1>, <4 x float>)
+declare <4 x float> @llvm.arithmetic.fence.v4f32(<4 x float>)
 declare i64 @llvm.smin.i64(i64, i64)
 define internal void @gemm.region0(ptr noalias readonly %frame, i64 %first, i64 %end) noinline nounwind {
 entry:
@@ -10,110 +11,113 @@ entry:
   %a4 = load ptr, ptr %a3, align 8, !invariant.load !{}
   %a22 = getelementptr ptr, ptr %a2, i64 0
   %a23 = load ptr, ptr %a22, align 8, !invariant.load !{}
-  %a46 = getelementptr ptr, ptr %a2, i64 1
-  %a47 = load ptr, ptr %a46, align 8, !invariant.load !{}
-  %a52 = getelementptr ptr, ptr %a2, i64 2
-  %a53 = load ptr, ptr %a52, align 8, !invariant.load !{}
+  %a48 = getelementptr ptr, ptr %a2, i64 1
+  %a49 = load ptr, ptr %a48, align 8, !invariant.load !{}
+  %a54 = getelementptr ptr, ptr %a2, i64 2
+  %a55 = load ptr, ptr %a54, align 8, !invariant.load !{}
   %v8 = icmp slt i64 %first, %end
   br i1 %v8, label %loop5, label %after7
 loop5:
   %i9 = phi i64 [ %first, %entry ], [ %n10, %latch6 ]
   %a24 = mul nsw i64 %i9, 12
   %a26 = getelementptr float, ptr %a23, i64 %a24
-  %a29 = mul nsw i64 %i9, -2
-  %a30 = add nsw i64 %a29, 3
-  %a31 = icmp sge i64 %a30, 0
-  %a48 = mul nsw i64 %i9, 8
-  %a49 = getelementptr float, ptr %a47, i64 %a48
+  %a30 = mul nsw i64 %i9, -2
+  %a31 = add nsw i64 %a30, 3
+  %a32 = icmp sge i64 %a31, 0
+  %a50 = mul nsw i64 %i9, 8
+  %a51 = getelementptr float, ptr %a49, i64 %a50
   br label %loop11
 loop11:
   %i14 = phi i64 [ 0, %loop5 ], [ %n15, %latch12 ]
-  %a38 = mul nsw i64 %i14, 2
-  %a39 = add nsw i64 %a38, 2
+  %a40 = mul nsw i64 %i14, 2
+  %a41 = add nsw i64 %a40, 2
   br label %loop16
 loop16:
   %i19 = phi i64 [ 0, %loop11 ], [ %n20, %latch17 ]
   %a25 = mul nsw i64 %i19, 3
   %a27 = getelementptr float, ptr %a26, i64 %a25
-  %a55 = getelementptr float, ptr %a53, i64 %a25
+  %a57 = getelementptr float, ptr %a55, i64 %a25
   %v28 = call <4 x float> @llvm.masked.load.v4f32.p0(ptr align 4 %a27, <4 x i1> <i1 true, i1 true, i1 true, i1 false>, <4 x float> poison), !alias.scope !5, !noalias !6
-  store <4 x float> %v28, ptr %buf21, align 4, !alias.scope !11, !noalias !12
-  br i1 %a31, label %then32, label %endif34
-then32:
-  %v35 = getelementptr float, ptr %buf21, i64 4
-  %v36 = getelementptr float, ptr %a27, i64 6
-  %v37 = call <4 x float> @llvm.masked.load.v4f32.p0(ptr align 4 %v36, <4 x i1> <i1 true, i1 true, i1 true, i1 false>, <4 x float> poison), !alias.scope !5, !noalias !6
-  store <4 x float> %v37, ptr %v35, align 4, !alias.scope !11, !noalias !12
-  br label %endif34
-endif34:
-  br label %loop40
-loop40:
-  %i43 = phi i64 [ %a38, %endif34 ], [ %n44, %latch41 ]
-  %a50 = getelementptr float, ptr %a49, i64 %i43
-  %a54 = mul nsw i64 %i43, 6
-  %a56 = getelementptr float, ptr %a55, i64 %a54
-  %v45 = load <4 x float>, ptr %buf21, align 4, !alias.scope !11, !noalias !12
-  %v51 = load float, ptr %a50, align 4, !alias.scope !7, !noalias !8, !invariant.load !{}
-  %v57 = call <4 x float> @llvm.masked.load.v4f32.p0(ptr align 4 %a56, <4 x i1> <i1 true, i1 true, i1 true, i1 false>, <4 x float> poison), !alias.scope !9, !noalias !10, !invariant.load !{}
-  %v58 = insertelement <4 x float> poison, float %v51, i64 0
-  %v59 = shufflevector <4 x float> %v58, <4 x float> poison, <4 x i32> zeroinitializer
-  %v60 = fmul contract <4 x float> %v59, %v57
-  %v61 = fadd contract <4 x float> %v45, %v60
-  store <4 x float> %v61, ptr %buf21, align 4, !alias.scope !11, !noalias !12
-  br i1 %a31, label %then62, label %endif64
-then62:
-  %v65 = getelementptr float, ptr %buf21, i64 4
-  %v66 = load <4 x float>, ptr %v65, align 4, !alias.scope !11, !noalias !12
-  %v67 = getelementptr float, ptr %a50, i64 4
-  %v68 = load float, ptr %v67, align 4, !alias.scope !7, !noalias !8, !invariant.load !{}
-  %v69 = insertelement <4 x float> poison, float %v68, i64 0
-  %v70 = shufflevector <4 x float> %v69, <4 x float> poison, <4 x i32> zeroinitializer
-  %v71 = fmul contract <4 x float> %v70, %v57
-  %v72 = fadd contract <4 x float> %v66, %v71
-  store <4 x float> %v72, ptr %v65, align 4, !alias.scope !11, !noalias !12
-  br label %endif64
-endif64:
-  br label %latch41
-latch41:
-  %n44 = add nsw i64 %i43, 1
-  %t73 = icmp slt i64 %n44, %a39
-  br i1 %t73, label %loop40, label %after42
-after42:
-  %v74 = load <4 x float>, ptr %buf21, align 4, !alias.scope !11, !noalias !12
-  %v75 = shufflevector <4 x float> %v74, <4 x float> poison, <2 x i32> <i32 0, i32 1>
-  store <2 x float> %v75, ptr %a27, align 4, !alias.scope !5, !noalias !6
-  %v76 = extractelement <4 x float> %v74, i64 2
-  %v77 = getelementptr float, ptr %a27, i64 2
-  store float %v76, ptr %v77, align 4, !alias.scope !5, !noalias !6
-  br i1 %a31, label %then78, label %endif80
-then78:
-  %v81 = getelementptr float, ptr %a27, i64 6
-  %v82 = getelementptr float, ptr %buf21, i64 4
-  %v83 = load <4 x float>, ptr %v82, align 4, !alias.scope !11, !noalias !12
-  %v84 = shufflevector <4 x float> %v83, <4 x float> poison, <2 x i32> <i32 0, i32 1>
-  store <2 x float> %v84, ptr %v81, align 4, !alias.scope !5, !noalias !6
-  %v85 = extractelement <4 x float> %v83, i64 2
-  %v86 = getelementptr float, ptr %v81, i64 2
-  store float %v85, ptr %v86, align 4, !alias.scope !5, !noalias !6
-  br label %endif80
-endif80:
+  %v29 = call <4 x float> @llvm.arithmetic.fence.v4f32(<4 x float> %v28)
+  store <4 x float> %v29, ptr %buf21, align 4, !alias.scope !11, !noalias !12
+  br i1 %a32, label %then33, label %endif35
+then33:
+  %v36 = getelementptr float, ptr %buf21, i64 4
+  %v37 = getelementptr float, ptr %a27, i64 6
+  %v38 = call <4 x float> @llvm.masked.load.v4f32.p0(ptr align 4 %v37, <4 x i1> <i1 true, i1 true, i1 true, i1 false>, <4 x float> poison), !alias.scope !5, !noalias !6
+  %v39 = call <4 x float> @llvm.arithmetic.fence.v4f32(<4 x float> %v38)
+  store <4 x float> %v39, ptr %v36, align 4, !alias.scope !11, !noalias !12
+  br label %endif35
+endif35:
+  br label %loop42
+loop42:
+  %i45 = phi i64 [ %a40, %endif35 ], [ %n46, %latch43 ]
+  %a52 = getelementptr float, ptr %a51, i64 %i45
+  %a56 = mul nsw i64 %i45, 6
+  %a58 = getelementptr float, ptr %a57, i64 %a56
+  %v47 = load <4 x float>, ptr %buf21, align 4, !alias.scope !11, !noalias !12
+  %v53 = load float, ptr %a52, align 4, !alias.scope !7, !noalias !8, !invariant.load !{}
+  %v59 = call <4 x float> @llvm.masked.load.v4f32.p0(ptr align 4 %a58, <4 x i1> <i1 true, i1 true, i1 true, i1 false>, <4 x float> poison), !alias.scope !9, !noalias !10, !invariant.load !{}
+  %v60 = call <4 x float> @llvm.arithmetic.fence.v4f32(<4 x float> %v59)
+  %v61 = insertelement <4 x float> poison, float %v53, i64 0
+  %v62 = shufflevector <4 x float> %v61, <4 x float> poison, <4 x i32> zeroinitializer
+  %v63 = fmul contract <4 x float> %v62, %v60
+  %v64 = fadd contract <4 x float> %v47, %v63
+  store <4 x float> %v64, ptr %buf21, align 4, !alias.scope !11, !noalias !12
+  br i1 %a32, label %then65, label %endif67
+then65:
+  %v68 = getelementptr float, ptr %buf21, i64 4
+  %v69 = load <4 x float>, ptr %v68, align 4, !alias.scope !11, !noalias !12
+  %v70 = getelementptr float, ptr %a52, i64 4
+  %v71 = load float, ptr %v70, align 4, !alias.scope !7, !noalias !8, !invariant.load !{}
+  %v72 = insertelement <4 x float> poison, float %v71, i64 0
+  %v73 = shufflevector <4 x float> %v72, <4 x float> poison, <4 x i32> zeroinitializer
+  %v74 = fmul contract <4 x float> %v73, %v60
+  %v75 = fadd contract <4 x float> %v69, %v74
+  store <4 x float> %v75, ptr %v68, align 4, !alias.scope !11, !noalias !12
+  br label %endif67
+endif67:
+  br label %latch43
+latch43:
+  %n46 = add nsw i64 %i45, 1
+  %t76 = icmp slt i64 %n46, %a41
+  br i1 %t76, label %loop42, label %after44
+after44:
+  %v77 = load <4 x float>, ptr %buf21, align 4, !alias.scope !11, !noalias !12
+  %v78 = shufflevector <4 x float> %v77, <4 x float> poison, <2 x i32> <i32 0, i32 1>
+  store <2 x float> %v78, ptr %a27, align 4, !alias.scope !5, !noalias !6
+  %v79 = extractelement <4 x float> %v77, i64 2
+  %v80 = getelementptr float, ptr %a27, i64 2
+  store float %v79, ptr %v80, align 4, !alias.scope !5, !noalias !6
+  br i1 %a32, label %then81, label %endif83
+then81:
+  %v84 = getelementptr float, ptr %a27, i64 6
+  %v85 = getelementptr float, ptr %buf21, i64 4
+  %v86 = load <4 x float>, ptr %v85, align 4, !alias.scope !11, !noalias !12
+  %v87 = shufflevector <4 x float> %v86, <4 x float> poison, <2 x i32> <i32 0, i32 1>
+  store <2 x float> %v87, ptr %v84, align 4, !alias.scope !5, !noalias !6
+  %v88 = extractelement <4 x float> %v86, i64 2
+  %v89 = getelementptr float, ptr %v84, i64 2
+  store float %v88, ptr %v89, align 4, !alias.scope !5, !noalias !6
+  br label %endif83
+endif83:
   br label %latch17
 latch17:
   %n20 = add nsw i64 %i19, 1
-  %t87 = icmp slt i64 %n20, 2
-  br i1 %t87, label %loop16, label %after18
+  %t90 = icmp slt i64 %n20, 2
+  br i1 %t90, label %loop16, label %after18
 after18:
   br label %latch12
 latch12:
   %n15 = add nsw i64 %i14, 1
-  %t88 = icmp slt i64 %n15, 2
-  br i1 %t88, label %loop11, label %after13
+  %t91 = icmp slt i64 %n15, 2
+  br i1 %t91, label %loop11, label %after13
 after13:
   br label %latch6
 latch6:
   %n10 = add nsw i64 %i9, 1
-  %t89 = icmp slt i64 %n10, %end
-  br i1 %t89, label %loop5, label %after7
+  %t92 = icmp slt i64 %n10, %end
+  br i1 %t92, label %loop5, label %after7
 after7:
   ret void
 }

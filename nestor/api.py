@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,10 @@ from nestor.config import Config
 from nestor.errors import InputError, UserError
 
 if TYPE_CHECKING:
-    from nestor.building import BuiltModel, TuneModel
+    from nestor.autotune.background import BackgroundTuning
+    from nestor.autotune.choosing import ModelTuner
+    from nestor.autotune.tuner import TuneRequest
+    from nestor.building import BuiltModel
     from nestor.report import Report
 
 MAX_SIGNATURES = 8
@@ -35,10 +39,11 @@ class CompiledModel:
         dynamic_shapes: Any,
         name: str,
         release_weights: bool = False,
-        tune: TuneModel | None = None,
+        tune: TuneRequest | None = None,
     ):
         self._model = model
         self._tune = tune
+        self._tunings: list[BackgroundTuning] = []
         self._config = config
         self._strict = strict
         self._dynamic_shapes = dynamic_shapes
@@ -60,7 +65,9 @@ class CompiledModel:
                 "cannot be compiled again\nfix: load the model anew, or name the sizes that vary "
                 "in dynamic_shapes"
             )
+        self._stop_tuning()
         self._fixed = self._build(tuple(args), dict(kwargs or {}))
+        self._tune_beside(self._fixed, tuple(args), dict(kwargs or {}))
         if self._releases_weights:
             self._model = None
 
@@ -87,12 +94,14 @@ class CompiledModel:
                     "each compiled anew\nfix: name the sizes that vary in dynamic_shapes, or "
                     "compile separately for each use"
                 )
-            self._built[key] = self._build(args, kwargs)
-            return self._built[key]
+            built = self._built[key] = self._build(args, kwargs)
+            self._tune_beside(built, args, kwargs)
+            return built
 
     def _build(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> BuiltModel:
         from nestor.building import build_model
 
+        tuner = self._tuner()
         return build_model(
             self._model,
             args,
@@ -102,8 +111,59 @@ class CompiledModel:
             dynamic_shapes=self._dynamic_shapes,
             name=self._name,
             release_weights=self._releases_weights,
-            tune=self._tune,
+            tune=None if tuner is None else tuner.tune,
+            decide=None if tuner is None else tuner.decide,
         )
+
+    def _tuner(self) -> ModelTuner | None:
+        """What searches before the model is compiled, if that was asked for."""
+        request = self._tune
+        if request is None or request.in_background:
+            return None
+        from nestor.autotune.choosing import ModelTuner
+        from nestor.autotune.tuner import TuneOptions
+
+        return ModelTuner(self._config, TuneOptions(seconds=request.seconds))
+
+    # ------------------------------------------------------------------ tuning beside calls
+
+    def _tune_beside(
+        self, built: BuiltModel, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        if self._tune is not None and self._tune.in_background:
+            from nestor.autotune.background import BackgroundTuning
+            from nestor.building import copy_arguments
+
+            args, kwargs = copy_arguments((args, kwargs))
+            seconds = self._tune.seconds
+            self._tunings.append(BackgroundTuning(self, built, args, kwargs, seconds))
+
+    def _stop_tuning(self) -> None:
+        for tuning in self._tunings:
+            tuning.end()
+        self._tunings.clear()
+
+    def swap(self, old: BuiltModel, new: BuiltModel) -> bool:
+        """Serve calls with ``new`` from now on; False if ``old`` serves none any more.
+
+        Calls under way end on ``old``. For tuning in the background.
+        """
+        with self._lock:
+            if self._fixed is old:
+                self._fixed = new
+                return True
+            if self._fixed is not None:
+                return False
+            keys = [key for key, built in self._built.items() if built is old]
+            self._built.update(dict.fromkeys(keys, new))
+            return bool(keys)
+
+    @property
+    def tuning(self) -> BackgroundTuning | None:
+        """The search in the background for the (latest) compilation: ``report()``, ``wait()``,
+        ``stop()``; None without one.
+        """
+        return self._tunings[-1] if self._tunings else None
 
     def _current(self) -> BuiltModel:
         built = self._fixed or next(reversed(self._built.values()), None)
@@ -116,7 +176,8 @@ class CompiledModel:
 
     def report(self) -> Report:
         """What the (latest) compilation did: kernels, externs, times, memory."""
-        return self._current().report()
+        report = self._current().report()
+        return report if self.tuning is None else replace(report, tuning=self.tuning.report())
 
     def save(self, path: str | Path) -> None:
         """Write the compiled model as an artifact that needs neither PyTorch nor a compiler.
@@ -152,9 +213,11 @@ def compile(
             read, most of them packed, and ``model`` has none any more (using it is an error, and
             changes of its weights are not seen). Needs example inputs. Buffers that calls update
             stay. Weights that something else refers to take memory as long as it does.
-        tune: search for better schedules for so long first, ``"60s"``, ``"10m"`` or seconds. What
-            is found is kept in the records (``nestor cache``): later compilations take it from
-            there without ``tune``. A model without example inputs searches at each compilation.
+        tune: search for better schedules for so long first, ``"60s"``, ``"10m"`` or seconds; or
+            ``"background"``, ``"background:10m"``: serve at once, search in another process, and
+            let better kernels take over between calls (see ``CompiledModel.tuning``). What is found
+            is kept in the records (``nestor cache``): later compilations take it from there
+            without ``tune``. A model without example inputs searches at each compilation.
         settings: other fields of ``nestor.config.Config``.
     Raises: ``UserError``, ``Unsupported`` or ``InternalError``; each says what, where and what to
         do about it.
@@ -165,6 +228,7 @@ def compile(
             "and each signature of inputs needs its own\nfix: pass example inputs"
         )
     config = Config.load(target=target, threads=threads, **settings)
+    request = _tuning(tune, release_weights=release_weights)
     compiled = CompiledModel(
         model,
         config,
@@ -172,7 +236,7 @@ def compile(
         dynamic_shapes=dynamic_shapes,
         name=name or type(model).__name__,
         release_weights=release_weights,
-        tune=None if tune is None else _tuning(tune, config),
+        tune=request,
     )
     if example_inputs is not None:
         if isinstance(example_inputs, Mapping):
@@ -189,13 +253,20 @@ def compile(
     return compiled
 
 
-def _tuning(budget: str | float, config: Config) -> TuneModel:
-    """A search for ``budget``, for ``build_model``."""
-    from nestor.autotune.choosing import tune_kernels
-    from nestor.autotune.tuner import TuneOptions, parse_seconds
+def _tuning(tune: str | float | None, *, release_weights: bool) -> TuneRequest | None:
+    """What ``tune=`` asks for."""
+    if tune is None:
+        return None
+    from nestor.autotune.tuner import parse_tune
 
-    options = TuneOptions(seconds=parse_seconds(budget))
-    return lambda kernels: tune_kernels(kernels, config, options)
+    request = parse_tune(tune)
+    if request.in_background and release_weights:
+        raise InputError(
+            "tune='background' with release_weights: other kernels may want the weights packed "
+            "otherwise, and they would be gone\nfix: search first, as with tune='60s', or leave "
+            "release_weights out"
+        )
+    return request
 
 
 def load(path: str | Path, *, threads: int | None = None) -> Any:

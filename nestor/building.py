@@ -8,19 +8,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nestor.autotune.choosing import chosen_schedules, is_slower
+from nestor.autotune.choosing import agree, chosen_schedules, is_slower, known_point, time_calls
 from nestor.compiler import (
     CompiledProgram,
     ModelKernels,
+    PreparedProgram,
     ScheduleChooser,
+    Slot,
     compile_prepared,
-    prepare_program,
     prepared_kernels,
 )
 from nestor.config import Config
 from nestor.interface import InterfaceBuilder
 from nestor.ir.program import Extern
 from nestor.linking import Linker
+from nestor.passes.knobs import Choices
 from nestor.report import ExternReport, KernelReport, Report
 from nestor.runtime.executable import Executable
 from nestor.runtime.manifest import ExternCall, Manifest, TargetInfo, WeightSource, check_manifest
@@ -33,12 +35,19 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from nestor.autotune.background_worker import Assignment
+    from nestor.autotune.pairing import Pair
+    from nestor.autotune.program_search import CompareWhole, ProgramTuning
+    from nestor.autotune.program_space import ProgramPoint, ProgramSpace
     from nestor.autotune.tuner import Tuning
     from nestor.frontends.torch.model import ImportedModel
 
 
 TuneModel = Callable[[ModelKernels], "Tuning"]
 """Searches schedules for a model's kernels."""
+
+DecideProgram = Callable[["ProgramSpace", "CompareWhole"], "ProgramTuning | None"]
+"""Searches the decisions of a model's passes; None: it does not."""
 
 
 def build_model(
@@ -53,13 +62,15 @@ def build_model(
     release_weights: bool = False,
     progress: Callable[[int, int], None] | None = None,
     tune: TuneModel | None = None,
+    decide: DecideProgram | None = None,
 ) -> BuiltModel:
     """Compile ``model`` for example inputs, with the schedules that records have confirmed.
 
     Args: release_weights: take the weights over, so that the model has none any more.
-        tune: search for better schedules first.
+        decide, tune: search for better decisions of the passes, and for better schedules, first.
     Raises: ``ExportError``, ``InputError``, ``Unsupported`` (in strict mode, naming the operators).
     """
+    from nestor.autotune.program_space import ProgramSpace
     from nestor.frontends.torch import import_model
 
     target = parse_target(config.target)
@@ -67,12 +78,8 @@ def build_model(
     imported = import_model(model, args, kwargs, dynamic_shapes=dynamic_shapes, name=name)
     seconds = {"export": imported.export_seconds}
     seconds["lowering"] = time.perf_counter() - start - imported.export_seconds
-    clock = time.perf_counter()
-    prepared = prepare_program(imported.program, target, config, has_updates=bool(imported.mutated))
-    seconds["passes"] = time.perf_counter() - clock
-    tuning = tune(prepared_kernels(prepared, config)) if tune is not None else None
 
-    def build(choose: ScheduleChooser | None) -> BuiltModel:
+    def build(prepared: PreparedProgram, choose: ScheduleChooser | None) -> BuiltModel:
         own = dict(seconds)
         compiled = compile_prepared(
             prepared, config, strict=strict, progress=progress, choose=choose
@@ -83,11 +90,34 @@ def build_model(
         own["linking"] = time.perf_counter() - clock
         return built
 
+    def compare(point: ProgramPoint, seconds: float) -> list[Pair]:
+        if not plain_models:
+            plain_models.append(build(space.prepare(Choices()), None))
+        default, found = plain_models[0], build(space.prepare(Choices(dict(point))), None)
+        if not agree(found.executable(*args, **kwargs), default.executable(*args, **kwargs)):
+            return []
+        return time_calls(
+            lambda: found.executable(*args, **kwargs),
+            lambda: default.executable(*args, **kwargs),
+            seconds,
+        )
+
+    plain_models: list[BuiltModel] = []
+    space = ProgramSpace(imported.program, target, config, has_updates=bool(imported.mutated))
+    # A call of a model that updates something cannot be repeated.
+    decisions = decide(space, compare) if decide is not None and not imported.mutated else None
+    plain_models.clear()
+    point = known_point(space) if decisions is None else decisions.point
+    clock = time.perf_counter()
+    choices = Choices(dict(point))
+    prepared = space.prepare(choices)
+    seconds["passes"] = time.perf_counter() - clock
+    tuning = tune(prepared_kernels(prepared, config)) if tune is not None else None
     chosen = chosen_schedules(lambda: prepared_kernels(prepared, config), config, tuning)
-    built = build((lambda fused: chosen.get(fused.kernel)) if chosen else None)
+    built = build(prepared, (lambda fused: chosen.get(fused.kernel)) if chosen else None)
     if tuning is not None and built.has_chosen_schedules and not imported.mutated:
         # What is faster alone need not be so beside others: the whole model decides.
-        plain = build(None)
+        plain = build(prepared, None)
         calls = (
             lambda: built.executable(*args, **kwargs),
             lambda: plain.executable(*args, **kwargs),
@@ -95,7 +125,9 @@ def build_model(
         if is_slower(*calls):
             tuning.kept_default = True
             built = plain
-    built.tuning = tuning
+    built.tuning, built.decisions = tuning, decisions
+    # What records say may be anything; this is what the rules took of it.
+    built.point = choices.otherwise()
     if release_weights:
         built.take_weights(model)
     return built
@@ -114,16 +146,13 @@ def model_kernels(
 
     Raises: ``ExportError``, ``InputError``.
     """
+    from nestor.autotune.program_space import ProgramSpace
     from nestor.frontends.torch import import_model
 
     imported = import_model(model, args, kwargs, dynamic_shapes=dynamic_shapes, name=name)
-    prepared = prepare_program(
-        imported.program,
-        parse_target(config.target),
-        config,
-        has_updates=bool(imported.mutated),
-    )
-    return prepared_kernels(prepared, config)
+    target, has_updates = parse_target(config.target), bool(imported.mutated)
+    space = ProgramSpace(imported.program, target, config, has_updates=has_updates)
+    return space.at(known_point(space)).kernels
 
 
 class BuiltModel:
@@ -136,6 +165,7 @@ class BuiltModel:
         target: CpuTarget,
         config: Config,
         seconds: dict[str, float],
+        beside: BuiltModel | None = None,
     ):
         self._imported = imported
         self._compiled = compiled
@@ -144,22 +174,83 @@ class BuiltModel:
         self._seconds = seconds
         self._taken: dict[str, Any] | None = None
         self.tuning: Tuning | None = None
+        self.decisions: ProgramTuning | None = None
+        self.point: ProgramPoint = () if beside is None else beside.point
         linker = Linker(compiled, target, config)
         self._externs = [c for c in compiled.calls if isinstance(c, Extern)]
         self.objects = linker.objects
         self.manifest = self._make_manifest(linker)
-        self.executable = Executable(
-            self.manifest,
-            self.objects,
-            self._weights(),
-            threads=config.threads,
-            extern_runner=self._run_extern if self._externs else None,
-            watcher=WeightWatcher(list(self._watched())),
-            repack=self._repack,
-            prefer="torch",
-        )
+        # The watcher before the weights: what changes in between is then seen.
+        if beside is None:
+            watcher = WeightWatcher(list(self._watched()))
+            self.executable = self._make_executable(self._weights(), watcher)
+        else:
+            with beside.executable.steady_weights() as arrays:
+                self._imported = beside._imported
+                watcher = WeightWatcher(list(self._watched()))
+                weights = self._weights(self._known_weights(beside, arrays))
+                self.executable = self._make_executable(weights, watcher)
+            self.executable.take_turns_with(beside.executable)
         if config.thread_count() > 1:
             openmp()  # PyTorch's, so to look for it now rather than in the first call does no harm
+
+    def _make_executable(
+        self, weights: Mapping[str, Any], watcher: WeightWatcher | None
+    ) -> Executable:
+        return Executable(
+            self.manifest,
+            self.objects,
+            weights,
+            threads=self._config.threads,
+            extern_runner=self._run_extern if self._externs else None,
+            watcher=watcher,
+            repack=None if watcher is None else self._repack,
+            prefer="torch",
+        )
+
+    def with_kernels(self, compiled: CompiledProgram) -> BuiltModel:
+        """The same model with kernels of other schedules, for calls from now on.
+
+        Both may be called at the same time. Weights that both keep alike are shared, not copied;
+        states are the same, and calls that update them take turns.
+        Args: compiled: of the same program.
+        """
+        seconds = {**self._seconds, **compiled.seconds}
+        return BuiltModel(
+            self._imported, compiled, self._target, self._config, seconds, beside=self
+        )
+
+    def rehearsal(self) -> Executable:
+        """An executable that may be run on arguments of one's own without anybody noticing: states
+        are copies.
+        """
+        if not self.executable.writes_arguments:
+            return self.executable
+        slots = self.manifest.slots
+        states = {s.key for s in self.manifest.weights if slots[s.slot].role == "state"}
+        with self.executable.steady_weights() as arrays:
+            arrays = arrays or self._weights()
+            copies = {k: _copy(a) if k in states else a for k, a in arrays.items()}
+        return self._make_executable(copies, None)
+
+    def assignment(self, seconds: float) -> Assignment:
+        """What a process needs to know to search better schedules for this model.
+
+        Args: seconds: it may take [s].
+        """
+        from nestor.autotune.background_worker import Assignment
+
+        compiled = self._compiled
+        return Assignment(
+            program=self._imported.program,
+            target=self._target,
+            # The number of threads is this process's to know: it has PyTorch's settings.
+            config=replace(self._config, threads=self._config.thread_count()),
+            has_updates=bool(self._imported.mutated),
+            seconds=seconds,
+            schedules=compiled.schedules(),
+            point=self.point,
+        )
 
     @property
     def has_chosen_schedules(self) -> bool:
@@ -211,25 +302,49 @@ class BuiltModel:
         slot = self._compiled.slots[position]
         return slot.tensor.name if slot.layout is None else f"{slot.tensor.name}@{position}"
 
-    def _weights(self) -> dict[str, Any]:
-        """Arrays by weight key: the model's own storage where kernels may read it, else packed."""
+    def _known_weights(self, beside: BuiltModel, arrays: Mapping[str, Any]) -> dict[Slot, Any]:
+        """What ``beside`` has of this one's weights, by what they are: a tensor in a layout."""
+        theirs, original = beside._compiled, self._imported.weights
+        # A derived weight is known by its name only where the same program derives it.
+        is_same = self._compiled.weight_program == theirs.weight_program
+        keys = ((s, beside._key(n)) for n, s in enumerate(theirs.slots))
+        return {
+            slot: arrays[key]
+            for slot, key in keys
+            if key in arrays and (is_same or slot.tensor.name in original)
+        }
+
+    def _weights(self, known: Mapping[Slot, Any] | None = None) -> dict[str, Any]:
+        """Arrays by weight key: the model's own storage where kernels may read it, else packed.
+
+        Args: known: arrays that are there already.
+        """
         if self._taken is not None:
             return self._taken
-        imported, slots = self._imported, self._compiled.slots
-        derived = evaluate_weights(imported.weights, self._compiled.weight_program)
-        live = {
-            n
-            for n, s in enumerate(slots)
-            if s.tensor.role == "state" or is_live(s, imported.weights)
-        }
+        known = known or {}
+        slots = [None if s in known else s for s in self._compiled.slots]
+        arrays = {self._key(n): known[s] for n, s in enumerate(self._compiled.slots) if s in known}
+        return {**arrays, **self._made_weights(slots), **self._extra_states}
+
+    def _made_weights(self, slots: list[Slot | None]) -> dict[str, Any]:
+        """Arrays by weight key for these slots; None stands for one that needs none."""
+        weights = self._imported.weights
         arrays: dict[str, Any] = {}
+        rest: list[Slot | None] = []
         for position, slot in enumerate(slots):
-            if position in live and slot.tensor.name in imported.weights:
-                arrays[self._key(position)] = imported.weights[slot.tensor.name].detach()
-        rest = [s if n not in live else None for n, s in enumerate(slots)]
-        for position, array in slot_arrays(rest, imported.weights, derived).items():
+            is_used = slot is not None and (slot.tensor.role == "state" or is_live(slot, weights))
+            if slot is not None and is_used and slot.tensor.name in weights:
+                arrays[self._key(position)] = weights[slot.tensor.name].detach()
+            rest.append(None if is_used else slot)
+        is_derived = any(
+            s.tensor.role in WEIGHT_ROLES and s.tensor.name not in weights for s in rest if s
+        )
+        program = self._compiled.weight_program if is_derived else None
+        for position, array in slot_arrays(
+            rest, weights, evaluate_weights(weights, program)
+        ).items():
             arrays[self._key(position)] = array
-        return {**arrays, **self._extra_states}
+        return arrays
 
     def _watched(self) -> Any:
         """Every weight that has a place in the model; values of live ones may change freely."""
@@ -364,6 +479,18 @@ def _container(module: torch.nn.Module | None, attribute: str) -> Mapping[str, A
         if attribute in container:
             return container
     return None
+
+
+def copy_arguments(tree: Any) -> Any:
+    """Arguments of a call with tensors of their own."""
+    import torch
+    from torch.utils import _pytree
+
+    return _pytree.tree_map_only(torch.Tensor, lambda t: t.detach().clone(), tree)
+
+
+def _copy(array: Any) -> Any:
+    return array.copy() if type(array).__module__ == "numpy" else array.detach().clone()
 
 
 def _numpy(value: Any) -> Any:

@@ -54,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_run(commands)
     _add_bench(commands)
     _add_tune(commands)
+    _add_train(commands)
     _add_explain(commands)
     _add_cache(commands)
     _add_doctor(commands)
@@ -159,9 +160,49 @@ def _add_tune(commands: _Commands[_Parser]) -> None:
         help="bayesian, evolution, random or exhaustive (default: bayesian)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn (default: 0)")
+    parser.add_argument("--report", metavar="FILE.html", help="write plots of the search")
+    parser.add_argument("--peer", help="also time this one once, as of nestor bench: eager, …")
     parser.add_argument("--target", help="CPU to tune for (default: native, this machine's)")
     parser.add_argument("--threads", help="threads of a call (default: one a core)")
+    parser.add_argument(
+        "--ray", metavar="ADDRESS", help="measure on a Ray cluster: auto, HOST:PORT or ray://…"
+    )
     parser.set_defaults(handler="nestor.cli_tune:tune_command")
+
+
+def _add_train(commands: _Commands[_Parser]) -> None:
+    parser = _add(
+        commands,
+        "train",
+        "train a cost model from records of tuning; searches start from its opinion",
+        "nestor train -o mine.npz",
+    )
+    parser.add_argument("-o", "--output", metavar="FILE", help="cost model to write (.npz)")
+    parser.add_argument(
+        "--records",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="exported records (nestor cache export); may be repeated. Default: the database",
+    )
+    parser.add_argument(
+        "--test",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="exported records that are not trained on, but say how good the model is",
+    )
+    parser.add_argument(
+        "--families", metavar="FILE", help="JSON: what each kernel is, by digest (default: alike)"
+    )
+    parser.add_argument(
+        "--leave-family-out",
+        action="store_true",
+        help="also train without each family and say how good that model is on it",
+    )
+    parser.add_argument("--rounds", type=int, default=300, help="trees at most (default: 300)")
+    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn (default: 0)")
+    parser.set_defaults(handler="nestor.cli_train:train_command")
 
 
 def _add_explain(commands: _Commands[_Parser]) -> None:
@@ -251,7 +292,9 @@ def _dispatch(given: argparse.Namespace) -> int:
 
     module, _, name = given.handler.partition(":")
     config = Config.load(
-        threads=getattr(given, "threads", None), target=getattr(given, "target", None)
+        threads=getattr(given, "threads", None),
+        target=getattr(given, "target", None),
+        ray=getattr(given, "ray", None),
     )
     handler: Handler = getattr(importlib.import_module(module), name)
     return handler(given, config)

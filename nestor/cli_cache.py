@@ -25,11 +25,14 @@ _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 def cache_command(given: argparse.Namespace, config: Config) -> int:
     """Run one of the commands under ``nestor cache``."""
+    from nestor.cli_tune import report_command
+
     action: Callable[[argparse.Namespace, Config], int] = {
         "info": _info,
         "ls": _ls,
         "show": _show,
         "why": _why,
+        "report": report_command,
         "export": _export,
         "import": _import,
         "merge": _merge,

@@ -29,6 +29,16 @@ def add_cache_commands(commands: Any, add: Add, model_help: str) -> None:
     parser.add_argument("--threads", help="threads of a call (default: one a core)")
     parser = add(
         commands,
+        "report",
+        "write plots of what was tried for a model's kernels, and what was found",
+        "nestor cache report net.py:make report.html",
+    )
+    parser.add_argument("model", metavar="MODEL", help=model_help)
+    parser.add_argument("file", metavar="FILE.html", help="to write")
+    parser.add_argument("--target", help="CPU to ask for (default: native, this machine's)")
+    parser.add_argument("--threads", help="threads of a call (default: one a core)")
+    parser = add(
+        commands,
         "export",
         "write all records to one file, as data that runs nothing",
         "nestor cache export records.jsonl.gz",

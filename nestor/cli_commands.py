@@ -23,7 +23,7 @@ def compile_command(given: argparse.Namespace, config: Config) -> int:
     """Compile a model into an artifact and tell what was done."""
     if is_artifact(given.model):
         raise UserError(f"{given.model!r} is compiled already; give a model")
-    _check_writable(given.output)
+    check_writable(given.output)
     named = load_model(given.model)
     with status(f"compiling {named.name}"):
         # Strict: an artifact runs where no PyTorch is, so an operator left to it is refused now.
@@ -54,7 +54,7 @@ def _compile(named: NamedModel, config: Config, *, strict: bool) -> Any:
     )
 
 
-def _check_writable(output: str) -> None:
+def check_writable(output: str) -> None:
     """Refuse a path that cannot be written before minutes are spent on it."""
     folder = Path(output).absolute().parent
     if not folder.is_dir():

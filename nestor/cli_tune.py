@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import sys
-from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from nestor.cli_models import load_model
+from nestor.cli_commands import check_writable
+from nestor.cli_live import View, live_view
+from nestor.cli_models import NamedModel, is_artifact, load_model
+from nestor.cli_progress import status
 from nestor.config import Config
+from nestor.errors import UserError
 from nestor.tables import Table, format_seconds, print_tables
 
 if TYPE_CHECKING:
-    from nestor.autotune.tuner import Progress, Tuning
+    from nestor.autotune.program_search import ProgramTuning
+    from nestor.autotune.tuner import Tuning
     from nestor.compiler import ModelKernels
 
 _SHOWN = 20
@@ -23,7 +25,7 @@ _SHOWN = 20
 
 def tune_command(given: argparse.Namespace, config: Config) -> int:
     """Search until the time or the trials are spent, and tell what was found."""
-    from nestor.autotune.choosing import tune_kernels
+    from nestor.autotune.choosing import ModelTuner
     from nestor.autotune.tuner import TuneOptions, parse_seconds
     from nestor.building import build_model
 
@@ -35,13 +37,20 @@ def tune_command(given: argparse.Namespace, config: Config) -> int:
         seed=given.seed,
         only=tuple(given.kernel),
     )
-    named = load_model(given.model)
-    names: list[str] = []
-    with _live(options.seconds) as show:
+    named = _model(given.model)
+    if given.report:
+        _check_report(given.report)
+    view = View(model=named.name, seconds=options.seconds)
+    if given.peer:
+        view.peer, view.peer_seconds = given.peer, _peer_seconds(given.peer, given.model, config)
+    kernels: list[ModelKernels] = []
+    with live_view(view) as show:
+        tuner = ModelTuner(config, options, show)
 
-        def tune(kernels: ModelKernels) -> Tuning:
-            names.extend("+".join(_statements(k)) for k in kernels.kernels)
-            return tune_kernels(kernels, config, options, show)
+        def tune(found: ModelKernels) -> Tuning:
+            kernels.append(found)
+            view.labels = _labels(found)
+            return tuner.tune(found)
 
         built = build_model(
             named.model,
@@ -51,19 +60,98 @@ def tune_command(given: argparse.Namespace, config: Config) -> int:
             dynamic_shapes=named.dynamic_shapes,
             name=named.name,
             tune=tune,
+            decide=tuner.decide,
         )
     tuning = built.tuning
     assert tuning is not None
+    if given.report:
+        _write_report(given.report, view, tuning, kernels[0])
     if given.json:
-        print(json.dumps(tuning_to_json(tuning)))
+        told = tuning_to_json(tuning) | _peer_to_json(view)
+        if built.decisions is not None:
+            told["decisions"] = decisions_to_json(built.decisions)
+        print(json.dumps(told))
     else:
-        print_tables(_table(named.name, tuning, names))
+        print_tables(_table(view, tuning))
+        if built.decisions is not None:
+            print(_decided(built.decisions))
     return 0
 
 
-def _statements(fused: Any) -> list[str]:
-    origins = (str(s.origin or s.name).split(" at ")[0] for s in fused.kernel.statements)
-    return [o.removeprefix("aten.").split(".")[0] for o in dict.fromkeys(origins)]
+def report_command(given: argparse.Namespace, config: Config) -> int:
+    """Write the report of a model from what records know of its kernels; nothing is measured."""
+    from nestor.autotune.choosing import recalled_tuning
+    from nestor.building import model_kernels
+
+    named = _model(given.model)
+    _check_report(given.file)
+    with status(f"finding the kernels of {named.name}"):
+        kernels = model_kernels(
+            named.model,
+            tuple(named.inputs),
+            {},
+            config,
+            dynamic_shapes=named.dynamic_shapes,
+            name=named.name,
+        )
+    tuning = recalled_tuning(kernels, config)
+    if not tuning.history:
+        raise UserError(
+            f"there are no records of {named.name}'s kernels on this CPU with {kernels.threads} "
+            f"thread{'s' * (kernels.threads != 1)}\nfix: nestor tune {given.model}"
+        )
+    _write_report(given.file, View(model=named.name, labels=_labels(kernels)), tuning, kernels)
+    told = {"report": given.file, "trials": len(tuning.history)}
+    print(json.dumps(told) if given.json else f"wrote {given.file}: {len(tuning.history)} trials")
+    return 0
+
+
+def _model(spec: str) -> NamedModel:
+    if is_artifact(spec):
+        raise UserError(f"{spec!r} is compiled already; give a model")
+    return load_model(spec)
+
+
+def _check_report(path: str) -> None:
+    """Refuse what cannot be written before a search is spent on it."""
+    from nestor.tune_plots import check_plotting
+
+    check_plotting()
+    check_writable(path)
+
+
+def _write_report(path: str, view: View, tuning: Tuning, kernels: ModelKernels) -> None:
+    from nestor.tune_report import collect_report, write_report
+
+    write_report(path, collect_report(view, tuning, kernels))
+
+
+def _peer_seconds(peer: str, spec: str, config: Config) -> float:
+    """Median time of a call of the model by a peer, in a process of its own [s]."""
+    from nestor.benchmarking.turns import Timing, compare
+
+    with status(f"timing {spec} by {peer}"):
+        (found,) = compare(
+            [peer],
+            "nestor.cli_models:load_example",
+            {"spec": spec, "files": []},
+            threads=config.thread_count(),
+            timing=Timing(rounds=5),
+        )
+    if found.failure or found.call_seconds is None:
+        raise UserError(f"{peer}: {found.failure or 'no call was timed'}")
+    return found.call_seconds.median
+
+
+def _peer_to_json(view: View) -> dict[str, Any]:
+    if view.peer_seconds is None:
+        return {}
+    return {"peer": view.peer, "peer_ns": view.peer_seconds * 1e9}
+
+
+def _labels(kernels: ModelKernels) -> dict[str, str]:
+    """What each kernel computes, by the name of its task."""
+    return {f"k{number}": text for number, text in enumerate(kernels.operators)}
 
 
 def tuning_to_json(tuning: Tuning) -> dict[str, Any]:
@@ -71,6 +159,7 @@ def tuning_to_json(tuning: Tuning) -> dict[str, Any]:
     return {
         "seconds": tuning.seconds,
         "trials": tuning.trials,
+        "remembered": tuning.remembered,
         "statuses": tuning.statuses,
         "interrupted": tuning.interrupted,
         "reason": tuning.reason,
@@ -92,56 +181,55 @@ def tuning_to_json(tuning: Tuning) -> dict[str, Any]:
     }
 
 
-def _table(name: str, tuning: Tuning, names: list[str]) -> Table:
+def decisions_to_json(found: ProgramTuning) -> dict[str, Any]:
+    """What came of the search of a Program's own decisions, as plain data."""
+    return {
+        "seconds": found.seconds,
+        "knobs": found.knobs,
+        "point": dict(found.point),
+        "ratio": found.ratio,
+        "trials": [
+            {"knob": t.knob, "value": t.value, "default_ns": t.default_ns, "ns": t.ns}
+            for t in found.trials
+        ],
+    }
+
+
+def _decided(found: ProgramTuning) -> str:
+    """One line: what the passes decide otherwise."""
+    tried = f"{len(found.trials)} other decisions of {found.knobs} open ones of the passes"
+    if not found.point:
+        return f"none of {tried} made the whole model faster"
+    named = ", ".join(f"{name}: {value}" for name, value in found.point)
+    return f"{tried} tried; the whole model is {1 / found.ratio:.3f}x as fast with {named}"
+
+
+def _table(view: View, tuning: Tuning) -> Table:
     rows = []
     for task in tuning.tasks[:_SHOWN]:
         gain = "–" if task.confirmed is None else f"{1 / task.confirmed:.3f}×"
         changed = dict(task.default.point)
-        decisions = (f"{n}={v}" for n, v in task.best.point if changed.get(n) != v)
+        winner = task.winner or task.default
+        decisions = (f"{n}={v}" for n, v in winner.point if changed.get(n) != v)
         rows.append(
             (
-                f"{task.name} {names[int(task.name[1:])][:40]}",
+                f"{task.name} {view.labels.get(task.name, '')[:40]}",
                 str(task.calls),
                 format_seconds(task.calls * task.default_ns / 1e9),
                 str(task.trials),
                 gain,
-                " ".join(decisions)[:60] if task.confirmed else "",
+                " ".join(decisions)[:60],
             )
         )
     failed = {k: n for k, n in tuning.statuses.items() if k != "ok"}
     whole = tuning.default_ns / tuning.tuned_ns if tuning.tuned_ns else 1.0
     caption = (
-        f"{tuning.trials} trials in {format_seconds(tuning.seconds)}; {tuning.reason}; kernels "
-        f"together {whole:.3f}× the default"
+        f"{tuning.trials} trials in {format_seconds(tuning.seconds)}"
+        + (f", {tuning.remembered} remembered" if tuning.remembered else "")
+        + f"; {tuning.reason}; kernels together {whole:.3f}× the default"
         + (f"; failed: {failed}" if failed else "")
         + ("; the whole model was no faster and keeps the default" if tuning.kept_default else "")
+        + (f"; {view.peer} {format_seconds(view.peer_seconds)} a call" if view.peer else "")
     )
     columns = ("kernel", ">calls", ">default", ">trials", ">gain", "decided otherwise")
-    return Table(title=f"{name}, tuned", columns=columns, rows=tuple(rows), caption=caption)
-
-
-@contextlib.contextmanager
-def _live(seconds: float | None) -> Iterator[Callable[[Progress], None]]:
-    """A line that is drawn anew after each batch, on a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda progress: None
-        return
-    from rich.console import Console
-    from rich.live import Live
-
-    with Live(console=Console(stderr=True), transient=True) as live:
-        yield lambda progress: live.update(progress_text(progress, seconds))
-
-
-def progress_text(progress: Progress, seconds: float | None) -> str:
-    """One line: phase, kernel, trials a second, gain so far and expected, time left."""
-    rate = progress.trials / progress.seconds if progress.seconds else 0.0
-    gain = progress.default_ns / progress.best_ns if progress.best_ns else 1.0
-    more = progress.expected_ns / progress.best_ns if progress.best_ns else 0.0
-    left = ""
-    if seconds is not None:
-        left = f", {format_seconds(max(0.0, seconds - progress.seconds))} left"
-    return (
-        f"{progress.phase} {progress.kernel}: {progress.trials} trials ({rate:.1f}/s), "
-        f"{gain:.3f}× so far, a further {more:.1%} hoped for{left}  (Ctrl-C keeps the best)"
-    )
+    return Table(title=f"{view.model}, tuned", columns=columns, rows=tuple(rows), caption=caption)

@@ -22,6 +22,7 @@ from nestor.passes.batch_blocks import BlockedProgram, split_batch
 from nestor.passes.canonical import canonicalize_kernel
 from nestor.passes.default_schedule import default_schedule
 from nestor.passes.fusion import FusedKernel, partition_program
+from nestor.passes.knobs import Choices
 from nestor.passes.nest import apply_step, initial_state, is_arranged, nest_tensors
 from nestor.passes.overwrite import overwrite_operands
 from nestor.passes.pipeline import PassContext, PipelineResult, run_pipeline
@@ -74,6 +75,10 @@ class CompiledProgram:
     def cache_hits(self) -> int:
         """How many objects came from the cache."""
         return len(self.cached)
+
+    def schedules(self) -> dict[Program, Schedule]:
+        """The schedule that each kernel runs with."""
+        return {kernel: self.objects[key].schedule for kernel, key in self.key_of.items()}
 
     def externs(self) -> list[Extern]:
         """Operators that nobody lowered, in running order."""
@@ -152,15 +157,26 @@ class PreparedProgram:
 
 
 def prepare_program(
-    program: Program, target: CpuTarget, config: Config, *, has_updates: bool = False
+    program: Program,
+    target: CpuTarget,
+    config: Config,
+    *,
+    has_updates: bool = False,
+    choices: Choices | None = None,
 ) -> PreparedProgram:
-    """Cut the batch into blocks where that helps, and run the passes."""
+    """Cut the batch into blocks where that helps, and run the passes.
+
+    Args: choices: decides what the passes, and the partition into kernels, leave open.
+    """
+    choices = choices or Choices()
     blocked = BlockedProgram(program)
     if not has_updates:
-        blocked = split_batch(program, target.cores)
+        blocked = split_batch(program, target.cores, choices)
     if blocked.blocks > 1:
         target = replace(target, cores=1)  # a block has one thread
-    context = PassContext(target=target, config=config, debug="passes" in config.debug)
+    context = PassContext(
+        target=target, config=config, debug="passes" in config.debug, choices=choices
+    )
     result = run_pipeline(blocked.program, context)
     return PreparedProgram(blocked=blocked, result=result, context=context, target=target)
 
@@ -174,25 +190,39 @@ class ModelKernels:
     """The different kernels of a model, in canonical names, and what they are compiled for.
 
     Attributes: calls: how often each is called. threads: of one call of a kernel.
+        operators: of the model, that each computes; for people.
     """
 
     kernels: tuple[FusedKernel, ...]
     calls: tuple[int, ...]
     target: CpuTarget
     threads: int
+    operators: tuple[str, ...] = ()
 
 
 def prepared_kernels(prepared: PreparedProgram, config: Config) -> ModelKernels:
     """The kernels that ``compile_prepared`` would compile; none is."""
     parts = partition_kernels(prepared)
     kernels = parts.different()
+    operators: dict[Program, str] = {}
+    for original, part in zip(parts.originals, parts.canonical):
+        if not isinstance(original, Extern) and not isinstance(part, Extern):
+            operators.setdefault(part[0].kernel, _operators(original))
     uses = Counter(part[0].kernel for part in parts.canonical if not isinstance(part, Extern))
     return ModelKernels(
         kernels=tuple(kernels),
         calls=tuple(uses[k.kernel] * prepared.blocked.blocks for k in kernels),
         target=prepared.target,
         threads=kernel_threads(prepared, config),
+        operators=tuple(operators[k.kernel] for k in kernels),
     )
+
+
+def _operators(fused: FusedKernel) -> str:
+    """``linear+relu``: what a kernel's statements come from."""
+    origins = (str(s.origin or s.name).split(" at ")[0] for s in fused.kernel.statements)
+    names = (o.removeprefix("aten.").split(".")[0] for o in origins)
+    return "+".join(dict.fromkeys(names))
 
 
 def kernel_threads(prepared: PreparedProgram, config: Config) -> int:
@@ -224,7 +254,9 @@ class PartitionedKernels:
 def partition_kernels(prepared: PreparedProgram) -> PartitionedKernels:
     """Cut a prepared Program into kernels."""
     main, target = prepared.result.main, prepared.target
-    partition = partition_program(main, l2_bytes=target.l2_bytes, cores=target.cores)
+    partition = partition_program(
+        main, l2_bytes=target.l2_bytes, cores=target.cores, choices=prepared.context.choices
+    )
     originals = overwrite_operands(main, partition.parts)
     canonical = [p if isinstance(p, Extern) else canonicalize_kernel(p) for p in originals]
     return PartitionedKernels(originals=originals, canonical=canonical, refused=partition.refused)

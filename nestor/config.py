@@ -111,6 +111,10 @@ class Config:
         cache_dir: folder of compiled objects.
         cache: URL of the database of tuning records, ``sqlite:///PATH`` or ``postgresql://…``;
             None: the file ``records.db`` in ``cache_dir``.
+        ray: address of a Ray cluster whose machines measure when schedules are searched: ``auto``,
+            ``HOST:PORT``, ``ray://HOST:PORT``, or ``local``; None: this machine measures.
+        cost_model: file of a cost model (``nestor train``); None: the one that ships; ``none``:
+            none at all.
         debug: what to write down about each compilation (``DEBUG_KINDS``).
         debug_dir: folder that receives one folder a compilation when ``debug`` is not empty.
         log: least severe messages shown: error, warning, info or debug.
@@ -121,6 +125,8 @@ class Config:
     workers: int | None = _setting(_positive, None, affects_code=False)
     cache_dir: Path = _setting(_path, lambda: default_cache_dir(os.environ), affects_code=False)
     cache: str | None = _setting(_records_url, None, affects_code=False, secret=True)
+    ray: str | None = _setting(_text, None, affects_code=False)
+    cost_model: Path | None = _setting(_path, None, affects_code=False)
     debug: tuple[str, ...] = _setting(_kinds, (), affects_code=False)
     debug_dir: Path = _setting(_path, Path(".nestor/debug"), affects_code=False)
     log: str = _setting(_level, "warning", affects_code=False)

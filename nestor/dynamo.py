@@ -19,6 +19,8 @@ from nestor.errors import ExportError, Unsupported, UserError
 if TYPE_CHECKING:
     from torch import fx
 
+    from nestor.autotune.tuner import TuneRequest
+
 Call = Callable[..., Any]
 
 
@@ -33,7 +35,8 @@ def backend(
 
     Args: graph: as Dynamo captured it. example_inputs: what it will be called with.
         options: of ``torch.compile``: ``strict`` (nothing that cannot be compiled is left to
-            PyTorch), and the settings of ``nestor.config.Config``.
+            PyTorch), ``tune`` (as of ``nestor.compile``), and the settings of
+            ``nestor.config.Config``.
         mode: of ``torch.compile``; Nestor has none.
     Raises: ``UserError`` for a mode or an unknown option.
     """
@@ -44,7 +47,13 @@ def backend(
         )
     settings = dict(options or {})
     strict = bool(settings.pop("strict", False))
+    tune = settings.pop("tune", None)
     config = Config.load(**settings)
+    request = None
+    if tune is not None:
+        from nestor.autotune.tuner import parse_tune
+
+        request = parse_tune(tune)
     if _needs_gradients(graph, example_inputs):
         warnings.warn(
             "nestor compiles for inference, and this call may need gradients: PyTorch runs it\n"
@@ -53,7 +62,7 @@ def backend(
             stacklevel=2,
         )
         return graph.forward
-    return _CompiledGraph(graph, example_inputs, config, strict=strict)
+    return _CompiledGraph(graph, example_inputs, config, strict=strict, tune=request)
 
 
 def _needs_gradients(graph: fx.GraphModule, example_inputs: Sequence[Any]) -> bool:
@@ -76,6 +85,7 @@ class _CompiledGraph:
         config: Config,
         *,
         strict: bool,
+        tune: TuneRequest | None,
     ) -> None:
         from nestor.frontends.torch import dynamo_graph
 
@@ -101,6 +111,7 @@ class _CompiledGraph:
             strict=strict,
             dynamic_shapes={"inputs": dynamic} if any(dynamic) else None,
             name="graph",
+            tune=tune,
         )
 
     def __call__(self, *inputs: Any) -> Any:

@@ -13,7 +13,8 @@ from nestor.ir.program import Program
 from nestor.ir.schedule import Arrange, Schedule, Step
 from nestor.passes.affine_facts import AffineFacts
 from nestor.passes.affine_schedule import Reason, explain_schedule, fallback_points
-from nestor.passes.affine_space import ORDER, Space, schedule_of
+from nestor.passes.affine_space import Space, schedule_of
+from nestor.passes.knobs import Choices
 
 if TYPE_CHECKING:
     from nestor.passes.polyhedral.checker import CheckReport
@@ -79,7 +80,9 @@ class Trial:
         for number, point in enumerate(fallback_points(space)):
             what = "the schedule chosen" if number == 0 else f"a simpler one ({number})"
             if self._prove(schedule_of(space, point), what):
-                return str(point[ORDER]), tuple(explain_schedule(space, point, facts))
+                return space.decide_order(Choices(point)), tuple(
+                    explain_schedule(space, point, facts)
+                )
         self._prove(arranged(self.program, ()), AS_WRITTEN, must_hold=True)
         return "original", ()
 

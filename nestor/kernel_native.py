@@ -7,11 +7,12 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from nestor.config import Config
 from nestor.errors import IndexOutOfRange, InputError, InternalError, LegalityUnknown, UserError
 from nestor.ir.affine import Affine, Interval
+from nestor.ir.hashing import canonicalize
 from nestor.ir.program import Program, Statement, Tensor
 from nestor.ir.schedule import Schedule
 from nestor.isl_stages import ISL_SECONDS, PLAIN_SECONDS, IslStages
@@ -27,6 +28,9 @@ from nestor.runtime.tensors import NUMPY
 from nestor.runtime.threads import Services, thread_count
 from nestor.target.cpu import CpuTarget, parse_target
 
+if TYPE_CHECKING:
+    from nestor.autotune.loop_records import Recalled
+
 SMALL_INSTANCES = 500_000
 """Kernels of fewer statement instances run on one thread: they take some tens of microseconds, and
 threads that start in every time step would take longer."""
@@ -39,6 +43,10 @@ class NativeOptions:
     reassociate: bool
     contract: bool
     threads: int | None
+
+    def thread_count(self, config: Config) -> int:
+        """How many threads a call uses that is not small."""
+        return thread_count(self.threads if self.threads is not None else config.threads)
 
 
 def choose(
@@ -60,30 +68,57 @@ def choose(
     return tuple(schedule_of(space, point) for point in fallback_points(space))
 
 
+class Prepared:
+    """A Program as schedules are chosen for it.
+
+    Attributes:
+        program: origins left out, for they are no part of a kernel's identity.
+        origins: the same with them, before it was prepared.
+        given_up: what was, on the way; empty if nothing was.
+        seconds: of isl's, that are left for a schedule [s].
+    """
+
+    def __init__(self, program: Program, options: NativeOptions, stages: IslStages) -> None:
+        self.origins, self.given_up = program, ""
+        try:
+            prepared = stages.prepare(program, reassociate=options.reassociate)
+        except LegalityUnknown as error:
+            prepared, self.given_up = program, str(error)
+        self.program, self.seconds = _without_origins(prepared), stages.left
+
+
 class NativeKernel:
     """A kernel compiled for all sizes within a Program's symbol ranges.
 
+    Args: tuned: the schedule to use, of the canonical form of the program; None: choose one.
     Attributes:
-        program: what was compiled (origins left out: they are no part of a kernel's identity).
+        program: what was compiled.
         compiled: object code and what making it cost. from_cache: it was found there.
         refused: what was given up on the way, or refused; empty if nothing was.
         isl_seconds: what isl took, less than ``ISL_SECONDS``.
     """
 
     def __init__(
-        self, program: Program, options: NativeOptions, config: Config, stages: IslStages
+        self,
+        prepared: Prepared,
+        options: NativeOptions,
+        config: Config,
+        tuned: Schedule | None = None,
     ) -> None:
         self.target = parse_target(config.target)
-        self.options, self.origins = options, program
-        given_up = ""
-        try:
-            prepared = stages.prepare(program, reassociate=options.reassociate)
-        except LegalityUnknown as error:
-            prepared, given_up = program, str(error)
-        self.program = _without_origins(prepared)
-        chosen = choose(self.program, self.target, stages, reassociate=options.reassociate)
+        self.options, self.origins = options, prepared.origins
+        self.program, self.tuned = prepared.program, tuned
+        stages, given_up = IslStages(prepared.seconds), prepared.given_up
+        by_name = {t.name: t for t in self.program.tensors}
+        kernel = self.program
+        if tuned is None:
+            chosen = choose(self.program, self.target, stages, reassociate=options.reassociate)
+        else:
+            chosen = (tuned,)
+            kernel, names = canonicalize(self.program)
+            by_name = {names[n]: t for n, t in by_name.items()}
         job = KernelJob(
-            kernel=self.program,
+            kernel=kernel,
             schedule=chosen[0],
             fallbacks=chosen[1:],
             target=self.target,
@@ -96,9 +131,8 @@ class NativeKernel:
         self.isl_seconds = ISL_SECONDS - stages.left
         self.refused = "\n".join(filter(None, (given_up, self.compiled.refused)))
         self.from_cache = key in cached
-        self._loaded = load_object(self.compiled.code, label=program.name)
+        self._loaded = load_object(self.compiled.code, label=self.program.name)
         self._function = KERNEL_TYPE(self._loaded.address(self.compiled.function_name))
-        by_name = {t.name: t for t in self.program.tensors}
         self._tensors = [by_name[n] for n in self.compiled.tensors]
         self._temps = [t for t in self._tensors if t.role == "temp"]
         self._threads = options.threads if options.threads is not None else config.threads
@@ -193,13 +227,16 @@ class NativeKernel:
         )
 
     def _is_small(self, symbols: dict[str, int]) -> bool:
-        """Whether starting threads would take longer than they save."""
+        """Whether starting threads would take longer than they save. (What was tuned for its sizes
+        has them where they do not.)"""
+        if self.tuned is not None:
+            return False
         sizes = tuple(symbols.values())
         found = self._small.get(sizes)
         if found is None:
             if len(self._small) >= 1024:
                 self._small.clear()
-            found = count_instances(self.program, symbols) < SMALL_INSTANCES
+            found = is_small(self.program, symbols)
             self._small[sizes] = found
         return found
 
@@ -281,6 +318,11 @@ def count_instances(program: Program, symbols: dict[str, int]) -> int:
     return total
 
 
+def is_small(program: Program, symbols: dict[str, int]) -> bool:
+    """Whether a kernel untuned runs on one thread at these sizes."""
+    return count_instances(program, symbols) < SMALL_INSTANCES
+
+
 def temp_layout(temps: list[Tensor], symbols: dict[str, int]) -> tuple[dict[str, int], int]:
     """Offset of each temporary, and the bytes of all."""
     offsets: dict[str, int] = {}
@@ -320,29 +362,74 @@ class Variants:
     def __init__(self, program: Program, options: NativeOptions) -> None:
         self.program, self.options = program, options
         self._native: dict[tuple[int, int], NativeKernel] = {}
-        self._accepted: dict[tuple[int, ...], tuple[int, int]] = {}
+        self._tuned: dict[tuple[tuple[int, int], Schedule], NativeKernel] = {}
+        self._prepared: dict[tuple[int, int], tuple[Prepared, Recalled]] = {}
+        self._accepted: dict[tuple[int, ...], NativeKernel] = {}
+        self._confirmed: dict[tuple[int, ...], Schedule] = {}
         self._conditions: Conditions | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     @property
     def compiled(self) -> tuple[NativeKernel, ...]:
         """The forms compiled so far."""
-        return tuple(self._native.values())
+        return (*self._native.values(), *self._tuned.values())
 
     def for_sizes(self, symbols: dict[str, int]) -> NativeKernel:
-        """The form for these sizes, compiled at first use.
+        """The form for these sizes, compiled at first use: with the schedule that was confirmed for
+        them, if one was.
 
         Raises: ``InputError`` for sizes with which an access would leave its array; ``UserError``
             if some access always does.
         """
         sizes = tuple(symbols.values())
-        key = self._accepted.get(sizes)
-        if key is None:
-            piece = self._conditions_of().check(symbols)
-            key = (piece, min((1, *sizes)))
+        found = self._accepted.get(sizes)
+        if found is None:
+            key = self._key(symbols)
+            found = self._with_schedule(key, symbols) or self._compiled(key)
             if len(self._accepted) < 1024:
-                self._accepted[sizes] = key
-        return self._compiled(key)
+                self._accepted[sizes] = found
+        return found
+
+    def untuned(self, symbols: dict[str, int]) -> NativeKernel:
+        """The form for these sizes without tuning. Raises: as ``for_sizes``."""
+        return self._compiled(self._key(symbols))
+
+    def use(self, symbols: dict[str, int], schedule: Schedule) -> None:
+        """From now on run with ``schedule``, of the canonical form, at these sizes."""
+        with self._lock:
+            self._confirmed[tuple(symbols.values())] = schedule
+            self._accepted.pop(tuple(symbols.values()), None)
+
+    def _key(self, symbols: dict[str, int]) -> tuple[int, int]:
+        return (self._conditions_of().check(symbols), min((1, *symbols.values())))
+
+    def _with_schedule(self, key: tuple[int, int], symbols: dict[str, int]) -> NativeKernel | None:
+        """The form with what tuning confirmed for these sizes; None if that is nothing, or what the
+        checker refuses."""
+        with self._lock:
+            prepared, recalled = self._prepare(key)
+            schedule = self._confirmed.get(tuple(symbols.values())) or recalled.schedule(symbols)
+            if schedule is None:
+                return None
+            found = self._tuned.get((key, schedule))
+            if found is None:
+                found = NativeKernel(prepared, self.options, Config.load(), schedule)
+                if found.compiled.schedule != schedule:
+                    return None
+                self._tuned[key, schedule] = found
+            return found
+
+    def _prepare(self, key: tuple[int, int]) -> tuple[Prepared, Recalled]:
+        from nestor.autotune.loop_records import Recalled
+
+        if key not in self._prepared:
+            conditions, config = self._conditions_of(), Config.load()
+            stages = IslStages(ISL_SECONDS - conditions.seconds)
+            prepared = Prepared(conditions.restrict(*key), self.options, stages)
+            target, threads = parse_target(config.target), self.options.thread_count(config)
+            recalled = Recalled(prepared.program, target, threads, config)
+            self._prepared[key] = (prepared, recalled)
+        return self._prepared[key]
 
     def default(self) -> NativeKernel:
         """The form for sizes of at least 1, or that form that is for some sizes at all."""
@@ -361,12 +448,10 @@ class Variants:
         found = self._native.get(key)
         if found is not None:
             return found
-        conditions = self._conditions_of()
         with self._lock:
             if key not in self._native:
-                restricted = conditions.restrict(key[0], key[1])
-                stages = IslStages(ISL_SECONDS - conditions.seconds)
-                self._native[key] = NativeKernel(restricted, self.options, Config.load(), stages)
+                prepared, _ = self._prepare(key)
+                self._native[key] = NativeKernel(prepared, self.options, Config.load())
             return self._native[key]
 
 

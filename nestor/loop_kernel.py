@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
+from nestor.config import Config
 from nestor.errors import UserError
 from nestor.frontends.python import ParsedKernel, parse_kernel
 from nestor.ir.program import Program
@@ -20,6 +21,7 @@ from nestor.kernel_plan import CallPlan
 from nestor.runtime.threads import thread_count
 
 if TYPE_CHECKING:
+    from nestor.autotune.tuner import Progress, Tuning
     from nestor.report import Report
 
 OPTIONS = ("reassociate", "contract", "threads")
@@ -148,6 +150,65 @@ class Kernel:
             cache_hits=sum(form.from_cache for form in forms),
             symbols=tuple(f"{s.name} in {s.lower}.." for s in self.program.symbols),
         )
+
+    def tune(
+        self,
+        *args: Any,
+        seconds: float | str | None = None,
+        trials: int | None = None,
+        strategy: str = "bayesian",
+        seed: int = 0,
+        progress: Callable[[Progress], None] = lambda progress: None,
+        **kwargs: Any,
+    ) -> Tuning:
+        """Search the fastest schedule for arguments of these sizes, and use it from now on.
+
+        The arguments stay as they are: candidates run on copies, in processes of their own. Only
+        a schedule whose results are right, and that is surely faster than the one without tuning,
+        is used, here and in every later process that finds its record.
+
+        Args:
+            args, kwargs: as of a call. (A parameter that is called as one of the options below is
+                given by its position.)
+            seconds: budget [s], or a text as ``"2m"``; without ``trials`` it is a minute.
+            trials: candidates at most.
+            strategy: see ``nestor tune``. seed: of what it draws.
+            progress: is told after each batch.
+        Returns: what was tried, and the gain. ``tasks[0].confirmed`` is the time over that without
+            tuning, or None if nothing faster was confirmed.
+        Raises: as a call; ``UserError`` for a budget or strategy that there cannot be.
+        """
+        from nestor.autotune.loop_tuning import LoopProblem, tune_loop
+        from nestor.autotune.strategies import strategy_named
+        from nestor.autotune.tuner import TuneOptions, parse_seconds
+        from nestor.kernel_native import is_small
+
+        strategy_named(strategy)
+        if trials is not None and trials < 1:
+            raise UserError(f"{trials} trials find nothing; give at least 1")
+        budget = None if seconds is None and trials is not None else parse_seconds(seconds or "60s")
+        bound, config = self._binder.bind(args, kwargs), Config.load()
+        native = self._variants.untuned(bound.symbols)
+        inputs = {name: _to_logical(a) for name, a in bound.arrays.items()}
+        inputs.update((n, _scalar_value(self, n, a)) for n, a in bound.scalars.items())
+        problem = LoopProblem(
+            program=native.program,
+            sizes=bound.symbols,
+            inputs=inputs,
+            schedule=native.compiled.schedule,
+            target=native.target,
+            threads=native.options.thread_count(config),
+            is_small=is_small(native.program, bound.symbols),
+            reassociate=self.reassociate,
+            contract=self.contract,
+        )
+        options = TuneOptions(seconds=budget, trials=trials, strategy=strategy, seed=seed)
+        found = tune_loop(problem, config, options, progress)
+        for task in found.tasks:
+            if task.confirmed is not None:
+                self._variants.use(bound.symbols, task.best.schedule)
+                self._plan = None
+        return found
 
     def bind(self, *args: Any, **kwargs: Any) -> BoundCall:
         """Check and bind arguments as a call does. Raises: ``InputError``."""

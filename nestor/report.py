@@ -56,6 +56,42 @@ class ExternReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TuningReport:
+    """How tuning in the background stands.
+
+    Attributes:
+        state: ``waiting`` (for another model's), ``searching``, ``checking`` (the whole model with
+            better kernels), ``finished``, ``stopped`` or ``failed``.
+        seconds: since it began, or what it took [s].
+        trials: candidates measured.
+        swaps: how often better kernels took over.
+        refused: how often kernels that are faster alone made the whole model no faster.
+        gain: time of the first kernels' model over the present one's, as measured at the swaps.
+        expected_gain: part of its kernels' time that the model is hoped to lose by the next trials.
+        reason: why it ended.
+        warning: what went wrong with it; calls are served as before.
+    """
+
+    state: str
+    seconds: float = 0.0
+    trials: int = 0
+    swaps: int = 0
+    refused: int = 0
+    gain: float = 1.0
+    expected_gain: float = 0.0
+    reason: str = ""
+    warning: str = ""
+
+    def __str__(self) -> str:
+        text = f"{self.state}, {self.trials} trials in {format_seconds(self.seconds)}"
+        text += f", {self.swaps} swap{'s' * (self.swaps != 1)}, {self.gain:.3f}× the first calls"
+        if self.refused:
+            text += f", {self.refused} refused: the whole model was no faster"
+        text += f"; {self.reason}" if self.reason else ""
+        return text + (f"; warning: {self.warning}" if self.warning else "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """What a compilation did.
 
@@ -69,6 +105,7 @@ class Report:
         cache_hits: kernels whose object code came from the cache.
         tuned_kernels: kernels with a schedule that a search found, now or earlier.
         tuning_trials: candidates that this compilation measured.
+        tuning: how tuning in the background stands; None without.
         arena_bytes: memory for intermediate tensors of one call; None when it depends on a
             dynamic shape and no call was made yet.
         weights_bytes: memory of the (packed) weights, kept as long as the model.
@@ -88,6 +125,7 @@ class Report:
     cache_hits: int = 0
     tuned_kernels: int = 0
     tuning_trials: int = 0
+    tuning: TuningReport | None = None
     arena_bytes: int | None = None
     weights_bytes: int = 0
     peak_bytes: int | None = None
@@ -116,6 +154,8 @@ class Report:
         values["externs"] = tuple(
             ExternReport(**_known(ExternReport, e)) for e in data.get("externs", ())
         )
+        if values.get("tuning") is not None:
+            values["tuning"] = TuningReport(**_known(TuningReport, values["tuning"]))
         return cls(**_tuples(values))
 
     def tables(self, *, schedules: bool = False) -> list[Table]:
@@ -135,10 +175,15 @@ class Report:
         return render_tables(self.tables())
 
     def _tuning_rows(self) -> list[tuple[str, str]]:
-        if not self.tuned_kernels and not self.tuning_trials:
-            return []
-        trials = f", {self.tuning_trials} trials" if self.tuning_trials else " in earlier runs"
-        return [("tuned", f"{self.tuned_kernels} of {len(self.kernels)} kernels{trials}")]
+        rows = []
+        if self.tuned_kernels or self.tuning_trials:
+            trials = f", {self.tuning_trials} trials" if self.tuning_trials else ""
+            if not trials and self.tuning is None:
+                trials = " in earlier runs"
+            rows.append(("tuned", f"{self.tuned_kernels} of {len(self.kernels)} kernels{trials}"))
+        if self.tuning is not None:
+            rows.append(("tuning", str(self.tuning)))
+        return rows
 
     def _summary(self) -> Table:
         phases = ", ".join(f"{n} {format_seconds(s)}" for n, s in self.compile_seconds.items())

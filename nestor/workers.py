@@ -211,15 +211,19 @@ class WorkerPool:
         worker.kill()
 
 
+def child_environment() -> dict[str, str]:
+    """This process's variables, for another one that imports the same ``nestor``."""
+    root = str(Path(__file__).resolve().parent.parent)
+    paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
+
+
 class LimitedWorker:
     """One ``python -m nestor._worker`` process, which is killed when a job takes too long."""
 
     def __init__(self, memory_bytes: int):
-        root = str(Path(__file__).resolve().parent.parent)
-        paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
         environ = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
+            **child_environment(),
             # A worker is one of several: neither OpenMP nor nested pools should multiply them.
             "OMP_NUM_THREADS": "1",
             "NESTOR_WORKERS": "1",

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import RESULTS, machine
-from benchmarks.polybench import runner, tables
+from benchmarks.polybench import runner, tables, tuned
 from benchmarks.polybench.case import SIZES
 from benchmarks.polybench.native import C_PEERS, compiler_version, find_compiler
-from benchmarks.polybench.peers import PEERS, warm_up
+from benchmarks.polybench.peers import PEERS, TUNED, warm_up
 from benchmarks.polybench.registry import CASES
 from benchmarks.roofline import Machine, measure_machine
 from nestor.cli import run_guarded
@@ -47,6 +47,14 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="keep from the C compilers that arrays do not overlap, as PolyBench does by default",
     )
+    parser.add_argument(
+        "--tune",
+        type=float,
+        metavar="SECONDS",
+        help="tune each kernel for so long, and time it against itself untuned and the first C"
+        " peer; kernels that have a result are left out",
+    )
+    parser.add_argument("--again", action="store_true", help="with --tune: none is left out")
     parser.add_argument("--json", type=Path, metavar="FILE", help="default: benchmarks/results/")
     parser.add_argument("--md", type=Path, metavar="FILE", help="default: benchmarks/results/")
     return parser.parse_args(given)
@@ -69,12 +77,55 @@ def _about(names: Sequence[str], peak: Machine) -> dict[str, Any]:
     return about
 
 
+def _tune(given: argparse.Namespace, kernels: list[str], names: list[str]) -> int:
+    """Tune ``kernels``; 1 if a peer failed or is wrong."""
+    compiler = next((n for n in names if n != "nestor"), None)
+    if compiler is None or not given.tune > 0:
+        raise UserError("--tune is a number of seconds, and needs a C compiler among --peers")
+    os.environ["OMP_NUM_THREADS"] = str(given.threads)
+    settings = tuned.Settings(
+        seconds=given.tune,
+        size=given.size,
+        dtype=given.dtype,
+        threads=given.threads,
+        names=(compiler, "nestor", TUNED),
+    )
+    label = "polybench_tuned"
+    if (given.size, given.dtype) != ("LARGE", "float64"):
+        label += f"-{given.size.lower()}-{given.dtype}"
+    markdown = given.md or RESULTS / f"{label}.md"
+    data = given.json or markdown.with_suffix(".json")
+    with tempfile.TemporaryDirectory(prefix="nestor-polybench-") as folder:
+        command = find_compiler(compiler)
+        peak = measure_machine(command, Path(folder), threads=given.threads, dtype=given.dtype)
+    warm_up(given.threads)
+    with progress_bar() as tell:
+        results = tuned.run_all(
+            kernels,
+            settings,
+            peak,
+            _about((compiler,), peak),
+            (markdown, data),
+            rounds=given.rounds,
+            again=given.again,
+            tell=tell,
+        )
+    print_tables(tuned.result_table(results, settings))
+    failed = tuned.failures(results)
+    if failed:
+        print("\n" + "\n".join(failed))
+    print(f"\nwrote {markdown} and {data}")
+    return 1 if failed else 0
+
+
 def run(given: argparse.Namespace) -> int:
     """Run what was asked for; 1 if a peer's answer is wrong or Nestor fails."""
     kernels = _choose(given.kernels, list(CASES), "kernel")
     names = _choose(given.peers.split(","), PEERS, "peer")
     if given.rounds < 1 or given.threads < 1:
         raise UserError("--rounds and --threads are at least 1")
+    if given.tune is not None:
+        return _tune(given, kernels, names)
     # Polly's parallel loops ask OpenMP for its default.
     os.environ["OMP_NUM_THREADS"] = str(given.threads)
     compilers = {n: find_compiler(n) for n in names if n != "nestor"}

@@ -18,7 +18,10 @@ from benchmarks.polybench.case import Case
 from benchmarks.polybench.native import C_PEERS, compile_c, find_compiler
 
 PEERS = (*C_PEERS, "nestor")
+TUNED = "tuned"
+"""Nestor with what records say, which is no peer that can be asked for."""
 CACHE_VARIABLE = "NESTOR_CACHE_DIR"
+RECORDS_VARIABLE = "NESTOR_CACHE"
 ALIGNMENT = 4096
 """PolyBench's arrays start on a page [bytes]."""
 
@@ -66,6 +69,8 @@ def prepare(
     if peer == "nestor":
         with fresh_cache(folder / "cache"):
             return _nestor(case, dtype, arguments, threads)
+    if peer == TUNED:
+        return _nestor(case, dtype, arguments, threads, size)
     program = registry.kernel(case.name, dtype).program
     compiled = compile_c(
         program,
@@ -83,16 +88,16 @@ def prepare(
 
 @contextlib.contextmanager
 def fresh_cache(folder: Path) -> Iterator[None]:
-    """Let Nestor find no object of an earlier run, so that compiling can be timed."""
-    before = os.environ.get(CACHE_VARIABLE)
+    """Let Nestor find no object and no record of an earlier run, so that compiling can be timed."""
+    before = {n: os.environ.pop(n, None) for n in (CACHE_VARIABLE, RECORDS_VARIABLE)}
     os.environ[CACHE_VARIABLE] = str(folder)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[CACHE_VARIABLE]
-        else:
-            os.environ[CACHE_VARIABLE] = before
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def warm_up(threads: int) -> None:
@@ -101,11 +106,16 @@ def warm_up(threads: int) -> None:
         _nestor(registry.CASES["trisolv"], "float32", {}, threads)
 
 
-def _nestor(case: Case, dtype: str, arguments: Mapping[str, Any], threads: int) -> Ready:
-    """Compiled by its first call, which is of the smallest size: one code serves all sizes."""
+def _nestor(
+    case: Case, dtype: str, arguments: Mapping[str, Any], threads: int, size: str = "MINI"
+) -> Ready:
+    """Compiled by its first call, which is of the smallest size where one code serves all sizes.
+
+    Args: size: of the first call: of what was tuned, that of the arguments.
+    """
     start = time.perf_counter()
     kernel = registry.kernel(case.name, dtype, reassociate=True, threads=threads)
-    kernel(**case.make_inputs("MINI", dtype))
+    kernel(**case.make_inputs(size, dtype))
     seconds = time.perf_counter() - start
     given = dict(arguments)
     return Ready(call=lambda: kernel(**given), compile_seconds=seconds)

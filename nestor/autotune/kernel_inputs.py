@@ -12,6 +12,7 @@ import math
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,11 +41,19 @@ class Draw:
             or roots of what they are given.
         span: the part of each index range that is used; less than 1 where indices are computed
             further before they select.
+        given: a file of arrays by tensor (``save_inputs``) to take instead. With a seed other than
+            0 every array of floats is scaled a little: other values of the same structure (a
+            matrix stays positive definite), so that a kernel does on them what it does on these.
     """
 
     seed: int = 0
     positive: bool = False
     span: float = 1.0
+    given: str = ""
+
+
+_SCALES = (0.9, 1.0)
+"""Factors of given inputs: below 1, or what a recurrence damps could come to grow."""
 
 
 def check_sizes(program: Program, sizes: Sizes) -> dict[str, int]:
@@ -77,8 +86,30 @@ def draw_inputs(program: Program, sizes: Sizes, draw: Draw) -> dict[str, Array]:
 
     Args: sizes: values of all symbols.
     """
+    if draw.given:
+        return _scaled_inputs(program, draw)
     uses = find_index_uses(program, sizes)
     return {t.name: _draw_tensor(t, sizes, uses, draw) for t in given_tensors(program)}
+
+
+def save_inputs(file: Path, inputs: Mapping[str, Array]) -> None:
+    """Keep arrays by tensor, in their logical shapes, for ``Draw.given``."""
+    named: dict[str, Any] = {f"given {name}": value for name, value in inputs.items()}
+    np.savez(file, **named)
+
+
+def _scaled_inputs(program: Program, draw: Draw) -> dict[str, Array]:
+    found: dict[str, Array] = {}
+    with np.load(draw.given, allow_pickle=False) as data:
+        for t in given_tensors(program):
+            value: Array = data[f"given {t.name}"]
+            if draw.seed and t.dtype.is_float:
+                rng = np.random.default_rng([draw.seed, zlib.crc32(t.name.encode())])
+                value = (value * rng.uniform(*_SCALES)).astype(value.dtype)
+                if t.dtype is DType.bf16:
+                    value = np.asarray(round_to_bf16(value))
+            found[t.name] = value
+    return found
 
 
 def _draw_tensor(t: Tensor, sizes: Sizes, uses: IndexUses, draw: Draw) -> Array:

@@ -85,6 +85,7 @@ class Bench:
         memory_bytes: how much more address space than before native code may take, and how much
             the arrays of one candidate may.
         watcher: is told when native code runs.
+    Attributes: fenced_ns: what the last run between fences took [ns].
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class Bench:
         self._sets, self._at = 1, 0
         self._cold_bytes = 0
         self._evictor: Array | None = None
+        self.fenced_ns = 0.0
         self._services = Services()
         self._services.update(threads)
         self._symbols = (ctypes.c_int64 * max(1, len(program.symbols)))(
@@ -195,11 +197,13 @@ class Bench:
         )
         self.watcher.begin([(n, f.address, f.size) for n, f in fences.items()])
         with self._limited():
+            start = time.perf_counter_ns()
             status = KERNEL_TYPE(one.address)(
                 ctypes.addressof(arguments),
                 ctypes.addressof(self._symbols),
                 self._services.address,
             )
+            self.fenced_ns = float(time.perf_counter_ns() - start)
         self.watcher.end()
         if status:
             raise BadCall(f"the kernel returned {status}: an index was out of range")
@@ -226,13 +230,17 @@ class Bench:
 
     # -------------------------------------------------------------------------- as in a model
 
-    def prepare(self, name: str, *, sample_ns: float, cold_bytes: int) -> float:
+    def prepare(
+        self, name: str, *, sample_ns: float, cold_bytes: int, call_ns: float = 0.0
+    ) -> float:
         """Lay out the arrays of a variant and find how often to call it in one sample.
 
         Args:
             sample_ns: a sample takes about so long, at least [ns].
             cold_bytes: of the last-level cache, which copies of the arrays should exceed; 0: one
                 copy, and warm caches. The first variant's counts for all.
+            call_ns: about how long a call takes, where that is long and known: no call is made
+                then [ns]. 0: find out.
         Returns: about how long a call takes [ns].
         """
         one = self.loaded[name]
@@ -250,6 +258,8 @@ class Bench:
             one.rows.append(row)
         one.tables = (ctypes.c_uint64 * self._sets)(*(ctypes.addressof(r) for r in one.rows))
         one.times = 1
+        if call_ns:
+            return call_ns
         # The first call touches pages for the first time, the next guess includes a call from
         # Python, and the third is good; a call that is long anyway is not made again.
         for _ in range(3):

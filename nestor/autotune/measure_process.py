@@ -19,7 +19,7 @@ from nestor.autotune.measure_buffers import GUARD_BYTES
 from nestor.autotune.measure_native import FAULT, read_fault
 from nestor.errors import InternalError
 from nestor.runtime.memory import PAGE
-from nestor.workers import end_process
+from nestor.workers import child_environment, end_process
 
 Fault = Literal["wrong", "crashed", "timeout", "memory"]
 
@@ -54,22 +54,28 @@ class Runner:
 
     def __init__(self, helper: bytes, *, threads: int, run_seconds: float, memory_bytes: int):
         self._run_seconds, self._memory_bytes = run_seconds, memory_bytes
-        root = str(Path(__file__).resolve().parents[2])
-        paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
         environ = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
+            **child_environment(),
             "OMP_NUM_THREADS": str(threads),
             # NumPy's own threads would be in the way of the kernels'.
             "OPENBLAS_NUM_THREADS": "1",
         }
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "nestor.autotune.measure_worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environ,
-            bufsize=0,
-        )
+        ending, held = os.pipe()
+        self._lifeline = os.fdopen(held, "wb", buffering=0)
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "nestor.autotune.measure_worker", str(ending)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=environ,
+                bufsize=0,
+                pass_fds=(ending,),
+            )
+        except OSError:
+            self._lifeline.close()
+            raise
+        finally:
+            os.close(ending)
         self.pid = self._process.pid
         self._buffer = b""
         self._baseline = 0
@@ -85,6 +91,10 @@ class Runner:
     def is_alive(self) -> bool:
         """Whether the process runs."""
         return self._process.poll() is None
+
+    def limit(self, run_seconds: float) -> None:
+        """How long native code may run without an answer from now on [s]."""
+        self._run_seconds = run_seconds
 
     def ask(self, command: str, **arguments: Any) -> Any:
         """Give a command and wait for its answer.
@@ -221,6 +231,7 @@ class Runner:
     def close(self) -> None:
         """End the process at once; it holds nothing that needs care."""
         end_process(self._process)
+        self._lifeline.close()
 
 
 def _near(address: int, arrays: Sequence[tuple[str, int, int]]) -> str:

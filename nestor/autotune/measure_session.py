@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,6 +38,7 @@ class Problem:
     """A kernel with the values of its symbols, the seed of its inputs, and a reference.
 
     Attributes: interpret: results are those of the interpreter, not of the reference.
+        given: see ``kernel_inputs.Draw``.
     """
 
     kernel: Program
@@ -44,13 +46,14 @@ class Problem:
     seed: int
     reference: Variant
     interpret: bool
+    given: str = ""
 
     def digest(self) -> str:
         """Of all that decides what results should be."""
         parts = (
             print_program(self.kernel),
             repr(sorted(self.sizes.items())),
-            repr((self.seed, self.interpret)),
+            repr((self.seed, self.interpret, self.given)),
         )
         code = self.reference.object.code
         return hashlib.sha256("\n".join(parts).encode() + b"\0" + code).hexdigest()
@@ -64,6 +67,7 @@ class RunSettings:
         helper: object code of ``measure_native.HELPER_IR``.
         threads: of kernels.
         run_seconds: native code without an answer [s].
+        slower: a candidate of a long kernel may take so many times as long as the reference.
         memory_bytes: a candidate's arrays; and beyond them what its code takes [bytes].
         sample_ns: a sample takes about so long, at least [ns].
         cold_bytes: cache that copies of the arrays should exceed; 0: warm [bytes].
@@ -77,6 +81,14 @@ class RunSettings:
     sample_ns: float
     cold_bytes: int
     folder: Path
+    slower: float = math.inf
+
+
+LONG_NS = 0.2e9
+"""Kernels that take so long run as seldom as can be: once for their results, and in pairs [ns]."""
+
+_GRACE_SECONDS = 2.0
+"""Beyond ``RunSettings.slower``, for a machine that is busy for a moment [s]."""
 
 
 def interpreter_work(program: Program, sizes: Mapping[str, int]) -> int:
@@ -114,6 +126,7 @@ class MeasureSession:
         self._problem: Problem | None = None
         self._digest = ""
         self._is_open = False
+        self._reference_ns = 0.0
         self._loaded: dict[str, Variant] = {}
 
     @property
@@ -133,8 +146,14 @@ class MeasureSession:
 
         def steps() -> None:
             self._load(variant)
-            self._ask("check", name=variant.name)
-            self._prepare(variant.name)
+            is_long = self._reference_ns > LONG_NS
+            checked = self._ask("check", name=variant.name, sides=1 if is_long else 2)
+            call_ns = float(checked["call_ns"]) if is_long else 0.0
+            if call_ns > self._settings.slower * self._reference_ns:
+                raise CandidateFault(
+                    "timeout", f"took {call_ns / self._reference_ns:.1f} times the reference's time"
+                )
+            self._prepare(variant.name, call_ns)
 
         self._loaded.pop(variant.name, None)
         self._attempt(steps)
@@ -207,11 +226,24 @@ class MeasureSession:
             tensors=variant.tensors,
         )
 
-    def _prepare(self, name: str) -> None:
+    def _prepare(self, name: str, call_ns: float = 0.0) -> float:
+        """Lay out a variant's arrays; the time of its call [ns]."""
         settings = self._settings
-        self._ask(
-            "prepare", name=name, sample_ns=settings.sample_ns, cold_bytes=settings.cold_bytes
+        answer = self._ask(
+            "prepare",
+            name=name,
+            sample_ns=settings.sample_ns,
+            cold_bytes=settings.cold_bytes,
+            call_ns=call_ns,
         )
+        return float(answer["call_ns"])
+
+    def _limit(self, run_seconds: float) -> None:
+        """How long native code may run from now on."""
+        assert self._runner is not None
+        run_seconds = min(run_seconds, self._settings.run_seconds)
+        self._runner.limit(run_seconds)
+        self._ask("limit", run_seconds=run_seconds)
 
     def _have_runner(self) -> None:
         """A process with the reference, and all that were loaded before it was replaced."""
@@ -240,6 +272,7 @@ class MeasureSession:
     def _open_problem(self) -> None:
         problem = self._problem
         assert problem is not None, "no problem is open"
+        self._limit(math.inf)
         self._ask("open", program=problem.kernel, sizes=dict(problem.sizes))
         self._load(problem.reference)
         self._ask(
@@ -248,8 +281,11 @@ class MeasureSession:
             file=str(self._settings.folder / f"{self._digest}.npz"),
             seed=problem.seed,
             interpret=problem.interpret,
+            given=problem.given,
         )
-        self._prepare(REFERENCE)
+        self._reference_ns = self._prepare(REFERENCE)
+        # In a pair the clock runs for both.
+        self._limit((1 + self._settings.slower) * self._reference_ns * 1e-9 + _GRACE_SECONDS)
         for variant in self._loaded.values():
             self._load(variant)
             self._prepare(variant.name)

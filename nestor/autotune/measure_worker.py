@@ -12,8 +12,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import fcntl
 import gc
 import json
+import math
 import os
 import pickle
 import signal
@@ -112,25 +114,30 @@ class Session:
 
     # ------------------------------------------------------------------------------ results
 
-    def judge(self, *, name: str, file: str, seed: int, interpret: bool) -> Any:
+    def judge(self, *, name: str, file: str, seed: int, interpret: bool, given: str) -> Any:
         """Draw inputs and find what results should be, or read both from an earlier ``file``.
 
         Args: name: the reference. interpret: ask the interpreter, against which the reference is
-            checked too; else the reference's own results count.
+            checked too; else the reference's own results count. given: see ``Draw``.
         """
-        if not Path(file).exists():
-            draw, judgement = self._find_judgement(name, seed, interpret)
-            _save(Path(file), draw, judgement)
-        draw, self._judgement = _load(Path(file))
+        found = _load(Path(file))
+        if found is None:
+            found = self._find_judgement(name, seed, interpret, given)
+            # Without room it is found again by the next process, should this one die.
+            with contextlib.suppress(OSError):
+                _save(Path(file), *found)
+        draw, self._judgement = found
         self.bench.set_inputs(draw)
         return {"draw": dataclasses.asdict(draw), "terms": self._terms()}
 
     def _terms(self) -> int:
         return reduction_terms(self.bench.program, self.bench.sizes)
 
-    def _find_judgement(self, name: str, seed: int, interpret: bool) -> tuple[Draw, Judgement]:
+    def _find_judgement(
+        self, name: str, seed: int, interpret: bool, given: str
+    ) -> tuple[Draw, Judgement]:
         bench = self.bench
-        draw, plain = self._find_draw(name, seed)
+        draw, plain = self._take(name, seed, given) if given else self._find_draw(name, seed)
         terms = self._terms()
         perturbed = []
         for k in range(PERTURBED_RUNS):
@@ -144,6 +151,12 @@ class Session:
             if wrong := damage or compare_results(judgement, results):
                 raise Failed("wrong", f"the reference itself: {wrong}")
         return draw, judgement
+
+    def _take(self, name: str, seed: int, given: str) -> tuple[Draw, dict[str, Array]]:
+        """Inputs from a file."""
+        draw = Draw(seed=seed, given=given)
+        self.bench.set_inputs(draw)
+        return draw, self.bench.run_fenced(name, "end")[0]
 
     def _find_draw(self, name: str, seed: int) -> tuple[Draw, dict[str, Array]]:
         """Inputs that the reference accepts and whose results are mostly numbers."""
@@ -178,28 +191,39 @@ class Session:
         dtypes = {t.name: t.dtype for t in bench.program.tensors}
         return {n: a.astype(np.uint8) if dtypes[n] is DType.bool else a for n, a in found.items()}
 
-    def check(self, *, name: str) -> Any:
-        """Run a candidate once against each fence and compare its results."""
+    def check(self, *, name: str, sides: int) -> Any:
+        """Run a candidate once against each of so many fences and compare its results."""
         assert self._judgement is not None
-        worst = 0.0
-        for side in _SIDES:
+        worst, fastest_ns = 0.0, math.inf
+        for side in _SIDES[:sides]:
             results, damage = self.bench.run_fenced(name, side)
             if damage:
                 raise Failed("wrong", f"wrote outside of its arrays: {damage}")
             if wrong := compare_results(self._judgement, results):
                 raise Failed("wrong", wrong)
             worst = max(worst, worst_error(self._judgement, results))
-        return {"worst": worst}
+            fastest_ns = min(fastest_ns, self.bench.fenced_ns)
+        return {"worst": worst, "call_ns": fastest_ns}
+
+    def limit(self, *, run_seconds: float) -> Any:
+        """How long native code may run from now on."""
+        self._run_seconds = run_seconds
+        return {}
 
     # ------------------------------------------------------------------------------ times
 
-    def prepare(self, *, name: str, sample_ns: float, cold_bytes: int) -> Any:
+    def prepare(self, *, name: str, sample_ns: float, cold_bytes: int, call_ns: float = 0.0) -> Any:
         """Lay out arrays, choose the calls of a sample, and compare the last call's results: a
         race need not show at the first.
+
+        Args: call_ns: see ``Bench.prepare``.
         """
-        call_ns = self.bench.prepare(name, sample_ns=sample_ns, cold_bytes=cold_bytes)
+        is_known = call_ns > 0
+        call_ns = self.bench.prepare(
+            name, sample_ns=sample_ns, cold_bytes=cold_bytes, call_ns=call_ns
+        )
         self._calls_ns[name] = call_ns
-        results = self.bench.last_results(name)
+        results = None if is_known else self.bench.last_results(name)
         if results is not None and self._judgement is not None:
             results = without_unwritten(self._judgement, results)
             if wrong := compare_results(self._judgement, results):
@@ -228,14 +252,14 @@ class Session:
 
     def begin(self, arrays: Any) -> None:
         """Tell the parent that its clock for native code starts, and how much memory there is."""
-        # Should the parent be gone by then, the signal's default action ends this process.
+        # The signal's default action ends this process, whatever the code is doing.
         signal.setitimer(signal.ITIMER_REAL, self._run_seconds + _ALARM_SECONDS)
         body = json.dumps({"bytes": mapped_bytes(), "arrays": list(arrays)}).encode()
         write_message(self._sink, "running", body)
 
     def end(self) -> None:
         """Tell the parent that what follows is no native code."""
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        _calm()
         write_message(self._sink, "idle", b"")
 
     def answer(self, command: str, body: bytes) -> tuple[str, bytes]:
@@ -253,8 +277,23 @@ class Session:
         except Exception as error:
             return "error", json.dumps("".join(traceback.format_exception(error))).encode()
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            _calm()
         return "failed", json.dumps(failure).encode()
+
+
+def _end_with_parent(lifeline: int) -> None:
+    """End by SIGIO at once when the parent does, whatever the code is doing.
+
+    Args: lifeline: reading end of a pipe into which nobody writes. (Of the pipe that brings
+        commands the kernel may tell late, while the command is already running.)
+    """
+    fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+
+
+def _calm() -> None:
+    """No alarm from here on."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _nan_share(results: dict[str, Array]) -> float:
@@ -271,11 +310,18 @@ def _save(file: Path, draw: Draw, judgement: Judgement) -> None:
     arrays |= {f"allowed {n}": a for n, a in judgement.allowed.items()}
     head = json.dumps({"draw": dataclasses.asdict(draw), "strays": judgement.strays})
     part = file.with_name(f"{file.name}.{os.getpid()}.part.npz")
-    np.savez(part, head=np.array(head), **arrays)
-    part.rename(file)
+    try:
+        np.savez(part, head=np.array(head), **arrays)
+        part.rename(file)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
-def _load(file: Path) -> tuple[Draw, Judgement]:
+def _load(file: Path) -> tuple[Draw, Judgement] | None:
+    """What ``_save`` wrote; None if there is no such file."""
+    if not file.exists():
+        return None
     with np.load(file, allow_pickle=False) as data:
         head = json.loads(str(data["head"]))
         names = [n for n in data.files if n != "head"]
@@ -300,7 +346,9 @@ def main() -> None:
     pipe = os.dup(1)
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    for number in (signal.SIGALRM, signal.SIGIO):
+        signal.signal(number, signal.SIG_DFL)
+    _end_with_parent(int(sys.argv[1]))
     with contextlib.suppress(BrokenPipeError):
         serve(sys.stdin.buffer, cast("IO[bytes]", os.fdopen(pipe, "wb", closefd=False)), pipe)
 

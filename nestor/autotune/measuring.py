@@ -13,7 +13,7 @@ Nothing compiles while something is measured.
 
 from __future__ import annotations
 
-import tempfile
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Literal
 
 from nestor.autotune.compile_candidates import CandidateCompiler, Compiled
-from nestor.autotune.kernel_inputs import check_sizes
+from nestor.autotune.kernel_inputs import Array, check_sizes, save_inputs
 from nestor.autotune.measure_native import HELPER_IR
 from nestor.autotune.measure_process import CandidateFault
 from nestor.autotune.measure_session import (
@@ -43,6 +43,7 @@ from nestor.autotune.pairing import (
     median_interval,
     run_race,
 )
+from nestor.autotune.scratch import ScratchFolder
 from nestor.cache import ObjectCache
 from nestor.config import Config
 from nestor.errors import InternalError, UserError
@@ -135,6 +136,7 @@ class Limits:
     Attributes:
         compile_seconds: to be proved and compiled [s].
         run_seconds: native code without an answer [s].
+        slower: of kernels that take long, so many times the reference's time.
         memory_bytes: its arrays; and beyond them what its code takes [bytes].
         compile_memory_bytes: address space of a compile worker [bytes].
         interpreted: kernels of at most so much work (``interpreter_work``) are compared with the
@@ -143,6 +145,7 @@ class Limits:
 
     compile_seconds: float = 20.0
     run_seconds: float = 10.0
+    slower: float = math.inf
     memory_bytes: int = 4 << 30
     compile_memory_bytes: int = 4 << 30
     interpreted: int = 30_000_000
@@ -150,6 +153,8 @@ class Limits:
 
 class Measurer:
     """Measures candidates; a context manager that ends its processes.
+
+    Attributes: slots: one machine measures one batch at a time, see ``measures.Measures``.
 
     Args:
         target: that code is made for; must be this machine's.
@@ -162,7 +167,10 @@ class Measurer:
         seed: of inputs.
         policy: how many pairs are taken.
         sample_seconds: a sample repeats a kernel until it takes about so long [s].
+        contract: whether ``a*b + c`` may be rounded once.
     """
+
+    slots = 1
 
     def __init__(
         self,
@@ -176,6 +184,7 @@ class Measurer:
         config: Config | None = None,
         policy: PairPolicy | None = None,
         sample_seconds: float = 1e-3,
+        contract: bool = True,
     ):
         config = config or Config.load()
         self.target, self.seed = target, seed
@@ -183,6 +192,8 @@ class Measurer:
         self.threads = thread_count(threads if threads is not None else config.threads)
         self.policy = policy or PairPolicy()
         self._sample_ns = sample_seconds * 1e9
+        self._contract = contract
+        self._given: list[tuple[Mapping[str, Array], Path]] = []
         self._cold_bytes = target.l3_bytes if cache == "cold" else 0
         self._cache = ObjectCache(config.cache_dir)
         self._compiler = CandidateCompiler(
@@ -190,7 +201,7 @@ class Measurer:
             seconds=self.limits.compile_seconds,
             memory_bytes=self.limits.compile_memory_bytes,
         )
-        self._folder = tempfile.TemporaryDirectory(prefix="nestor-measure-")
+        self._folder = ScratchFolder()
         self._helper: bytes | None = None
         self._session: MeasureSession | None = None
 
@@ -210,7 +221,7 @@ class Measurer:
         if self._session is not None:
             self._session.close()
         self._compiler.close()
-        self._folder.cleanup()
+        self._folder.close()
 
     # ------------------------------------------------------------------------------ wholes
 
@@ -220,24 +231,30 @@ class Measurer:
         reference: Candidate,
         *,
         sizes: Mapping[str, int] | None = None,
+        inputs: Mapping[str, Array] | None = None,
         best: float = 1.0,
+        policy: PairPolicy | None = None,
     ) -> list[Measurement]:
         """Compile all candidates, then run one after the other in turns with ``reference``.
 
         Args:
             sizes: values of the kernel's symbols.
+            inputs: arrays by tensor, in their logical shapes, which nobody may change meanwhile;
+                None: drawn at random.
             best: the ratio that is to be beaten: a candidate that is surely above it gets few
                 pairs. It sinks as better candidates are found.
+            policy: how many pairs are taken; None: the measurer's.
         Returns: one measurement a candidate, in order.
         Raises: ``UserError`` for a candidate of another kernel, or symbols without a value;
             ``InternalError`` if the reference fails.
         """
         compiled = self._compile(candidates, reference)
-        session = self._open(compiled[reference.schedule], reference, sizes or {}, self.seed)
+        made = compiled[reference.schedule]
+        session = self._open(made, reference, sizes or {}, self.seed, inputs)
         found: list[Measurement] = []
         for candidate in candidates:
             one = compiled[candidate.schedule]
-            measured = self._measure_one(one, candidate, session, best, self.policy)
+            measured = self._measure_one(one, candidate, session, best, policy or self.policy)
             if measured.ratio is not None:
                 best = min(best, measured.ratio.median)
             found.append(measured)
@@ -297,6 +314,7 @@ class Measurer:
         default: Candidate,
         *,
         sizes: Mapping[str, int] | None = None,
+        inputs: Mapping[str, Array] | None = None,
         seeds: int = 2,
         policy: PairPolicy | None = None,
     ) -> Confirmation:
@@ -304,7 +322,8 @@ class Measurer:
 
         How many pairs are taken does not depend on what they say.
 
-        Args: seeds: with how many different inputs it is compared and measured.
+        Args: inputs: as of ``measure``; these are varied, see ``kernel_inputs.Draw``.
+            seeds: with how many different inputs it is compared and measured.
             policy: ``least``, ``most`` and ``seconds`` count for each seed.
         Raises: as ``measure``.
         """
@@ -315,7 +334,7 @@ class Measurer:
         null: list[Pair] = []
         clock = time.perf_counter()
         for seed in used:
-            session = self._open(compiled[default.schedule], default, sizes or {}, seed)
+            session = self._open(compiled[default.schedule], default, sizes or {}, seed, inputs)
             found = [
                 self._admit(compiled[c.schedule], c, session, name)
                 for c, name in ((candidate, "winner"), (default, "default again"))
@@ -366,6 +385,7 @@ class Measurer:
                 schedule=candidate.schedule,
                 target=self.target,
                 function_name=FUNCTION,
+                contract=self._contract,
             )
             key = job_key(job)
             data = self._cache.get(key) if key not in jobs else None
@@ -385,7 +405,12 @@ class Measurer:
         return found
 
     def _open(
-        self, compiled: Compiled, reference: Candidate, sizes: Mapping[str, int], seed: int
+        self,
+        compiled: Compiled,
+        reference: Candidate,
+        sizes: Mapping[str, int],
+        seed: int,
+        inputs: Mapping[str, Array] | None = None,
     ) -> MeasureSession:
         """The session with this kernel, these sizes and inputs, and the reference loaded."""
         if compiled.object is None:
@@ -403,19 +428,31 @@ class Measurer:
                 seed=seed,
                 reference=self._variant(compiled.object, reference, REFERENCE),
                 interpret=interpreter_work(reference.kernel, values) <= self.limits.interpreted,
+                given="" if inputs is None else str(self._file_of(inputs)),
             )
         )
         return self._session
+
+    def _file_of(self, inputs: Mapping[str, Array]) -> Path:
+        """Where arrays that were given lie for the process that runs candidates; written once."""
+        for known, file in self._given:
+            if known is inputs:
+                return file
+        file = self._folder.path / f"given-{len(self._given)}.npz"
+        save_inputs(file, inputs)
+        self._given.append((inputs, file))
+        return file
 
     def _run_settings(self) -> RunSettings:
         return RunSettings(
             helper=self._compiler.compile_ir(HELPER_IR, self.target.to_json()),
             threads=self.threads,
             run_seconds=self.limits.run_seconds,
+            slower=self.limits.slower,
             memory_bytes=self.limits.memory_bytes,
             sample_ns=self._sample_ns,
             cold_bytes=self._cold_bytes,
-            folder=Path(self._folder.name),
+            folder=self._folder.path,
         )
 
     def _variant(self, made: KernelObject, candidate: Candidate, name: str) -> Variant:

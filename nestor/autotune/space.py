@@ -8,9 +8,10 @@ running the rules with a source of decisions, never by multiplying lists of valu
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from nestor.ir.program import Program
 from nestor.ir.schedule import Schedule
 from nestor.passes.default_schedule import default_schedule
 from nestor.passes.fusion import FusedKernel
@@ -20,6 +21,9 @@ from nestor.target.cpu import CpuTarget
 
 Point = tuple[tuple[str, Value], ...]
 """Knobs and their values, in the order in which the rules ask."""
+
+Rule = Callable[[Choices], Schedule]
+"""Writes a kernel's schedule; asks for what it leaves open."""
 
 _REMEMBERED = 1024
 """Points whose knobs are kept."""
@@ -36,15 +40,15 @@ class Candidate:
     schedule: Schedule
 
 
-class Space:
-    """All schedules of one kernel that its rules can make.
+class RuleSpace:
+    """All schedules of one kernel that a rule can make.
 
-    Args: fused: the kernel, in canonical form. target: whose vectors and registers count.
+    Args: kernel: in canonical form. rule: the same point always gives the same schedule.
     """
 
-    def __init__(self, fused: FusedKernel, target: CpuTarget):
-        self.fused = fused
-        self.unit = VectorUnit(bits=target.vector_bits, registers=target.vector_registers)
+    def __init__(self, kernel: Program, rule: Rule):
+        self.kernel = kernel
+        self._rule = rule
         self._seen: dict[Point, tuple[Candidate, tuple[Knob, ...]]] = {}
 
     def default(self) -> Candidate:
@@ -123,8 +127,20 @@ class Space:
         return self._seen[key]
 
     def _run(self, choices: Choices) -> tuple[Candidate, tuple[Knob, ...]]:
-        schedule = default_schedule(self.fused, self.unit, choices)
+        schedule = self._rule(choices)
         return Candidate(choices.point(), schedule), tuple(choices.asked.values())
+
+
+class Space(RuleSpace):
+    """All schedules of a fused kernel that its rules can make.
+
+    Args: fused: the kernel, in canonical form. target: whose vectors and registers count.
+    """
+
+    def __init__(self, fused: FusedKernel, target: CpuTarget):
+        self.fused = fused
+        self.unit = VectorUnit(bits=target.vector_bits, registers=target.vector_registers)
+        super().__init__(fused.kernel, lambda choices: default_schedule(fused, self.unit, choices))
 
 
 class _Drawn(Choices):
@@ -143,3 +159,15 @@ class _Drawn(Choices):
 def distinct(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Candidates without those whose schedule came before: points may say the same."""
     return list({c.schedule: c for c in reversed(candidates)}.values())[::-1]
+
+
+def readable_point(point: object) -> Point:
+    """A record's point as a space has it; knobs with other kinds of values left out."""
+    knobs = point if isinstance(point, tuple) else ()
+    return tuple((name, value) for name, value in knobs if _is_value(value))
+
+
+def _is_value(value: object) -> bool:
+    if isinstance(value, tuple):
+        return all(isinstance(v, int) and not isinstance(v, bool) for v in value)
+    return isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool))

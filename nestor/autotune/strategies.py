@@ -15,7 +15,7 @@ from itertools import islice
 
 import numpy as np
 
-from nestor.autotune.space import Candidate, Space
+from nestor.autotune.space import Candidate, RuleSpace
 from nestor.autotune.surrogate import Floats, believe
 from nestor.errors import UserError
 from nestor.ir.schedule import Schedule
@@ -45,7 +45,7 @@ class Strategy(ABC):
     Args: space: of the kernel. seed: of all that is drawn. ranker: a cost model, if there is one.
     """
 
-    def __init__(self, space: Space, seed: int = 0, ranker: Ranker | None = None):
+    def __init__(self, space: RuleSpace, seed: int = 0, ranker: Ranker | None = None):
         self.space = space
         self.rng = random.Random(seed)
         self.ranker = ranker
@@ -133,7 +133,7 @@ class RandomSearch(Strategy):
 class Exhaustive(Strategy):
     """Every candidate, each once: for small spaces."""
 
-    def __init__(self, space: Space, seed: int = 0, ranker: Ranker | None = None):
+    def __init__(self, space: RuleSpace, seed: int = 0, ranker: Ranker | None = None):
         super().__init__(space, seed, ranker)
         self._all = space.every(limit=1 << 30)
 
@@ -245,7 +245,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
 }
 
 
-def strategy_for(name: str, space: Space, seed: int, ranker: Ranker | None) -> Strategy:
+def strategy_for(name: str, space: RuleSpace, seed: int, ranker: Ranker | None) -> Strategy:
     """The strategy called ``name`` for a space; a small one is tried whole."""
     kind = strategy_named(name)
     if space.size(_SMALL_SPACE + 1) <= _SMALL_SPACE:

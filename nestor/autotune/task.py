@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from nestor.autotune.kernel_inputs import Array
 from nestor.autotune.records.record import KernelKey
 from nestor.autotune.space import Candidate
 from nestor.autotune.strategies import Strategy
+from nestor.ir.program import Program
 
 _FIRST_GAIN = 0.2
 """Part of its time that a kernel nobody tried yet is hoped to lose."""
@@ -24,7 +27,7 @@ _RECENT = 3
 
 @dataclass(slots=True)
 class Task:
-    """One kernel of a model.
+    """One kernel, of a model or by itself.
 
     Attributes:
         name: for people.
@@ -33,12 +36,16 @@ class Task:
         default: its schedule without search.
         strategy: what proposes schedules, and knows how they did.
         limit_ns: no schedule takes less [ns].
+        sizes: values of the kernel's symbols, which ``key`` has bound to them.
+        inputs: what it is measured with, by tensor; None: drawn at random.
         default_ns: time of a call with the default, as measured last [ns]; 0: not yet.
         trials: candidates measured in this run. seconds: what they took [s].
         best, ratio: the fastest schedule, and its time over the default's.
         progress: ``ratio`` after each batch of this run.
         is_exhausted: the strategy has no further candidates.
         confirmed: what the winner's confirmation gave: its time over the default's; None: not yet.
+        winner: the candidate that was confirmed. asked: the one that a confirmation was asked for
+            last.
     """
 
     name: str
@@ -47,6 +54,8 @@ class Task:
     default: Candidate
     strategy: Strategy
     limit_ns: float
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    inputs: Mapping[str, Array] | None = None
     default_ns: float = 0.0
     trials: int = 0
     seconds: float = 0.0
@@ -55,9 +64,16 @@ class Task:
     progress: list[float] = field(default_factory=list)
     is_exhausted: bool = False
     confirmed: float | None = None
+    winner: Candidate | None = None
+    asked: Candidate | None = None
 
     def __post_init__(self) -> None:
         self.best = self.default
+
+    @property
+    def kernel(self) -> Program:
+        """What is tuned, in canonical form."""
+        return self.strategy.space.kernel
 
     @property
     def total_ns(self) -> float:
@@ -75,6 +91,12 @@ class Task:
         self.trials += trials
         self.seconds += seconds
         self.progress.append(self.ratio)
+
+    def end_confirmation(self, ratio: float | None) -> None:
+        """Note what ``best`` gave when it was measured once more; None: it was no faster."""
+        self.asked = self.best
+        if ratio is not None and (self.confirmed is None or ratio < self.confirmed):
+            self.confirmed, self.winner = ratio, self.best
 
     def expected_gain_ns(self) -> float:
         """What a model's call is hoped to lose by the next batch [ns].

@@ -5,13 +5,16 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nestor.cost_model.dataset import nominal_target
 from nestor.cost_model.features import FEATURES_VERSION, KernelFeatures
 from nestor.cost_model.trees import TreeEnsemble, ensemble_from_bytes
+from nestor.errors import UserError
 from nestor.passes.fusion import FusedKernel
 from nestor.target.cpu import CpuTarget
 
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
 
 MODEL_FILE = "cpu.npz"
 """Name of the shipped model beside this file."""
+
+NO_MODEL = Path("none")
 
 Ranker = Callable[[Sequence["Schedule"]], NDArray[np.float64]]
 
@@ -34,11 +39,33 @@ def shipped_model() -> TreeEnsemble | None:
     return model if model.features_version == FEATURES_VERSION else None
 
 
+def chosen_model(path: Path | None) -> TreeEnsemble | None:
+    """The model of a file; None: that which ships; ``none``: none at all.
+
+    Raises: ``UserError`` if the file is no model, or is one for other features.
+    """
+    if path is None:
+        return shipped_model()
+    if path == NO_MODEL:
+        return None
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {str(path)!r}: {error.strerror or error}") from None
+    model = ensemble_from_bytes(data, str(path))
+    if model.features_version != FEATURES_VERSION:
+        raise UserError(
+            f"{str(path)!r} is a cost model for features version {model.features_version}; this "
+            f"is {FEATURES_VERSION}\n  fix: nestor train"
+        )
+    return model
+
+
 def rank_schedules(
     model: TreeEnsemble, fused: FusedKernel, target: CpuTarget, threads: int
 ) -> Ranker:
     """A function that gives schedules of a kernel their expected speed, up to a common factor."""
-    features = KernelFeatures(fused.kernel, target, threads)
+    features = KernelFeatures(fused.kernel, nominal_target(target), threads)
 
     def rank(schedules: Sequence[Schedule]) -> NDArray[np.float64]:
         rows = np.stack([features.extract(s) for s in schedules])

@@ -66,16 +66,16 @@ class TrainingOptions:
         limit_s: wall-clock time for the whole fit [s].
     """
 
-    objective: Objective = "regression"
+    objective: Objective = "combined"
     common_weight: float = 0.25
-    rounds: int = 600
-    patience: int = 50
-    depth: int = 7
-    learning_rate: float = 0.06
+    rounds: int = 300
+    patience: int = 100
+    depth: int = 8
+    learning_rate: float = 0.08
     rows: float = 0.8
     columns: float = 0.5
     l2: float = 2.0
-    leaf_weight: float = 0.02
+    leaf_weight: float = 1.0
     held_out: float = 0.15
     refit: bool = False
     threads: int = 2

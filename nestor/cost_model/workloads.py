@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from nestor.cost_model.dataset import Workload
 from nestor.cost_model.kernel_facts import kernel_facts
 from nestor.cost_model.op_counts import instance_ops
 from nestor.cost_model.roofline import roofline
@@ -45,11 +44,6 @@ class GeneratedWorkload:
 
     family: str
     fused: FusedKernel
-
-    @property
-    def workload(self) -> Workload:
-        """What a dataset keeps of it."""
-        return Workload(family=self.family, kernel=self.fused.kernel, shared=self.fused.shared)
 
 
 def program_kernels(program: Program, target: CpuTarget) -> list[FusedKernel]:

@@ -15,7 +15,7 @@ plain      as it stands
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from nestor.ir.schedule import (
@@ -184,11 +184,48 @@ def choices_of(nest: Nest, target: CpuTarget, *, may_thread: bool = True) -> lis
     return found if may_thread else [_one_thread(c) for c in found]
 
 
+def variants_of(nest: Nest, target: CpuTarget, choice: Choice) -> dict[str, Choice]:
+    """Other loops in the roles that ``choice`` gives them, by a name each; the first is itself.
+
+    Every one of them is what the shape's conditions allow.
+    """
+    found: list[Choice] = [choice]
+    match choice.shape:
+        case "contract":
+            ranked = sorted(_contractions(nest), reverse=True)
+            found += [_register_tiles(nest, target, *roles) for _, *roles in ranked]
+        case "dot":
+            for reduced in nest.tilable_suffix():
+                found += _dots(nest, target, reduced)
+        case "panel":
+            found += _panels(nest, target)
+        case "stream":
+            found += _streams(nest, target)
+        case "jam":
+            found += _jams(nest)
+        case "wavefront":
+            found += _waves(nest, target)
+    named: dict[str, Choice] = {}
+    for one in found:
+        named.setdefault(_roles(one), one)
+    return named
+
+
+def _roles(choice: Choice) -> str:
+    """What distinguishes choices of one shape."""
+    parts = ["×".join(n for n, _ in choice.rows)] if choice.rows else []
+    parts += [choice.vector[0]] if choice.vector else []
+    parts += ["over " + choice.order[-1]] if choice.promote else []
+    parts += ["waves of " + "×".join(choice.wave)] if choice.wave else []
+    parts += ["apart"] if choice.is_apart else []
+    return " ".join(parts) or "as it is"
+
+
 def _one_thread(choice: Choice) -> Choice:
     return replace(choice, parallel=None, wave=None)
 
 
-def _lanes(nest: Nest, target: CpuTarget) -> int:
+def vector_lanes(nest: Nest, target: CpuTarget) -> int:
     """Elements in a vector of the widest type that the deep statements touch."""
     widest = max(s.element_bytes for v in nest.deep for s in v.streams)
     return max(1, target.lanes(8 * widest))
@@ -199,7 +236,7 @@ def _row_lanes(nest: Nest, loop: str, target: CpuTarget) -> int:
 
     Deep nests have shorter rows, of which wide vectors waste more at the ends.
     """
-    lanes = _lanes(nest, target)
+    lanes = vector_lanes(nest, target)
     for view in nest.deep:
         reads = [s for s in view.streams if not s.is_write and s.strides.get(loop)]
         rows = [(s.tensor, tuple(sorted(s.strides.items()))) for s in reads]
@@ -219,6 +256,16 @@ def _reused(nest: Nest, loop: str) -> bool:
 
 def _contract(nest: Nest, target: CpuTarget) -> Choice | None:
     best: tuple[int, str, str, str] | None = None
+    for found in _contractions(nest):
+        if best is None or found[0] > best[0]:
+            best = found
+    if best is None or nest.extents[best[3]] < MIN_REDUCED:
+        return None
+    return _register_tiles(nest, target, *best[1:])
+
+
+def _contractions(nest: Nest) -> Iterator[tuple[int, str, str, str]]:
+    """(promise, row, vector, reduced) of the loops that can have these roles."""
     free = nest.tilable_suffix()
     for vector in free:
         if not nest.is_stride_one(vector):
@@ -231,11 +278,7 @@ def _contract(nest: Nest, target: CpuTarget) -> Choice | None:
                     continue
                 if nest.can_vectorize(vector, [row]):
                     score = nest.extents[row] + nest.contiguous(vector)
-                    if best is None or score > best[0]:
-                        best = (score, row, vector, reduced)
-    if best is None or nest.extents[best[3]] < MIN_REDUCED:
-        return None
-    return _register_tiles(nest, target, *best[1:])
+                    yield score, row, vector, reduced
 
 
 def _shares(nest: Nest, row: str, vector: str) -> bool:
@@ -248,7 +291,7 @@ def _shares(nest: Nest, row: str, vector: str) -> bool:
 
 
 def _register_tiles(nest: Nest, target: CpuTarget, row: str, vector: str, reduced: str) -> Choice:
-    lanes = _lanes(nest, target)
+    lanes = vector_lanes(nest, target)
     height, width = choose_register_tile(
         _settled(nest.extents[row]), _settled(nest.extents[vector]), lanes, target.vector_registers
     )
@@ -306,33 +349,34 @@ def _settled(extent: int) -> int:
 
 
 def _dot(nest: Nest, target: CpuTarget) -> Choice | None:
+    found = (c for reduced in nest.tilable_suffix() for c in _dots(nest, target, reduced))
+    return next(found, None)
+
+
+def _dots(nest: Nest, target: CpuTarget, reduced: str) -> Iterator[Choice]:
+    """Lanes of ``reduced``, beside up to two loops that may stand in a register tile."""
+    indices = [v.index_of(reduced) for v in nest.deep]
+    if not all(i in v.reduced for i, v in zip(indices, nest.deep)):
+        return
+    if nest.gathers(reduced) or not nest.contiguous(reduced):
+        return
     free = nest.tilable_suffix()
-    for reduced in free:
-        indices = [v.index_of(reduced) for v in nest.deep]
-        if not all(i in v.reduced for i, v in zip(indices, nest.deep)):
-            continue
-        if nest.gathers(reduced) or not nest.contiguous(reduced):
-            continue
-        rows = [n for n in free if n != reduced and all(v.target.strides[n] for v in nest.deep)]
-        rows = rows[-2:]
-        lanes = _lanes(nest, target)
-        sizes = {0: (), 1: (8,), 2: (4, 4)}[len(rows)]
+    able = [n for n in free if n != reduced and all(v.target.strides[n] for v in nest.deep)]
+    lanes = vector_lanes(nest, target)
+    parallel = next((n for n in nest.loops if n != reduced and nest.is_parallel_tile(n)), None)
+    for rows in (able[-2:], able[-1:], able[-2:-1], []):
         if not _can_split(nest, reduced, rows):
-            rows, sizes = [], ()
-            if not _can_split(nest, reduced, []):
-                continue
-        parallel = next((n for n in nest.loops if n != reduced and nest.is_parallel_tile(n)), None)
-        others = _rest(nest, reduced)
-        return Choice(
+            continue
+        sizes = {0: (), 1: (8,), 2: (4, 4)}[len(rows)]
+        yield Choice(
             shape="dot",
             rows=tuple(zip(rows, sizes, strict=True)),
             vector=(reduced, lanes if rows else _sum_chains(nest) * lanes),
             is_split=True,
-            order=(*others, reduced),
+            order=(*_rest(nest, reduced), reduced),
             parallel=parallel,
             reasons=((f"sum lanes of {reduced} apart", "only it runs along memory"),),
         )
-    return None
 
 
 def _sum_chains(nest: Nest) -> int:
@@ -384,7 +428,30 @@ def _wavefront(nest: Nest, target: CpuTarget) -> Choice | None:
     )
 
 
+def _waves(nest: Nest, target: CpuTarget) -> Iterator[Choice]:
+    """A wavefront with statements together or apart, in lanes or not, over other tiles."""
+    first = _wavefront(nest, target)
+    if first is None:
+        return
+    free, last = nest.tilable_suffix(), nest.loops[-1]
+    if first.vector:
+        yield replace(first, vector=None, is_apart=False)
+        if len(nest.views) > 1:
+            tiles = {n: size for n, size in first.tiles.items() if n != last}
+            if not first.is_apart:
+                yield replace(first, is_apart=True, tiles=tiles)
+            else:
+                yield replace(first, is_apart=False)
+    for second in free[2:]:
+        if second in first.tiles:
+            yield replace(first, wave=(free[0], second), parallel=second)
+
+
 def _panel(nest: Nest, target: CpuTarget) -> Choice | None:
+    return next(_panels(nest, target), None)
+
+
+def _panels(nest: Nest, target: CpuTarget) -> Iterator[Choice]:
     free = nest.tilable_suffix()
     for vector in reversed(free):
         if not nest.is_stride_one(vector):
@@ -393,14 +460,14 @@ def _panel(nest: Nest, target: CpuTarget) -> Choice | None:
         if reduced is None or not nest.can_vectorize(vector, [reduced]):
             continue
         rest = _rest(nest, vector, reduced)
-        lanes = _lanes(nest, target)
+        lanes = vector_lanes(nest, target)
         tiles = {}
         parallel = next((n for n in rest if nest.is_parallel_tile(n)), None)
         if parallel is None and nest.is_parallel_tile(vector):
             parallel = vector
             if nest.extents[vector] > PANEL_TILE:
                 tiles[vector] = PANEL_TILE
-        return Choice(
+        yield Choice(
             shape="panel",
             tiles=tiles,
             rows=((reduced, PANEL_ROWS),),
@@ -413,10 +480,13 @@ def _panel(nest: Nest, target: CpuTarget) -> Choice | None:
                 (f"{PANEL_ROWS} steps of {reduced} at a time", "what is summed stays in registers"),
             ),
         )
-    return None
 
 
 def _stream(nest: Nest, target: CpuTarget) -> Choice | None:
+    return next(_streams(nest, target), None)
+
+
+def _streams(nest: Nest, target: CpuTarget) -> Iterator[Choice]:
     candidates = [n for n in nest.loops if nest.is_stride_one(n) and nest.can_vectorize(n)]
     for vector in reversed(candidates):
         order = (*_rest(nest, vector), vector)
@@ -424,36 +494,40 @@ def _stream(nest: Nest, target: CpuTarget) -> Choice | None:
             continue
         lanes = _row_lanes(nest, vector, target)
         parallel = next((n for k, n in enumerate(order) if nest.is_parallel_at(n, order[:k])), None)
-        return Choice(
+        yield Choice(
             shape="stream",
             vector=(vector, lanes),
             order=order,
             parallel=parallel,
             reasons=((f"vector {vector}", "every access runs along memory or stands still"),),
         )
-    return None
 
 
 def _jam(nest: Nest, target: CpuTarget) -> Choice | None:
+    return next(_jams(nest), None)
+
+
+def _jams(nest: Nest) -> Iterator[Choice]:
     free = nest.tilable_suffix()
     last = nest.loops[-1]
     if len(free) < 2 or not nest.facts.carried(last, nest.loops[:-1]):
-        return None
-    row = next((n for n in free[:-1] if nest.is_parallel_tile(n) and nest.moves_in(n)), None)
-    if row is None:
-        return None
-    rest = _rest(nest, row, last)
-    parallel = next((n for n in (*rest, row) if nest.is_parallel_tile(n)), None)
-    stays = [v.target.tensor for v in nest.deep] if _reused(nest, last) else []
-    return Choice(
-        shape="jam",
-        rows=((row, JAM_ROWS),),
-        order=(row, last),
-        tile_order=rest,
-        parallel=parallel,
-        promote=tuple((tensor, last) for tensor in dict.fromkeys(stays)),
-        reasons=((f"{JAM_ROWS} of {row} side by side", f"each waits for its own {last} before"),),
-    )
+        return
+    for row in free[:-1]:
+        if not (nest.is_parallel_tile(row) and nest.moves_in(row)):
+            continue
+        rest = _rest(nest, row, last)
+        parallel = next((n for n in (*rest, row) if nest.is_parallel_tile(n)), None)
+        stays = [v.target.tensor for v in nest.deep] if _reused(nest, last) else []
+        what = f"{JAM_ROWS} of {row} side by side"
+        yield Choice(
+            shape="jam",
+            rows=((row, JAM_ROWS),),
+            order=(row, last),
+            tile_order=rest,
+            parallel=parallel,
+            promote=tuple((tensor, last) for tensor in dict.fromkeys(stays)),
+            reasons=((what, f"each waits for its own {last} before"),),
+        )
 
 
 def _plain(nest: Nest) -> Choice:

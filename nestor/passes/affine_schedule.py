@@ -19,16 +19,14 @@ from nestor.passes.affine_facts import AffineFacts, Dependence
 from nestor.passes.affine_latency import UNKNOWN_CYCLES, carried_cycles
 from nestor.passes.affine_nests import Nest
 from nestor.passes.affine_space import (
-    ORDER,
     Plan,
     Space,
-    Value,
     choice_at,
-    make_knobs,
     parallel_around,
     plans_of,
     schedule_of,
 )
+from nestor.passes.knobs import Choices, Knob, Value
 from nestor.target.cpu import CpuTarget
 
 Proposer = Callable[[Program, float], AffineFacts]
@@ -126,14 +124,15 @@ def affine_space(
         plans = {origin: _keep_order_of_sums(plan) for origin, plan in plans.items()}
     rated = {o: _rate(program, target, plan, sizes) for o, plan in plans.items()}
     best = min(rated, key=lambda origin: rated[origin].cycles)
-    knobs = make_knobs(
-        plans,
-        best,
-        {(o, k): shape for o, r in rated.items() for k, shape in r.shapes.items()},
-        {o: r.outer for o, r in rated.items()},
-        {(o, k): on for o, r in rated.items() for k, on in r.threads.items()},
+    return Space(
+        program=program,
+        target=target,
+        plans=plans,
+        order=best,
+        outer={o: r.outer for o, r in rated.items()},
+        shapes={(o, k): shape for o, r in rated.items() for k, shape in r.shapes.items()},
+        threads={(o, k): on for o, r in rated.items() for k, on in r.threads.items()},
     )
-    return Space(program=program, target=target, plans=plans, knobs=knobs)
 
 
 def fallback_points(space: Space) -> list[dict[str, Value]]:
@@ -141,21 +140,22 @@ def fallback_points(space: Space) -> list[dict[str, Value]]:
     first = space.default()
     found = [first]
 
-    def add(change: Callable[[str, Value], Value]) -> None:
-        point = {name: change(name, value) for name, value in found[-1].items()}
-        if point != found[-1]:
-            found.append(point)
+    def add(change: Callable[[Knob, Value], Value]) -> None:
+        last = found[-1]
+        changed = {k.name: change(k, last[k.name]) for k in space.knobs(last)}
+        if changed != last:
+            # What the changes open is at its defaults.
+            found.append({k.name: changed.get(k.name, k.default) for k in space.knobs(changed)})
 
-    add(lambda name, value: 0 if name.endswith("/promote") else value)
-    domains = {k.name: k.domain for k in space.knobs}
+    add(lambda knob, value: 0 if knob.name.endswith("/promote") else value)
 
-    def simpler(name: str, value: Value) -> Value:
-        if not name.endswith("/shape") or value not in ("contract", "wavefront", "dot"):
+    def simpler(knob: Knob, value: Value) -> Value:
+        if not knob.name.endswith("/shape") or value not in ("contract", "wavefront", "dot"):
             return value
-        return next(s for s in ("panel", "stream", "plain") if s in domains[name])
+        return next(s for s in ("panel", "stream", "plain") if s in knob.values)
 
     add(simpler)
-    add(lambda name, value: "plain" if name.endswith("/shape") else value)
+    add(lambda knob, value: "plain" if knob.name.endswith("/shape") else value)
     return found
 
 
@@ -171,7 +171,7 @@ def _keep_order_of_sums(plan: Plan) -> Plan:
     from dataclasses import replace
 
     choices = tuple(tuple(c for c in own if not c.is_split) for own in plan.choices)
-    return replace(plan, choices=choices)
+    return replace(plan, choices=choices, keeps_sums=True)
 
 
 # Cost
@@ -202,6 +202,50 @@ def _rate(
         shapes[k], threads[k] = best[1].shape, best[2]
     total += START_CYCLES * sum(outer.values())
     return _Rated(plan, shapes, threads, frozenset(outer), total)
+
+
+RUN_CYCLES = 20.0
+"""Of an innermost loop, to start and end; lanes that sum apart are added up each time."""
+
+SPLIT_CYCLES = 30.0
+
+
+def estimate_cycles(
+    space: Space, point: Mapping[str, Value], sizes: Mapping[str, int] | None = None
+) -> float:
+    """About what the schedule at ``point`` takes [cycles]: an opinion for a search to start from.
+
+    Beyond what the heuristic asks when it chooses among shapes this knows of cache tiles that they
+    must not be too short.
+    """
+    choices = Choices(point)
+    origin = space.decide_order(choices)
+    plan = space.plans[origin]
+    around = space.decide_around(choices, origin)
+    total, started = 0.0, 0.0
+    for k, nest in enumerate(plan.nests):
+        choice = space.decide_nest(choices, origin, k)
+        cycles = _cycles(space.program, space.target, nest, choice, sizes)
+        cycles += nest.instances() * _run_cycles(nest, choice)
+        at = next((p for p, n in enumerate(nest.outer) if n in around), None)
+        if at is not None:
+            cycles /= space.target.cores
+            started = max(started, math.prod(nest.lengths[n] for n in nest.outer[:at]))
+        elif choice.parallel:
+            starts = nest.trips * _waves(nest, choice) * _starts_inside(nest, choice)
+            cycles = cycles / space.target.cores + START_CYCLES * starts
+        total += cycles
+    return total + START_CYCLES * started
+
+
+def _run_cycles(nest: Nest, choice: Choice) -> float:
+    """What innermost loops cost by starting and ending, for one instance."""
+    last = (choice.order or nest.loops)[-1]
+    length = float(min(choice.tiles.get(last) or nest.extents[last], nest.extents[last]))
+    for loop, size in (*choice.rows, *([choice.vector] if choice.vector else [])):
+        if loop != last:
+            length *= size
+    return (RUN_CYCLES + SPLIT_CYCLES * choice.is_split) / max(1.0, length)
 
 
 def _outermost(plan: Plan) -> dict[str, float]:
@@ -352,7 +396,7 @@ def explain_schedule(
     Args: facts: names the dependences that forbade a parallel loop.
     """
     point = space.default() if point is None else point
-    origin = str(point[ORDER])
+    origin = space.decide_order(Choices(point))
     plan = space.plans[origin]
     found = [Reason(choice=f"order: {origin}", reason=_ORIGINS.get(origin, "found by isl"))]
     for k, nest in enumerate(plan.nests):

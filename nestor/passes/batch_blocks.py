@@ -20,6 +20,7 @@ from math import prod
 from nestor.ir.affine import Affine, Interval, affine, variable
 from nestor.ir.expr import Expr, Index, IndexExpr, Load, walk
 from nestor.ir.program import Program, Statement, Tensor
+from nestor.passes.knobs import Choices
 from nestor.passes.rewriting import (
     index_ranges,
     is_sequential,
@@ -67,14 +68,19 @@ class BlockedProgram:
     in_blocks: frozenset[str] = frozenset()
 
 
-def split_batch(program: Program, cores: int) -> BlockedProgram:
+def split_batch(program: Program, cores: int, choices: Choices | None = None) -> BlockedProgram:
     """``program`` in blocks of its batch, for so many cores, where that should pay.
 
+    Knob: ``images``, how many a block has; 0: no blocks.
     The number of threads that a call uses is not asked for: results do not depend on it.
     """
     use = find_batch(program)
-    images = None if use is None else choose_images(program, use, cores)
-    if use is None or images is None:
+    if use is None:
+        return BlockedProgram(program)
+    default = choose_images(program, use, cores) or 0
+    values = (0, *_fitting_images(use, cores))
+    images = (choices or Choices()).size("images", values, default, "images of a block; 0: all")
+    if not images:
         return BlockedProgram(program)
     outside = (t.name for t in program.by_role("input", "output"))
     return BlockedProgram(
@@ -91,14 +97,19 @@ def choose_images(program: Program, use: BatchUse, cores: int) -> int | None:
     or where there is no depth: few products in a row leave little in the caches for each other.
     """
     layers, reuse = _weight_reuse(program, use)
-    fitting = [
+    fitting = _fitting_images(use, cores)
+    if layers < _LEAST_LAYERS or not fitting or reuse * fitting[-1] < _LEAST_REUSE:
+        return None
+    return next((n for n in fitting if reuse * n >= _GOOD_REUSE), fitting[-1])
+
+
+def _fitting_images(use: BatchUse, cores: int) -> list[int]:
+    """Images of a block that divide the batch into as many blocks for each core."""
+    return [
         images
         for images in range(1, use.batch // max(2, cores) + 1)
         if use.batch % images == 0 and use.batch // images % cores == 0
     ]
-    if layers < _LEAST_LAYERS or not fitting or reuse * fitting[-1] < _LEAST_REUSE:
-        return None
-    return next((n for n in fitting if reuse * n >= _GOOD_REUSE), fitting[-1])
 
 
 def _weight_reuse(program: Program, use: BatchUse) -> tuple[int, float]:

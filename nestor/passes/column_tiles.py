@@ -15,14 +15,17 @@ from nestor.ir.schedule import (
     Parallel,
     Reorder,
     Tile,
+    Unroll,
     Vectorize,
 )
 from nestor.passes.schedule_rules import Rules
 from nestor.passes.statement_facts import (
     bounding_indices,
+    constant_extent,
     extent_of,
     in_reduction_order,
     is_constant,
+    loop_parts,
     reduced_indices,
     widest_bytes,
 )
@@ -92,13 +95,37 @@ def column_loops(rules: Rules, s: Statement, vector: str, outer: list[str], seq:
         inside.append(f"{column}.o")
         column = f"{column}.i"
     sums = _summed(rules, s)
-    order = (*seq, *loops, *sums, *inside, column)
+    beside = _terms_beside(rules, s, sums, vectors)
+    order = (*seq, *loops, *sums, *inside, *beside, column)
     rules.out.append(Reorder(statement=s.name, loops=order))
+    rules.out += [Unroll(loop=loop) for loop in beside]
     rules.out.append(Vectorize(loop=column))
     rules.out.append(Accumulate(statement=s.name, scope="local"))
-    for loop in loops:
+    for loop in rules.parallel_loops(s.name, loops):
         rules.out.append(Parallel(loop=loop))
     return True
+
+
+def _terms_beside(rules: Rules, s: Statement, sums: list[str], vectors: int) -> list[str]:
+    """The loop over terms that are added to a vector of columns while it is in registers, if any
+    are chosen; changes ``sums``, the reduced loops."""
+    assert s.reduction is not None
+    _, index, *halves = loop_parts(sums[-1], s.name)
+    extent = constant_extent(s, index)
+    for step in rules.out:
+        if halves and isinstance(step, Tile) and f"{step.loop}.i" == sums[-1]:
+            extent = step.size if extent is not None and extent % step.size == 0 else None
+    if extent is None or s.reduction.scan:
+        return []
+    sizes = [n for n in (1, 2, 4, 8) if extent % n == 0 and n < extent and n * vectors <= 32]
+    meaning = "rows that are added to a vector of columns at once"
+    size = rules.choices.size(f"{s.name}.beside", sizes, 1, meaning)
+    if size == 1:
+        return []
+    loop = sums.pop()
+    rules.out.append(Tile(loop=loop, size=size))
+    sums.append(f"{loop}.o")
+    return [f"{loop}.i"]
 
 
 def _summed(rules: Rules, s: Statement) -> list[str]:

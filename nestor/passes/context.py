@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from nestor.passes.knobs import Choices
+
 LogKind = Literal["changed", "refused"]
 
 
@@ -58,13 +60,15 @@ class PassOptions:
 
 @dataclass(frozen=True, slots=True)
 class PassContext:
-    """Handed to every pass; only the log and the timings grow.
+    """Handed to every pass; only the log, the timings and the choices asked for grow.
 
     Attributes:
         target: a ``nestor.target`` description, or None where none is known.
         options: settings of the passes.
         config: the caller's configuration, carried along; no pass reads it.
         debug: keep the Program after each pass that changed it.
+        choices: decides what rules leave open. Knobs are named after a decision and the shapes it
+            is about, so that equal layers decide alike, whatever they are called.
         log: decisions, in the order they were made.
         timings_s: seconds spent per pass name.
         dumps: (pass name, Program text) after each pass that changed something, with ``debug``.
@@ -74,6 +78,7 @@ class PassContext:
     options: PassOptions = field(default_factory=PassOptions)
     config: Any = None
     debug: bool = False
+    choices: Choices = field(default_factory=Choices)
     log: list[LogEntry] = field(default_factory=list)
     timings_s: dict[str, float] = field(default_factory=dict)
     dumps: list[tuple[str, str]] = field(default_factory=list)

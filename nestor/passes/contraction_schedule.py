@@ -38,6 +38,7 @@ from nestor.passes.statement_facts import (
     reuse_extent,
     without_sequential,
 )
+from nestor.passes.strides import access_strides
 
 _EXPENSIVE = 15.0
 """Work of an epilogue's vector (``expression_work``) from which a tile's are computed in a loop."""
@@ -172,13 +173,13 @@ def contraction_loops(
         _choose_unrolled(rules, s, reduced)
     seq = [rules.sequential_loop(s, n) for n in sequential]
     rules.out.append(Reorder(statement=name, loops=(*around, *seq, *outer, *reduced, *tile)))
-    for loop in () if around else outer:
+    for loop in () if around else rules.parallel_loops(name, outer):
         rules.out.append(Parallel(loop=loop))
     if window is not None:
         _unroll_window(rules, s, window, row_tile * vectors, reduced)
     rules.annotate_tile(tile)
     rules.out.append(Accumulate(statement=name, scope="register"))
-    if c.is_packable and c.vector_operand is not None:
+    if c.is_packable and c.vector_operand is not None and _choose_panels(rules, c):
         pack_operand(rules, c, block if columns > block else lanes * vectors)
     return outer, tile
 
@@ -272,6 +273,18 @@ def _choose_sums(rules: Rules, c: Contraction, last: str | None) -> Contraction:
     name = f"{c.statement.name}.sums"
     order = rules.choices.word(name, orders, " ".join(summed), "loops of a sum, outermost first")
     return replace(c, reduced=(*order.split(), *after))
+
+
+def _choose_panels(rules: Rules, c: Contraction) -> bool:
+    """Whether the vector operand is stored in panels; else it is read as it lies, where that is
+    along the vectors."""
+    operand = c.vector_operand
+    assert operand is not None
+    tensor = rules.tensors[operand.tensor]
+    strides = access_strides(tensor, operand.indices, [c.vector])
+    ways = ["panels", "plain"] if strides[c.vector] == 1 and tensor.layout is None else ["panels"]
+    meaning = "how the weights are stored"
+    return rules.choices.word(f"{c.statement.name}.stored", ways, "panels", meaning) == "panels"
 
 
 def _choose_unrolled(rules: Rules, s: Statement, reduced: list[str]) -> None:

@@ -7,10 +7,18 @@ for a transposed copy, is read as it lies: one query against many keys.
 from __future__ import annotations
 
 from nestor.ir.program import Statement
-from nestor.ir.schedule import Accumulate, Parallel, Reorder, SplitReduction, Unroll, Vectorize
+from nestor.ir.schedule import (
+    Accumulate,
+    Parallel,
+    Reorder,
+    SplitReduction,
+    Tile,
+    Unroll,
+    Vectorize,
+)
 from nestor.passes.contraction import Contraction
 from nestor.passes.schedule_rules import Rules
-from nestor.passes.statement_facts import constant_extent, extent_of, free_indices
+from nestor.passes.statement_facts import constant_extent, extent_of, free_indices, is_constant
 from nestor.passes.strides import access_strides
 
 MAX_ROWS = 8
@@ -51,14 +59,29 @@ def dot_loops(rules: Rules, s: Statement, c: Contraction, summed: str) -> None:
     rules.out.append(SplitReduction(loop=loop, lanes=lanes * chains))
     outer = [f"{s.name}.{n}" for n in free_indices(s) if n not in c.rows]
     inner = [f"{s.name}.{n}" for n in c.rows]
+    beside = _choose_beside(rules, s, c, chains)
+    if beside > 1:
+        large = f"{s.name}.{c.vector}"
+        rules.out.append(Tile(loop=large, size=beside))
+        outer[outer.index(large)] = f"{large}.o"
+        inner.append(f"{large}.i")
     order = (*outer, f"{loop}.o", *inner, f"{loop}.i")
     rules.out.append(Reorder(statement=s.name, loops=order))
-    for name in outer:
+    for name in rules.parallel_loops(s.name, outer):
         rules.out.append(Parallel(loop=name))
     for name in inner:
         rules.out.append(Unroll(loop=name))
     rules.out.append(Vectorize(loop=f"{loop}.i"))
     rules.out.append(Accumulate(statement=s.name, scope="register"))
+
+
+def _choose_beside(rules: Rules, s: Statement, c: Contraction, chains: int) -> int:
+    """Rows of the large operand side by side: what the others hold is read once for all."""
+    if not is_constant(s, c.vector):
+        return 1
+    most = rules.unit.registers // 2 // max(1, chains * _rows(s, c))
+    sizes = [n for n in (1, 2, 4, 8) if n == 1 or n <= min(most, extent_of(s, c.vector))]
+    return rules.choices.size(f"{s.name}.beside", sizes, 1, "rows of the large operand at once")
 
 
 def _rows(s: Statement, c: Contraction) -> int:

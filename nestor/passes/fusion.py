@@ -28,6 +28,7 @@ from nestor.passes.analysis import expression_variables, is_pointwise
 from nestor.passes.contraction import Contraction, contraction_of
 from nestor.passes.contraction_tile import shared_window
 from nestor.passes.expansions import is_expansion, reads_expansion
+from nestor.passes.knobs import Choices
 from nestor.passes.line_fusion import is_balanced, line_rows, turned_line_rows
 from nestor.passes.statement_facts import few_rows
 from nestor.passes.strides import typical
@@ -74,19 +75,22 @@ def partition_program(
     l2_bytes: int,
     cores: int = 1,
     aliases: dict[str, str] | None = None,
+    choices: Choices | None = None,
 ) -> Partition:
     """Group ``program``'s statements into kernels.
 
     Args: l2_bytes: what a group may keep near per thread [bytes]. cores: that rows are for.
+        choices: decides what the rules leave open; None: they do.
     """
-    return _Partitioner(program, l2_bytes, cores).run()
+    return _Partitioner(program, l2_bytes, cores, choices or Choices()).run()
 
 
 class _Partitioner:
-    def __init__(self, program: Program, l2_bytes: int, cores: int):
+    def __init__(self, program: Program, l2_bytes: int, cores: int, choices: Choices):
         self.program = program
         self.l2_bytes = l2_bytes
         self.cores = cores
+        self.choices = choices
         self.tensors = {t.name: t for t in program.tensors}
         self.root = {t.name: _root(t, self.tensors) for t in program.tensors}
         self.partition = Partition()
@@ -250,7 +254,13 @@ class _Partitioner:
             return None
         first = inside[0]
         lines = line_rows(first, second, group.shared[first.statement.name], rows, self.l2_bytes)
-        return lines if lines and is_balanced(statement, lines, self.cores) else None
+        if not lines:
+            return None
+        extents = "x".join(str(_extent(statement, n)) for n in statement.domain.names)
+        default = "together" if is_balanced(statement, lines, self.cores) else "apart"
+        meaning = "a product of a depthwise convolution's lines: in its kernel, or one of its own"
+        way = self.choices.word(f"lines {extents}", ("apart", "together"), default, meaning)
+        return lines if way == "together" else None
 
     def _turned_rows(
         self, group: _Group, statement: Statement, rows: list[str | None]

@@ -10,13 +10,16 @@ from __future__ import annotations
 from nestor.ir.affine import Affine
 from nestor.ir.expr import loads
 from nestor.ir.program import Statement
-from nestor.ir.schedule import Parallel, Reorder, Tile, Unroll, Vectorize
+from nestor.ir.schedule import Parallel, Reorder, Tile
 from nestor.passes.analysis import expression_variables
 from nestor.passes.schedule_rules import Rules
 from nestor.passes.statement_facts import bounding_indices, extent_of, is_constant, widest_bytes
 
 ROWS = 8
 """Rows side by side: about as many misses as a core has under way."""
+
+MAX_VECTORS = 32
+"""Vectors that are written out side by side."""
 
 MIN_VECTORS = 4
 """Rows of fewer vectors are over before the next one's misses could have been hidden."""
@@ -36,15 +39,21 @@ def gathered_rows(
     if row is None or extent_of(s, vector) < MIN_VECTORS * lanes or extent_of(s, row) < 2 * ROWS:
         return False
     rows = rules.choices.size(f"{s.name}.rows", (1, 2, 4, 8, 16), ROWS, "rows side by side")
+    sizes = [
+        n for n in (1, 2, 4, 8) if n * rows <= MAX_VECTORS and n * lanes <= extent_of(s, vector)
+    ]
+    vectors = rules.choices.size(f"{s.name}.vectors", sizes, 1, "vectors of a row in its turn")
     name, along = f"{s.name}.{row}", f"{s.name}.{vector}"
     rules.out.append(Tile(loop=name, size=rows))
-    rules.out.append(Tile(loop=along, size=lanes))
+    rules.out.append(Tile(loop=along, size=vectors * lanes))
     loops = [f"{name}.o" if n == row else f"{s.name}.{n}" for n in outer]
-    inner = (f"{along}.o", f"{name}.i", f"{along}.i")
+    inner = [f"{along}.o", f"{name}.i", f"{along}.i"]
+    if vectors > 1:
+        rules.out.append(Tile(loop=inner.pop(), size=lanes))
+        inner += [f"{along}.i.o", f"{along}.i.i"]
     rules.out.append(Reorder(statement=s.name, loops=(*seq, *loops, *inner)))
-    rules.out.append(Unroll(loop=inner[1]))
-    rules.out.append(Vectorize(loop=inner[2]))
-    rules.out += [Parallel(loop=loop) for loop in loops]
+    rules.annotate_tile(inner[1:])
+    rules.out += [Parallel(loop=loop) for loop in rules.parallel_loops(s.name, loops)]
     return True
 
 

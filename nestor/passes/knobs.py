@@ -90,6 +90,10 @@ class Choices:
         """Every knob that was asked for and what was decided, in the order of asking."""
         return tuple(self._decided.items())
 
+    def otherwise(self) -> tuple[tuple[str, Value], ...]:
+        """What was asked for and decided otherwise than by default."""
+        return tuple((n, v) for n, v in self._decided.items() if v != self.asked[n].default)
+
     def _decide(self, knob: Knob) -> Value:
         value = self._given.get(knob.name, knob.default)
         return value if value in knob.values else knob.default

@@ -45,6 +45,9 @@ MAX_STATEMENT_CELLS = 256
 MIN_GAIN = 1.05
 """By how much an estimate must be less than that of the rule's layouts, which measured well."""
 
+_NEVER = 1e9
+"""A gain that no estimate promises."""
+
 Order = tuple[int, ...]
 Accesses = list[tuple[str, tuple[object, ...]]]
 
@@ -128,6 +131,7 @@ class _Chooser:
     candidates: dict[str, list[Order]] = field(default_factory=dict)
     versions: dict[tuple[str, int], Tensor] = field(default_factory=dict)
     tables: list[tuple[str, CostTable]] = field(default_factory=list)
+    least_gain: float = MIN_GAIN
 
     def __post_init__(self) -> None:
         self.facts = program_facts(self.program)
@@ -140,6 +144,7 @@ class _Chooser:
 
     def run(self) -> Program:
         self._collect_candidates()
+        self.least_gain = self._choose_gain()
         self._limit_statements()
         for statement in self.program.statements:
             if isinstance(statement, Statement):
@@ -167,6 +172,12 @@ class _Chooser:
             for t in self.program.tensors
         )
         return replace(self.program, tensors=tuple(tensors))
+
+    def _choose_gain(self) -> float:
+        """How far the estimate is trusted against the rules' layouts. Knob: ``layouts``."""
+        ways = {"rules": _NEVER, "both": MIN_GAIN, "estimate": 1.0}
+        meaning = "layouts of temps: as rules wish, as the estimate has it, or where both agree"
+        return ways[self.ctx.choices.word("layouts", tuple(ways), "both", meaning)]
 
     # ------------------------------------------------------------------------------ candidates
 
@@ -271,7 +282,7 @@ class _Chooser:
         for place in itertools.product(*map(range, shape)):
             picked = dict(zip(names, place))
             tensors = {n: self._version(n, picked.get(n, 0)) for n in touched}
-            cost[place] = estimate.cycles(tensors) * (MIN_GAIN if any(place) else 1.0)
+            cost[place] = estimate.cycles(tensors) * (self.least_gain if any(place) else 1.0)
         self.tables.append((statement.name, CostTable(tuple(names), cost)))
 
     def _version(self, name: str, candidate: int) -> Tensor:

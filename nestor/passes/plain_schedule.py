@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import permutations
 from math import prod
 
@@ -16,8 +17,11 @@ from nestor.ir.schedule import (
     Unroll,
     Vectorize,
 )
+from nestor.passes.analysis import expression_work
 from nestor.passes.column_tiles import column_loops
 from nestor.passes.gather_schedule import gathered_rows
+from nestor.passes.rows_beside import is_near, sharing_rows, waiting_rows
+from nestor.passes.scan_schedule import chained_scan, scan_rows
 from nestor.passes.schedule_rules import Rules
 from nestor.passes.statement_facts import (
     block_of,
@@ -33,17 +37,13 @@ from nestor.passes.statement_facts import (
 )
 from nestor.passes.strides import access_strides
 from nestor.passes.transpose_schedule import transposed_loops
+from nestor.passes.vector_axis import choose_vector, rectangular, vector_axis
 
 MAX_UNROLLED_TAPS = 9
 """Reduced loops of constant extents with at most this many iterations together are unrolled."""
 
-SCAN_ROWS, SCAN_STEPS = 4, 16
-"""Rows of a scan that are run in turns, and steps of each turn: a cache line of 4-byte elements.
-One row alone waits for its additions; more rows than ways of the first-level cache may fall out of
-it where their distance is a power of two."""
-
-MIN_SCAN_LANES = 4
-"""Fewer rows as lanes gain nothing over rows in turns."""
+MAX_STRAIGHT_TAPS = 32
+"""Terms of sums side by side that may be written out if a search finds that it pays."""
 
 MAX_ROW_VECTORS, MIN_SHORT_ROWS = 8, 256
 """Rows with a border of at most so many vectors are straight code, if there are enough of them."""
@@ -51,8 +51,11 @@ MAX_ROW_VECTORS, MIN_SHORT_ROWS = 8, 256
 MAX_ORDERED_LOOPS = 4
 """More loops than that stay in the order of memory."""
 
-MAX_NEAR_STRIDE = 4
-"""Lanes at most this far apart share their cache lines [elements]."""
+MAX_ROWS_BESIDE = 8
+"""Most rows side by side."""
+
+MAX_STRAIGHT_WORK = 128.0
+"""Work and loads of vectors side by side that are written out (``expression_work``)."""
 
 
 def plain_loops(rules: Rules, s: Statement, sequential: list[str], shared: list[str]) -> None:
@@ -67,11 +70,11 @@ def plain_loops(rules: Rules, s: Statement, sequential: list[str], shared: list[
     free = [n for n in names if n not in reduced]
     if transposed_loops(rules, s, seq):
         return
-    vector = _choose_vector(rules, s, names, _rectangular(s, free))
+    vector = vector_axis(rules, s, names, rectangular(s, free))
     outer = _by_stride(rules, s, [n for n in free if n != vector])
     outer = _choose_order(rules, s, outer)
-    if vector is None and outer and _chained_scan(rules, s, outer[-1]):
-        _scan_rows(rules, s, [*seq, *(f"{s.name}.{n}" for n in outer)], len(seq))
+    if vector is None and outer and chained_scan(rules, s, outer[-1]):
+        scan_rows(rules, s, [*seq, *(f"{s.name}.{n}" for n in outer)], len(seq))
         return
     if vector is not None and vector in free and column_loops(rules, s, vector, outer, seq):
         return
@@ -79,21 +82,98 @@ def plain_loops(rules: Rules, s: Statement, sequential: list[str], shared: list[
         return
     loops = [f"{s.name}.{n}" for n in outer]
     halves: list[str] = []
+    tile: list[str] = []
+    lanes = rules.unit.lanes(widest_bytes(s))
+    rest = [n for n in names if n in reduced]
+    is_short = is_short_row(s, vector, outer, lanes)
+    rows, vectors = _choose_tile(rules, s, outer, vector, is_short)
+    if rows > 1:
+        loops[-1:], tile = _cut(rules, loops[-1], rows)
     if vector is not None and vector in free:
         loop = f"{s.name}.{vector}"
-        size = rules.unit.lanes(widest_bytes(s))
-        if extent_of(s, vector) > size or not is_constant(s, vector):
-            loops += _vector_blocks(rules, s, loop, size)
+        if extent_of(s, vector) > lanes or not is_constant(s, vector):
+            loops += _vector_blocks(rules, s, loop, lanes, vectors)
             loop = f"{loops[-1][:-2]}.i"
-            halves = [loop]
-        else:
-            halves = [loop]
-    rest = [n for n in names if n in reduced]
-    plain_inner(rules, s, [*seq, *loops], halves, rest, vector_half=True)
-    if halves and is_short_row(s, vector, outer, rules.unit.lanes(widest_bytes(s))):
+            if vectors > 1:
+                beside, (loop,) = _cut(rules, loop, lanes)
+                tile += beside
+        halves = [loop]
+    plain_inner(rules, s, [*seq, *loops], halves, rest, vector_half=True, tile=tile)
+    if halves and is_short:
         rules.out.append(Unroll(loop=loops.pop()))
-    for loop in loops:
+    for loop in rules.parallel_loops(s.name, loops):
         rules.out.append(Parallel(loop=loop))
+
+
+def _cut(rules: Rules, loop: str, size: int) -> tuple[list[str], list[str]]:
+    """Tile ``loop``; its outer loop, and its inner one."""
+    rules.out.append(Tile(loop=loop, size=size))
+    return [f"{loop}.o"], [f"{loop}.i"]
+
+
+def _choose_tile(
+    rules: Rules, s: Statement, outer: list[str], vector: str | None, is_short: bool
+) -> tuple[int, int]:
+    """Rows and vectors that are written out side by side.
+
+    Neighbours in a window or a stencil share what they read, and results that wait for nothing of
+    each other run at the same time.
+    """
+    if vector is None or bounding_indices(s):
+        return 1, 1
+    lanes = rules.unit.lanes(widest_bytes(s))
+    room = min(rules.unit.registers // 2, max(1, int(MAX_STRAIGHT_WORK // _straight_work(s))))
+    rows = extent_of(s, outer[-1]) if outer and is_constant(s, outer[-1]) else 1
+    columns = 1
+    if vector not in reduced_indices(s) and is_constant(s, vector) and not is_short:
+        columns = extent_of(s, vector) // lanes
+    sizes = [
+        (r, v)
+        for r in (1, 2, 4, 8)
+        if r <= rows
+        for v in (1, 2, 4)
+        if v <= columns and r * v <= room
+    ]
+    meaning = "rows and vectors side by side"
+    sizes = sizes or [(1, 1)]
+    default = (_rows_beside(rules, s, outer, vector, lanes, [r for r, v in sizes if v == 1]), 1)
+    r, v = rules.choices.sizes(f"{s.name}.tile", sizes, default, meaning)
+    return r, v
+
+
+def _rows_beside(
+    rules: Rules, s: Statement, outer: list[str], vector: str, lanes: int, sizes: Sequence[int]
+) -> int:
+    """Of ``sizes``, the rows that a statement takes side by side without search."""
+    if not outer or len(sizes) < 2 or s.scatter:
+        return 1
+    reduced, near = reduced_indices(s), is_near(rules.kernel.tensors)
+    if vector not in reduced:
+        few = all(is_constant(s, n) for n in reduced)
+        taps = prod(extent_of(s, n) for n in reduced)
+        shares = few and taps <= MAX_UNROLLED_TAPS and _rows_around(s, outer, vector, lanes)
+        return sharing_rows(s, outer[-1], sizes, near) if shares else 1
+    if len(reduced) > 1 or not is_constant(s, vector) or (s.reduction and s.reduction.scan):
+        return 1
+    # Too few terms for vectors are added one by one.
+    terms = extent_of(s, vector)
+    is_split = terms >= 2 * lanes
+    count = prod(extent_of(s, n) for n in outer)
+    cut = [(s, terms / lanes if is_split else float(terms))]
+    rows = waiting_rows(cut, count, bound=is_split and not near)
+    return max(n for n in sizes if n <= rows)
+
+
+def _rows_around(s: Statement, outer: list[str], vector: str, lanes: int) -> bool:
+    """Whether there are whole vectors, and rows to tile."""
+    return extent_of(s, vector) >= lanes and extent_of(s, outer[-1]) >= 2 * MAX_ROWS_BESIDE
+
+
+def _straight_work(s: Statement) -> float:
+    """Work of one vector of ``s`` that is written out, its unrolled taps included."""
+    own = 1.0 + sum(expression_work(e) + sum(1 for _ in loads(e)) for e in s.elements)
+    taps = prod(extent_of(s, n) for n in reduced_indices(s))
+    return own * (taps if taps <= MAX_UNROLLED_TAPS else 1)
 
 
 def _choose_order(rules: Rules, s: Statement, outer: list[str]) -> list[str]:
@@ -106,17 +186,19 @@ def _choose_order(rules: Rules, s: Statement, outer: list[str]) -> list[str]:
     return order.split()
 
 
-def _vector_blocks(rules: Rules, s: Statement, loop: str, lanes: int) -> list[str]:
-    """Loops over the vectors of ``loop``; threads share out blocks of them, if that is chosen."""
+def _vector_blocks(rules: Rules, s: Statement, loop: str, lanes: int, vectors: int) -> list[str]:
+    """Loops over so many vectors at once of ``loop``; threads share out blocks of them, if that is
+    chosen."""
     outer: list[str] = []
     _, index, *_ = loop_parts(loop, s.name)
     if is_constant(s, index):
-        sizes = [0, *(n for n in (4, 16, 64, 256) if 2 * n * lanes <= extent_of(s, index))]
+        most = extent_of(s, index) // (2 * lanes)
+        sizes = [0, *(n for n in (4, 16, 64, 256) if vectors < n <= most)]
         block = rules.choices.size(f"{s.name}.block", sizes, 0, "vectors of a block; 0: no blocks")
         if block:
             rules.out.append(Tile(loop=loop, size=block * lanes))
             outer, loop = [f"{loop}.o"], f"{loop}.i"
-    rules.out.append(Tile(loop=loop, size=lanes))
+    rules.out.append(Tile(loop=loop, size=vectors * lanes))
     return [*outer, f"{loop}.o"]
 
 
@@ -131,58 +213,6 @@ def is_short_row(s: Statement, vector: str | None, outer: list[str], lanes: int)
     return lanes < extent_of(s, vector) <= MAX_ROW_VECTORS * lanes and rows >= MIN_SHORT_ROWS
 
 
-def _chained_scan(rules: Rules, s: Statement, row: str) -> bool:
-    """Whether ``s`` is a scan along memory in which each step waits for the one before."""
-    scan = s.reduction is not None and s.reduction.scan and len(s.reduction.indices) == 1
-    if not scan or s.reduction is None or bounding_indices(s):
-        return False
-    return extent_of(s, row) >= SCAN_ROWS and extent_of(s, s.reduction.indices[0]) >= SCAN_STEPS
-
-
-def _scan_rows(rules: Rules, s: Statement, outer: list[str], sequential: int) -> None:
-    """Some rows of a scan at once, a cache line of each: their chains run at the same time.
-
-    Rows are the lanes of vectors where their elements can be transposed in registers on the way
-    from and to memory; else a few rows take turns.
-    """
-    assert s.reduction is not None
-    row, step = outer.pop(), f"{s.name}.{s.reduction.indices[0]}"
-    lanes = _scan_lanes(rules, s, loop_parts(row, s.name)[1])
-    rules.out.append(Tile(loop=row, size=lanes or SCAN_ROWS))
-    rules.out.append(Tile(loop=step, size=SCAN_STEPS))
-    outer.append(f"{row}.o")
-    inner = (
-        [f"{step}.o", f"{step}.i", f"{row}.i"] if lanes else [f"{step}.o", f"{row}.i", f"{step}.i"]
-    )
-    rules.out.append(Reorder(statement=s.name, loops=(*outer, *inner)))
-    for loop in inner[1:2] if lanes else inner[1:]:
-        rules.out.append(Unroll(loop=loop))
-    if lanes:
-        rules.out.append(Vectorize(loop=inner[2]))
-    rules.out.append(Accumulate(statement=s.name, scope="register"))
-    for loop in outer[sequential:]:
-        rules.out.append(Parallel(loop=loop))
-
-
-def _scan_lanes(rules: Rules, s: Statement, row: str) -> int:
-    """How many rows of a scan are the lanes of a vector; 0 if they are none: all that it reads and
-    writes has to be contiguous along its steps, at a known distance from row to row."""
-    assert s.reduction is not None
-    states = [d.bytes for d in s.reduction.monoid.dtypes]
-    lanes = rules.unit.lanes(max(widest_bytes(s), *states))
-    if len(s.writes) != 1 or not is_constant(s, row) or extent_of(s, row) < lanes:
-        return 0
-    accesses = [(w.tensor, w.indices) for w in s.writes]
-    accesses += [(x.tensor, x.indices) for e in s.elements for x in loads(e)]
-    step = s.reduction.indices[0]
-    for tensor, indices in accesses:
-        strides = access_strides(rules.tensors[tensor], indices, [row, step])
-        is_row = strides[step] == 1 and abs(strides[row] or 0) > 1
-        if not is_row or rules.tensors[tensor].dtype.bytes not in (4, 8):
-            return 0
-    return lanes if lanes >= MIN_SCAN_LANES else 0
-
-
 def plain_inner(
     rules: Rules,
     s: Statement,
@@ -190,17 +220,23 @@ def plain_inner(
     halves: list[str],
     rest: list[str],
     vector_half: bool,
+    tile: Sequence[str] = (),
 ) -> None:
-    """Order the inner loops of a statement: reduced ones, rows of a tile, then the vector."""
+    """Order the inner loops of a statement: reduced ones, rows of a tile, then the vector.
+
+    Args: outer: loops around, in order. halves: of shared rows; the last one is the vector if
+        ``vector_half``. rest: the other indices. tile: loops written out around each vector.
+    """
     name, reduced = s.name, reduced_indices(s)
     vector: list[str] = []
     inner: list[str] = []
+    straight = False
     if vector_half and halves:
         vector, halves = halves[-1:], halves[:-1]
     free = [n for n in rest if n not in reduced]
-    summed = [n for n in in_reduction_order(s, rest) if n in reduced]
+    summed = _sums_in_order(rules, s, [n for n in in_reduction_order(s, rest) if n in reduced])
     if not vector:
-        index = _choose_vector(rules, s, rest)
+        index = choose_vector(rules, s, rest)
         if index is not None:
             size = rules.unit.lanes(widest_bytes(s))
             loop = f"{name}.{index}"
@@ -212,6 +248,9 @@ def plain_inner(
                     # Constraints count in blocks: all lanes are of one.
                     within = (block_of(s, index) or size * most) // size
                     chains = max(1, min(most, 1 << room, within))
+                    beside = prod(_tile_size(rules, loop) for loop in tile)
+                    within = min(within, max(1, rules.unit.registers // 2 // beside))
+                    chains = min(chains, within)
                     sizes = [n for n in (1, 2, 4, 8, 16) if n <= min(1 << max(0, room), within)]
                     meaning = "vectors of partial results"
                     chains = rules.choices.size(f"{name}.chains", sizes, chains, meaning)
@@ -220,28 +259,74 @@ def plain_inner(
                     inner, vector = [f"{loop}.o"], [f"{loop}.i"]
             else:
                 free.remove(index)
+                others = [n for n in s.domain.names if n not in reduced and n != index]
+                straight = s.reduction is None and is_short_row(s, index, others, size)
                 if extent_of(s, index) > size:
-                    rules.out.append(Tile(loop=loop, size=size))
-                    inner, vector = [f"{loop}.o"], [f"{loop}.i"]
+                    vectors = 1 if straight else _vectors_beside(rules, s, index, size, tile)
+                    (around,), vector = _cut(rules, loop, vectors * size)
+                    inner = [around]
+                    if vectors > 1:
+                        beside_it, vector = _cut(rules, vector[0], size)
+                        tile = [*tile, *beside_it]
                 else:
-                    vector = [loop]
+                    vector, straight = [loop], False
     loops = [f"{name}.{n}" for n in free]
     sums = [f"{name}.{n}" for n in summed]
     if vector and vector[0].endswith(".i") and inner and _is_reduced(rules, s, vector[0]):
-        order = [*outer, *halves, *loops, *sums, *inner, *vector]
+        order = [*outer, *halves, *loops, *sums, *inner, *tile, *vector]
     else:
-        order = [*outer, *halves, *loops, *inner, *sums, *vector]
+        order = [*outer, *halves, *loops, *inner, *sums, *tile, *vector]
     rules.out.append(Reorder(statement=name, loops=in_scope(s, order)))
     for loop in vector:
         rules.out.append(Vectorize(loop=loop))
-    taps = 1
-    for n in summed:
-        taps *= extent_of(s, n)
-    if summed and taps <= MAX_UNROLLED_TAPS and s.reduction and not s.reduction.scan:
-        for loop in sums:
-            rules.out.append(Unroll(loop=loop))
+    for loop in (*tile, *(inner if straight else ())):
+        rules.out.append(Unroll(loop=loop))
+    for loop in _straight_taps(rules, s, summed, tile):
+        rules.out.append(Unroll(loop=loop))
     if s.reduction is not None:
         rules.out.append(Accumulate(statement=name, scope="register"))
+
+
+def _tile_size(rules: Rules, loop: str) -> int:
+    """Iterations of the inner loop of a tile."""
+    return next((t.size for t in rules.out if isinstance(t, Tile) and f"{t.loop}.i" == loop), 1)
+
+
+def _vectors_beside(rules: Rules, s: Statement, index: str, lanes: int, tile: Sequence[str]) -> int:
+    """Vectors along ``index`` that are written out side by side."""
+    if not is_constant(s, index):
+        return 1
+    rows = prod(_tile_size(rules, loop) for loop in tile)
+    room = min(rules.unit.registers // 2, int(MAX_STRAIGHT_WORK // _straight_work(s))) // rows
+    sizes = [n for n in (1, 2, 4, 8) if n == 1 or (n <= room and n * lanes <= extent_of(s, index))]
+    return rules.choices.size(f"{s.name}.vectors", sizes, 1, "vectors of a row side by side")
+
+
+def _sums_in_order(rules: Rules, s: Statement, summed: list[str]) -> list[str]:
+    """The reduced indices, outermost first, in the order that is chosen where any will do."""
+    if not 2 <= len(summed) <= 3 or not _may_split(rules, s) or bounding_indices(s):
+        return summed
+    orders = [" ".join(o) for o in permutations(summed)]
+    meaning = "loops of a sum, outermost first"
+    return rules.choices.word(f"{s.name}.sums", orders, " ".join(summed), meaning).split()
+
+
+def _straight_taps(rules: Rules, s: Statement, summed: list[str], tile: Sequence[str]) -> list[str]:
+    """Which loops over ``summed`` are written out: as many as is chosen, the innermost first."""
+    if not summed or s.reduction is None or s.reduction.scan:
+        return []
+    counts, taps = [0], 1
+    beside = prod(_tile_size(rules, loop) for loop in tile)
+    for number, n in enumerate(reversed(summed), 1):
+        taps *= extent_of(s, n)
+        if taps > MAX_STRAIGHT_TAPS // beside or not is_constant(s, n):
+            break
+        counts.append(number)
+    all_taps = prod(extent_of(s, n) for n in summed)
+    default = len(summed) if all_taps <= MAX_UNROLLED_TAPS else 0
+    meaning = "loops of a sum that are written out, innermost first"
+    count = rules.choices.size(f"{s.name}.taps", counts, default, meaning)
+    return [f"{s.name}.{n}" for n in summed[len(summed) - count :]]
 
 
 def _is_reduced(rules: Rules, s: Statement, loop: str) -> bool:
@@ -252,67 +337,6 @@ def _is_reduced(rules: Rules, s: Statement, loop: str) -> bool:
 def _may_split(rules: Rules, s: Statement) -> bool:
     kind = s.reduction
     return kind is not None and kind.monoid.commutative and not kind.scan and not kind.into
-
-
-def _choose_vector(
-    rules: Rules, s: Statement, names: list[str], masked: frozenset[str] = frozenset()
-) -> str | None:
-    """The index along which the statement's accesses are contiguous, if any gains.
-
-    Its extent is constant, or it is one of ``masked``, whose last vector may be masked.
-    """
-    if s.scatter == "last":
-        return None
-    reduced = reduced_indices(s)
-    scanned = reduced if s.reduction and s.reduction.scan else set()
-    bounding = bounding_indices(s)  # loops around others, whose extents they decide
-    names = [n for n in names if n not in scanned | bounding]
-    candidates = [n for n in names if n in masked or is_constant(s, n)]
-    best = max(candidates, key=lambda n: _vector_key(rules, s, n, reduced), default=None)
-    if best is None or unit_score(rules, s, best) <= 0 or extent_of(s, best) < 2:
-        return None
-    return best
-
-
-def _rectangular(s: Statement, names: list[str]) -> frozenset[str]:
-    """Those of ``names`` whose ranges are the same for all values of the other indices."""
-    ranges = {n: s.domain.range_of(n) for n in names}
-    own = set(s.domain.names)
-    return frozenset(
-        n for n, r in ranges.items() if not (r.lower.variables() | r.upper.variables()) & own
-    )
-
-
-def _vector_key(rules: Rules, s: Statement, n: str, reduced: set[str]) -> tuple[float, ...]:
-    extent = min(extent_of(s, n), rules.unit.lanes(widest_bytes(s)))
-    return (unit_score(rules, s, n) * extent, float(n not in reduced), float(extent_of(s, n)))
-
-
-def unit_score(rules: Rules, s: Statement, index: str) -> float:
-    """How contiguous the accesses are along ``index``: a unit stride counts, a jump costs.
-
-    A store counts twice, as a line that is written is read first; after a reduction, by how often
-    it happens: what reads a thousand elements for each that it writes should read them in order.
-    Lanes a few elements apart still share their cache lines: they neither gain nor cost.
-    """
-    score = 0.0
-    stored = 2.0 / _terms(s)
-    accesses = [(w.tensor, w.indices, stored) for w in s.writes]
-    accesses += [(x.tensor, x.indices, 1.0) for e in s.elements for x in loads(e)]
-    for tensor, indices, weight in accesses:
-        stride = access_strides(rules.tensors[tensor], indices, [index])[index]
-        if stride == 1:
-            score += weight
-        elif stride is None or abs(stride) > MAX_NEAR_STRIDE:
-            score -= weight
-    return score
-
-
-def _terms(s: Statement) -> int:
-    """How many elements are read for each result."""
-    if s.reduction is None or s.reduction.scan:
-        return 1
-    return prod(extent_of(s, n) for n in reduced_indices(s))
 
 
 def _by_stride(rules: Rules, s: Statement, names: list[str]) -> list[str]:

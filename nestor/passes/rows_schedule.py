@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import permutations
 
 from nestor.ir.program import Statement, Tensor
 from nestor.ir.schedule import (
@@ -12,16 +13,15 @@ from nestor.ir.schedule import (
     Parallel,
     Reorder,
     Tile,
-    Unroll,
-    Vectorize,
 )
 from nestor.passes.contraction import Contraction
 from nestor.passes.contraction_schedule import is_expensive, pack_operand
 from nestor.passes.contraction_tile import shared_window
 from nestor.passes.line_fusion import tiles_inside
-from nestor.passes.plain_schedule import is_short_row, plain_inner, unit_score
+from nestor.passes.plain_schedule import plain_inner
 from nestor.passes.register_tile import choose_register_tile
 from nestor.passes.rewriting import statement_loads
+from nestor.passes.rows_beside import is_near, waiting_rows
 from nestor.passes.schedule_rules import Rules
 from nestor.passes.statement_facts import (
     block_of,
@@ -36,6 +36,7 @@ from nestor.passes.statement_facts import (
 )
 from nestor.passes.strides import access_strides
 from nestor.passes.transpose_schedule import transposed_loops
+from nestor.passes.vector_axis import unit_score
 from nestor.passes.window_rows import WindowTile, follow_tile, is_window_of_rows, window_tile
 
 MAX_TILE_ROWS = 30
@@ -55,13 +56,18 @@ def schedule_rows(rules: Rules) -> None:
     in_lines = turned or _in_lines(rules)
     reusing = set(positions) if in_lines else _reusing(rules, positions)
     order = sorted(positions, key=lambda p: (p not in reusing, _row_stride(rules, p)), reverse=True)
+    order = _choose_order(rules, order)
     tile_at, row_tile = (None, 1) if in_lines else _row_tile(rules, positions)
     vector_at = _shared_vector(rules, positions) if tile_at is None and not turned else None
+    beside_at, beside = None, 1
+    if order and tile_at is None and vector_at is None and not in_lines:
+        beside_at, beside = order[-1], _choose_beside(rules, order[-1])
     outer_first: list[str] = []
     window: WindowTile | None = None
     in_registers: list[str] = []
     for s in rules.statements:
-        outer, inner_halves = _shared_loops(rules, s, order, tile_at, row_tile, vector_at)
+        at, size = (tile_at, row_tile) if beside == 1 else (beside_at, beside)
+        outer, inner_halves = _shared_loops(rules, s, order, at, size, vector_at)
         c = rules.contraction(s)
         if c is not None and not inner_halves and (in_lines or is_window_of_rows(s, c)):
             window = window_tile(rules, s, c, outer)
@@ -76,13 +82,13 @@ def schedule_rows(rules: Rules) -> None:
             continue
         else:
             window = None
-            _inner_loops(rules, s, outer, inner_halves, tile_at)
+            _inner_loops(rules, s, outer, inner_halves, tile_at, beside > 1)
         if s is first:
             outer_first = outer
         else:
             for a, b in zip(outer_first, outer):
                 rules.out.append(Fuse(first=a, second=b))
-    for loop in outer_first:
+    for loop in rules.parallel_loops("rows", outer_first):
         rules.out.append(Parallel(loop=loop))
     rules.keep_temps("local")
     for name in in_registers:
@@ -132,6 +138,46 @@ def _reusing(rules: Rules, positions: list[int]) -> set[int]:
         if c is not None:
             found &= {p for p in found if rules.fused.shared[s.name][p] in c.rows}
     return found
+
+
+def _choose_order(rules: Rules, order: list[int]) -> list[int]:
+    """The shared positions, outermost first, in the order that is chosen."""
+    if not 2 <= len(order) <= 3 or any(bounding_indices(s) for s in rules.statements):
+        return order
+    names = [str(p) for p in order]
+    orders = [" ".join(o) for o in permutations(names)]
+    meaning = "shared loops by their number, outermost first"
+    word = rules.choices.word("rows.order", orders, " ".join(names), meaning)
+    return [int(p) for p in word.split()]
+
+
+def _choose_beside(rules: Rules, position: int) -> int:
+    """Rows along a shared index that each statement takes side by side: short rows wait for
+    themselves, and several at once do not."""
+    rows = [(s, rules.fused.shared[s.name][position]) for s in rules.statements]
+    if any(bounding_indices(s) or not is_constant(s, n) or s.scatter for s, n in rows):
+        return 1
+    sizes = [n for n in (1, 2, 4) if n <= min(extent_of(s, name) for s, name in rows)]
+    default = max(n for n in sizes if n <= _waiting_rows(rules))
+    return rules.choices.size("rows", sizes, default, "rows side by side")
+
+
+def _waiting_rows(rules: Rules) -> int:
+    """Rows side by side that make up for what each waits for at its end."""
+    cut: list[tuple[Statement, float]] = []
+    rows = 1
+    for s in rules.statements:
+        shared = rules.fused.shared[s.name]
+        own = [n for n in s.domain.names if n not in shared]
+        kind = s.reduction
+        if len(own) > 1 or (kind is not None and (kind.scan or kind.into)):
+            return 1
+        if not all(is_constant(s, n) for n in (*own, *shared)) or rules.contraction(s) is not None:
+            return 1
+        lanes = rules.unit.lanes(widest_bytes(s))
+        rows = math.prod(extent_of(s, n) for n in shared)
+        cut.append((s, math.prod(extent_of(s, n) for n in own) / lanes))
+    return waiting_rows(cut, rows, bound=not is_near(rules.kernel.tensors))
 
 
 def _row_tile(rules: Rules, positions: list[int]) -> tuple[int | None, int]:
@@ -185,22 +231,27 @@ def _row_elements(rules: Rules, t: Tensor) -> int:
 def _shared_vector(rules: Rules, positions: list[int]) -> int | None:
     """A shared index along which most memory is contiguous; it is then split for vectors."""
     best, best_score = None, 0.0
+    scores: dict[int, float] = {}
     for p in positions:
         if any(rules.fused.shared[s.name][p] in bounding_indices(s) for s in rules.statements):
             continue
         score = 0.0
         for s in rules.statements:
             score += unit_score(rules, s, rules.fused.shared[s.name][p])
-        if (
-            score > best_score
-            and extent_of(rules.statements[0], rules.fused.shared[rules.statements[0].name][p]) >= 4
-        ):
-            best, best_score = p, score
+        first = rules.statements[0]
+        if score > 0 and extent_of(first, rules.fused.shared[first.name][p]) >= 4:
+            scores[p] = score
+            if score > best_score:
+                best, best_score = p, score
     alternatives = 0.0
     for s in rules.statements:
         inner = [n for n in s.domain.names if n not in rules.fused.shared[s.name]]
         alternatives += max((unit_score(rules, s, n) for n in inner), default=0.0)
-    return best if best_score > alternatives else None
+    default = "own" if best is None or best_score <= alternatives else str(best)
+    words = [*(["own"] if alternatives > 0 else []), *map(str, scores)]
+    meaning = "shared loop by its number that vectors lie along, or each statement's own"
+    word = rules.choices.word("rows.vector", words, default, meaning)
+    return None if word == "own" else int(word)
 
 
 def _shared_loops(
@@ -232,23 +283,25 @@ def _shared_loops(
 
 
 def _inner_loops(
-    rules: Rules, s: Statement, outer: list[str], halves: list[str], tile_at: int | None
+    rules: Rules,
+    s: Statement,
+    outer: list[str],
+    halves: list[str],
+    tile_at: int | None,
+    beside: bool,
 ) -> None:
+    """Args: beside: ``halves`` are rows that are written out side by side."""
     c = rules.contraction(s)
     shared = set(rules.fused.shared[s.name])
     if c is not None and c.vector not in shared and tile_at is not None:
         _row_contraction(rules, s, c, outer, halves)
         return
     rest = [n for n in s.domain.names if n not in shared]
-    plain_inner(rules, s, outer, halves, rest, vector_half=tile_at is None and bool(halves))
-    last = rules.out[-1]
-    if isinstance(last, Vectorize) and last.loop.endswith(".i"):
-        loop, vector = last.loop[:-2], loop_parts(last.loop, s.name)[1]
-        others = [n for n in free_indices(s) if n != vector]
-        if vector not in shared and is_short_row(
-            s, vector, others, rules.unit.lanes(widest_bytes(s))
-        ):
-            rules.out.append(Unroll(loop=f"{loop}.o"))
+    if beside and not (s.reduction is not None and s.reduction.scan):
+        plain_inner(rules, s, outer, [], rest, vector_half=False, tile=halves)
+    else:
+        vector_half = tile_at is None and not beside and bool(halves)
+        plain_inner(rules, s, outer, halves, rest, vector_half=vector_half)
 
 
 def _row_contraction(

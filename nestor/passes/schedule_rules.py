@@ -67,6 +67,14 @@ class Rules:
         self.out.append(BlockReduction(loop=loops[at]))
         return loops
 
+    def parallel_loops(self, name: str, loops: Sequence[str]) -> list[str]:
+        """Which of ``loops`` (outermost first, of ``name``) threads share out: by default all, as
+        one space; fewer make larger shares that are whole rows."""
+        counts = range(max(1, len(loops)))
+        meaning = "loops around, innermost first, that threads do not share out"
+        whole = self.choices.size(f"{name}.whole", counts, 0, meaning)
+        return list(loops[: len(loops) - whole])
+
     def keep_temps(self, scope: str) -> None:
         """Keep temps of bounded size in ``scope`` instead of memory."""
         for t in self.kernel.tensors:

@@ -59,6 +59,9 @@ _MAX_BLOCK_BYTES = 1 << 15
 """Most bytes of a block's scores in one row: a register tile of rows stays in a cache, and within
 half of what a kernel may have on its stack."""
 
+_PARTS = (2, 3, 4, 6, 8, 16, 32)
+"""Numbers of blocks that a search compares."""
+
 _DEFAULT_L2_BYTES = 1 << 20
 
 
@@ -96,6 +99,22 @@ def _block(found: Attention, program: Program, ctx: PassContext) -> int | None:
     if not extent.is_const:
         return _symbolic_block(found, extent.bounds(program.symbol_ranges())[1], rows, ctx)
     keys = extent.const
+    default = _even_block(found, keys, rows, ctx) or 0
+    values = [0]
+    for parts in _PARTS:
+        size = -(-keys // parts // _GRAIN) * _GRAIN
+        if (
+            _GRAIN <= size < keys
+            and size <= _longest_block(found)
+            and _may_split(found, keys, size)
+        ):
+            values.append(size)
+    meaning = "keys of a block of attention; 0: the row stays whole"
+    return ctx.choices.size(f"keys {rows}x{keys}", values, default, meaning) or None
+
+
+def _even_block(found: Attention, keys: int, rows: int, ctx: PassContext) -> int | None:
+    """Keys of a block by the rules; None: the row stays whole."""
     l2_bytes = _DEFAULT_L2_BYTES if ctx.target is None else ctx.target.l2_bytes
     most = keys
     if _reuse(found) >= ctx.options.min_relayout_rows:

@@ -7,12 +7,17 @@ transposes them between registers), and each line of the output is written at on
 
 from __future__ import annotations
 
+from itertools import permutations
+
 from nestor.ir.expr import loads
 from nestor.ir.program import Statement
 from nestor.ir.schedule import Parallel, Reorder, Tile, Unroll, Vectorize
 from nestor.passes.schedule_rules import Rules
 from nestor.passes.statement_facts import extent_of, is_constant, magnitude, transposed_pair
 from nestor.passes.strides import access_strides
+
+MAX_ORDERED_LOOPS = 4
+"""More loops than that stay in the order of what is read."""
 
 LINE_BYTES = 64
 """A line of the caches."""
@@ -33,8 +38,14 @@ def transposed_loops(rules: Rules, s: Statement, seq: list[str], *, parallel: bo
     outer = {f"{s.name}.{n}": n for n in s.domain.names if n not in pair}
     # Whole lines are written even where vectors are shorter.
     line = LINE_BYTES // rules.tensors[s.writes[0].tensor].dtype.bytes
-    for name, size in ((across, max(lanes, line)), (along, lanes)):
+    tiled = {across: _choose_across(rules, s, across, lanes, max(lanes, line)), along: lanes}
+    blocks = _choose_blocks(rules, s, tiled) if parallel else {}
+    for name, size in tiled.items():
         loop = f"{s.name}.{name}"
+        if blocks:
+            rules.out.append(Tile(loop=loop, size=blocks[name]))
+            outer[f"{loop}.o"] = name
+            loop = f"{loop}.i"
         if extent_of(s, name) > size or not is_constant(s, name):
             rules.out.append(Tile(loop=loop, size=size))
             outer[f"{loop}.o"] = name
@@ -43,12 +54,54 @@ def transposed_loops(rules: Rules, s: Statement, seq: list[str], *, parallel: bo
     outer = {loop: n for loop, n in outer.items() if loop not in seq}
     # What is read runs through memory; what is written comes in whole lines anyway.
     loops = sorted(outer, key=lambda loop: -_read_stride(rules, s, outer[loop]))
+    if parallel:
+        loops = _choose_order(rules, s, loops, blocks)
     rules.out.append(Reorder(statement=s.name, loops=(*seq, *loops, *tile)))
     rules.out.append(Unroll(loop=tile[0]))
     rules.out.append(Vectorize(loop=tile[1]))
-    for loop in loops if parallel else ():
+    for loop in rules.parallel_loops(s.name, loops) if parallel else ():
         rules.out.append(Parallel(loop=loop))
     return True
+
+
+def _choose_across(rules: Rules, s: Statement, across: str, lanes: int, default: int) -> int:
+    """Elements of a tile along what is written: whole vectors."""
+    extent = extent_of(s, across)
+    sizes = [n * lanes for n in (1, 2, 4) if n == 1 or n * lanes <= extent]
+    meaning = "elements of a tile along what is written"
+    return rules.choices.size(f"{s.name}.across", sizes, default, meaning)
+
+
+def _choose_blocks(rules: Rules, s: Statement, tiled: dict[str, int]) -> dict[str, int]:
+    """Sizes of blocks of tiles, which are done before the next block; none by default."""
+    if not all(is_constant(s, n) for n in tiled):
+        return {}
+    most = {n: extent_of(s, n) // (2 * size) for n, size in tiled.items()}
+    sizes = [
+        (a, b)
+        for a in (1, 2, 4, 8, 16)
+        for b in (1, 2, 4, 8, 16)
+        if all(k <= m for k, m in zip((a, b), most.values())) and 4 <= a * b <= 64
+    ]
+    meaning = "tiles of a block, along what is written and what is read; 0 0: no blocks"
+    chosen = rules.choices.sizes(f"{s.name}.block", [(0, 0), *sizes], (0, 0), meaning)
+    return {n: k * size for k, (n, size) in zip(chosen, tiled.items())} if any(chosen) else {}
+
+
+def _choose_order(
+    rules: Rules, s: Statement, loops: list[str], blocks: dict[str, int]
+) -> list[str]:
+    """The loops around the tiles in the order that is chosen; those in a block stay inside."""
+    near = [loop for loop in loops if loop.endswith(".i.o")] if blocks else []
+    far = [loop for loop in loops if loop not in near]
+    if len(far) > MAX_ORDERED_LOOPS:
+        return [*far, *near]
+    head = f"{s.name}."
+    first, last = ([loop.removeprefix(head) for loop in part] for part in (far, near))
+    orders = [" ".join((*a, *b)) for a in permutations(first) for b in permutations(last)]
+    default = " ".join((*first, *last))
+    order = rules.choices.word(f"{s.name}.order", orders, default, "loops around the tiles")
+    return [head + n for n in order.split()]
 
 
 def _read_stride(rules: Rules, s: Statement, name: str) -> int:

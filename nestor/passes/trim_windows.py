@@ -54,7 +54,7 @@ def trim_windows(program: Program, ctx: PassContext) -> Program:
     for tensor in program.tensors:
         image = _bordered(program, facts, tensor.name)
         dims = image and _dims_to_trim(program, facts, image, _unit(ctx))
-        if not image or not dims:
+        if not image or not dims or not _is_wanted(tensor, dims, ctx):
             continue
         tensors[tensor.name] = _without_border(tensor, dims)
         gone |= {n for n in image.slabs if not _is_inside(program.statements[n], dims)}
@@ -90,6 +90,14 @@ class _Bordered:
     writer: int
     slabs: tuple[int, ...]
     sides: Mapping[int, _Side]
+
+
+def _is_wanted(tensor: Tensor, dims: Mapping[int, _Side], ctx: PassContext) -> bool:
+    """Whether the border goes. Knob: ``border SHAPE``."""
+    shape = "x".join(map(str, tensor.shape))
+    name = f"border {shape} in {','.join(map(str, sorted(dims)))}"
+    meaning = "a border of zeros around an image: stored, or left out of the windows' loops"
+    return ctx.choices.word(name, ("stored", "left out"), "left out", meaning) == "left out"
 
 
 def _unit(ctx: PassContext) -> VectorUnit:

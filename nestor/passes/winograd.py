@@ -22,7 +22,7 @@ from nestor.passes.analysis import ProgramFacts, program_facts, weight_tensors
 from nestor.passes.context import PassContext
 from nestor.passes.rewriting import Names, in_order, names_of, renumber, replace_statements
 from nestor.passes.simplify import simplify_statement
-from nestor.passes.winograd_cost import is_worth, stays_near
+from nestor.passes.winograd_cost import choose_way
 from nestor.passes.winograd_epilogue import Epilogue, find_epilogue, make_room, own_epilogue
 from nestor.passes.winograd_tiles import (
     OUTPUTS,
@@ -49,7 +49,7 @@ def transform_windows(program: Program, ctx: PassContext) -> Program:
         ``M[p,t,o] = Σ_c V[p,t,c]·U[p,c,o]``;
         ``Y[2*t,o] = M0+M1+M2; Y[2*t+1,o] = M1-M2-M3``, and what follows ``Y`` element by element
         on the same instance. Fusion then runs all but ``U`` in one kernel, some tiles at a time
-        (``V`` and ``M`` never reach memory), unless tiles are numbered through (``stays_near``).
+        (``V`` and ``M`` never reach memory), unless tiles are numbered through (``choose_way``).
     Legal when: the statement is a sum of products of a plain load and a load of weights, over one
         or two windows of constant extents; the load depends on each window's position and tap by
         their sum alone (so stride is dilation); no index is shared by both factors and the result
@@ -96,11 +96,11 @@ class _Transformer:
         windows = find_windows(statement, self.tensors, self.weights)
         if windows is None:
             return None
-        reason = is_worth(windows, self.ctx)
-        if reason is not None:
-            self.ctx.refused(_NAME, statement.name, reason)
+        way, reason = choose_way(windows, self.ctx)
+        if way == "direct":
+            self.ctx.refused(_NAME, statement.name, reason or "decided beforehand")
             return None
-        windows = replace(windows, merged=not stays_near(windows, self.ctx.target))
+        windows = replace(windows, merged=way == "apart")
         found = find_epilogue(self.program, self.facts, statement, windows)
         for epilogue in (found, own_epilogue(statement)):
             room = None if epilogue is None else self._room(epilogue, windows)

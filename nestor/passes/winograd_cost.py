@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal, get_args
 
 from nestor.passes.context import PassContext
 from nestor.passes.register_tile import choose_register_tile
@@ -33,6 +33,30 @@ _PARTS_PER_CORE = 2
 
 _NEAR_BYTES_PER_CYCLE = 16.0
 """What one core moves to and from a cache further out than the first."""
+
+
+Way = Literal["direct", "near", "apart"]
+"""How windows are computed: as they are, or from transformed tiles, some at a time through all
+steps or all of them one step after the other."""
+
+
+def choose_way(w: Windows, ctx: PassContext) -> tuple[Way, str]:
+    """How to compute windows, and why not from tiles if the estimate is against it.
+
+    Knob: ``windows ROWSxRESULTS*SUMMED->COLUMNS``; ``near`` where its temps fit a kernel's stack.
+    """
+    reason = is_worth(w, ctx) or ""
+    near = stays_near(w, ctx.target)
+    default: Way = "direct" if reason else "near" if near else "apart"
+    ways: list[Way] = ["direct", "apart"]
+    if _near_bytes(w, ctx.target) <= _MAX_LOCAL_BYTES:
+        ways.append("near")
+    extents = [w.statement.domain.range_of(n).upper for n in w.rows]
+    rows = "x".join(str(e) for e in (*extents, *(w.results(p) for p, _ in w.pairs)))
+    shape = f"{rows}*{_extent(w, w.summed)}->{_extent(w, w.columns)} {w.operand.dtype.name}"
+    meaning = "windows of three: as they are, or from transformed tiles, kept near or apart"
+    chosen = ctx.choices.word(f"windows {shape}", ways, default, meaning)
+    return next(way for way in get_args(Way) if way == chosen), reason
 
 
 def is_worth(w: Windows, ctx: PassContext) -> str | None:
@@ -83,13 +107,19 @@ def stays_near(w: Windows, target: Any) -> bool:
     parts = max(1, typical(tiles.upper) // _LEAST_TILES)
     if parts * math.prod(typical(r.upper) for r in rows) < _PARTS_PER_CORE * cores:
         return False
-    lanes = 16 if target is None else target.lanes(8 * max(4, w.operand.dtype.bytes))
-    registers = 32 if target is None else int(target.vector_registers)
-    tile, _ = choose_register_tile(typical(tiles.upper), _extent(w, w.columns), lanes, registers)
-    if tile * _row_bytes(w) > _MAX_LOCAL_BYTES:
+    if _near_bytes(w, target) > _MAX_LOCAL_BYTES:
         return False
     enough = typical(tiles.upper) >= _LEAST_TILES
     return enough or _weight_bytes(w) <= l2 or _temp_bytes(w) > _cache(target)
+
+
+def _near_bytes(w: Windows, target: Any) -> int:
+    """Temps of the tiles that go through all steps together [bytes]."""
+    tiles = typical(w.row_ranges()[-1].upper)
+    lanes = 16 if target is None else target.lanes(8 * max(4, w.operand.dtype.bytes))
+    registers = 32 if target is None else int(target.vector_registers)
+    tile, _ = choose_register_tile(tiles, _extent(w, w.columns), lanes, registers)
+    return tile * _row_bytes(w)
 
 
 def _temp_bytes(w: Windows) -> int:

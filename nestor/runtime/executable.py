@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -380,9 +381,36 @@ class Executable:
         """
         with self._lock:
             self._watcher = self._repack = None
-            states = {s.slot: s.live for s in self._weights.states}
-            pairs = zip(self.manifest.weights, self._weights.kept, strict=True)
-            return {source.key: states.get(source.slot, array) for source, array in pairs}
+            return self._arrays()
+
+    def _arrays(self) -> dict[str, Any]:
+        """The arrays that native code reads, by key; of states the caller's."""
+        states = {s.slot: s.live for s in self._weights.states}
+        pairs = zip(self.manifest.weights, self._weights.kept, strict=True)
+        return {source.key: states.get(source.slot, array) for source, array in pairs}
+
+    @contextlib.contextmanager
+    def steady_weights(self) -> Iterator[dict[str, Any]]:
+        """The arrays that native code reads, by key; none is packed anew while this lasts.
+
+        Empty if a weight was changed since they were packed. A watcher that was made within sees
+        every change that they do not have.
+        """
+        with self._lock:
+            changed = self._watcher is not None and self._watcher.has_changed()
+            yield {} if changed else self._arrays()
+
+    def take_turns_with(self, other: Executable) -> None:
+        """Let calls of this and of ``other`` that update state take turns: it is the same state.
+
+        Only before the first call.
+        """
+        self._state_lock = other._state_lock
+
+    @property
+    def writes_arguments(self) -> bool:
+        """Whether a call changes states or inputs, so that it cannot be repeated."""
+        return bool(self._overwrites or self.manifest.mutations or self._weights.states)
 
     def profile(self, inputs: Sequence[Any], repeats: int = 5) -> list[tuple[str, float]]:
         """Least time of each call [s], in all blocks together, run one by one on flat inputs.

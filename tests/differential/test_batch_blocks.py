@@ -80,7 +80,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Tensor, ...]]
 @pytest.fixture(autouse=True)
 def two_cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Blocks as for two cores on any machine; PyTorch's own number of threads afterwards."""
-    monkeypatch.setattr(compiler, "split_batch", lambda program, cores: split_batch(program, 2))
+    monkeypatch.setattr(compiler, "split_batch", lambda program, cores, *_: split_batch(program, 2))
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
@@ -132,7 +132,7 @@ def test_temps_take_a_few_images_a_thread() -> None:
     compiled, model, inputs, manifest = made("pictures")
     in_blocks = compiled.report().arena_bytes
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiler, "split_batch", lambda program, cores: split_batch(program, 99))
+        patch.setattr(compiler, "split_batch", lambda program, cores, *_: split_batch(program, 99))
         whole = nestor.compile(model, inputs)
         whole(*inputs)
     assert manifest.blocks.count == 8 and in_blocks < whole.report().arena_bytes / 2

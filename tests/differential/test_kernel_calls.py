@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import nestor
-from nestor.kernel_native import NativeKernel
+from nestor.kernel_native import NativeKernel, Prepared
 from tests.helpers.kernel_zoo import cholesky, gram_schmidt
 
 
@@ -123,9 +123,9 @@ def test_compiled_once_for_all_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
     init = NativeKernel.__init__
 
-    def counting(self: NativeKernel, program: Any, *rest: Any) -> None:
-        made.append(program.name)
-        init(self, program, *rest)
+    def counting(self: NativeKernel, prepared: Prepared, *rest: Any) -> None:
+        made.append(prepared.program.name)
+        init(self, prepared, *rest)
 
     monkeypatch.setattr(NativeKernel, "__init__", counting)
 

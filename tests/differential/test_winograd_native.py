@@ -11,13 +11,13 @@ from torch import nn
 
 import nestor
 from benchmarks.criterion import judge
-from nestor.passes import winograd
+from nestor.passes import winograd_cost
 
 
 @pytest.fixture(autouse=True)
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every window that may be transformed is, whether or not it pays."""
-    monkeypatch.setattr(winograd, "is_worth", lambda windows, context: None)
+    monkeypatch.setattr(winograd_cost, "is_worth", lambda windows, context: None)
 
 
 class Block(nn.Module):

@@ -17,6 +17,7 @@ import numpy as np
 
 import nestor
 from nestor import kernel_native
+from nestor.autotune.space import RuleSpace
 from nestor.ir.program import Program
 from nestor.ir.schedule import Schedule
 from nestor.isl_stages import IslStages
@@ -144,8 +145,9 @@ def heuristic(pick: random.Random, isa: str) -> Iterator[str]:
         program: Program, target: CpuTarget, stages: IslStages, *, reassociate: bool
     ) -> tuple[Schedule, ...]:
         space = affine_space(program, target, reassociate=reassociate, propose=asked)
-        point = {k.name: pick.choice(k.domain) for k in space.knobs}
-        return (schedule_of(space, point if kind != FORGETFUL else space.default()),)
+        if kind == FORGETFUL:
+            return (schedule_of(space, {}),)
+        return (RuleSpace(program, space.schedule).sample(pick).schedule,)
 
     with patch.dict("os.environ", {"NESTOR_TARGET": isa}):
         if kind == "the default":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,9 +68,10 @@ class Machine:
     confirmed: list[Candidate] = field(default_factory=list)
     stop_after: int = 10**9
     faster_alone: bool = True
+    slots: int = 1
 
     def measure(
-        self, candidates: Sequence[Candidate], reference: Candidate, *, best: float = 1.0
+        self, candidates: Sequence[Candidate], reference: Candidate, **more: Any
     ) -> list[Measurement]:
         self.asked.append(reference.kernel)
         if len(self.asked) > self.stop_after:
@@ -106,7 +109,7 @@ def tuner(
     path: Path, machine: Machine, *calls: tuple[FusedKernel, int], **options: Any
 ) -> tuple[Tuner, Records]:
     records = Records.open(path / "records.db")
-    made = Tuner(kernels(*calls), machine, records, TuneOptions(**options))  # type: ignore[arg-type]
+    made = Tuner.of_model(kernels(*calls), machine, records, TuneOptions(**options))  # type: ignore[arg-type]
     return made, records
 
 
@@ -226,7 +229,7 @@ def test_hope_fades(tmp_path: Path) -> None:
 def test_progress_is_told(tmp_path: Path) -> None:
     told: list[Progress] = []
     records = Records.open(tmp_path / "records.db")
-    search = Tuner(
+    search = Tuner.of_model(
         kernels((LARGE, 1)),
         Machine(),
         records,
@@ -275,3 +278,59 @@ def test_records_name_the_strategy_that_proposed(tmp_path: Path) -> None:
 def test_an_unknown_strategy_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no strategy 'luck'"):
         tuner(tmp_path, Machine(), (LARGE, 1), strategy="luck")
+
+
+@dataclass
+class Cluster(Machine):
+    """Several machines, each of which takes a while; they note what they measure at once."""
+
+    slots: int = 3
+    at_once: list[tuple[str, ...]] = field(default_factory=list)
+    lost_after: int = 10**9
+
+    def __post_init__(self) -> None:
+        self.lock, self.busy = threading.Lock(), list[str]()
+
+    def measure(
+        self, candidates: Sequence[Candidate], reference: Candidate, **more: Any
+    ) -> list[Measurement]:
+        name = KernelKey.of(reference.kernel).digest
+        with self.lock:
+            self.busy.append(name)
+            self.at_once.append(tuple(self.busy))
+            if len(self.at_once) > self.lost_after:
+                self.slots = 1
+        time.sleep(0.02)
+        try:
+            return super().measure(candidates, reference, **more)
+        finally:
+            with self.lock:
+                self.busy.remove(name)
+
+
+def test_several_machines_measure_different_kernels_at_once(tmp_path: Path) -> None:
+    shapes = ((64, 96, 70), (96, 64, 70), (70, 96, 64), (128, 96, 70))
+    calls = [(kernel(programs.matmul(*s)), 1) for s in shapes]
+    machine = Cluster()
+    search, records = tuner(tmp_path, machine, *calls, trials=84)
+    found = search.run()
+    assert found.trials == sum(found.statuses.values()) == 84
+    kept = [r for t in found.tasks for r in records.history(t.key.digest)]
+    assert sorted(r.trial for r in kept if r.strategy != CONFIRMED) == list(range(84))
+    assert max(map(len, machine.at_once)) == 3
+    assert all(len(set(names)) == len(names) for names in machine.at_once)
+
+
+def test_machines_that_are_lost_leave_one_at_a_time(tmp_path: Path) -> None:
+    calls = [(kernel(programs.matmul(64, 96, 64 + n)), 1) for n in range(4)]
+    machine = Cluster(lost_after=8)
+    search, _ = tuner(tmp_path, machine, *calls, trials=120)
+    assert search.run().trials == 120
+    assert all(len(names) == 1 for names in machine.at_once[-5:])
+
+
+def test_ctrl_c_ends_a_search_on_several_machines(tmp_path: Path) -> None:
+    calls = [(kernel(programs.matmul(64, 96, 64 + n)), 1) for n in range(4)]
+    search, _ = tuner(tmp_path, Cluster(stop_after=9), *calls, trials=10**6)
+    found = search.run()
+    assert found.interrupted and 0 < found.trials < 80

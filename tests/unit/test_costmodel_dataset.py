@@ -1,24 +1,14 @@
-"""Data sets: what is written comes back; killed writers and foreign lines do no harm."""
+"""Data sets: what examples are made of, and what records teach."""
 
 from __future__ import annotations
-
-import gzip
-import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from nestor.cost_model.dataset import (
-    Dataset,
-    DatasetWriter,
-    Sample,
-    Workload,
-    make_examples,
-    read_dataset,
-)
+from nestor.autotune.learning import measured_dataset
+from nestor.autotune.records.record import KernelKey, Record, TargetKey
+from nestor.cost_model.dataset import Dataset, Sample, Workload, make_examples, nominal_target
 from nestor.cost_model.feature_table import FEATURES
-from nestor.errors import UserError
 from nestor.ir.parser import parse_program
 from nestor.ir.schedule import Parallel, Schedule, Tile, Vectorize
 from nestor.target.cpu import CpuTarget
@@ -26,13 +16,14 @@ from nestor.target.cpu import CpuTarget
 TARGET = CpuTarget(
     cpu="x86-64-v4", features=("avx",), vector_bits=512, vector_registers=32, fma_bits_per_cycle=512
 )
-COPY = """program kernel {
+SCALE = """program kernel {
   input A: f32[64, 256]
   output B: f32[64, 256]
   statement S over { 0 <= i < 64, 0 <= j < 256 }
     B[i, j] = A[i, j] * 2.0:f32
 }"""
-WORKLOAD = Workload(family="pointwise", kernel=parse_program(COPY), shared={"S": ("i", "j")})
+WORKLOAD = Workload(family="pointwise", kernel=parse_program(SCALE))
+KEY = KernelKey.of(WORKLOAD.kernel)
 SCHEDULE: Schedule = (
     Tile(loop="S.j", size=16),
     Vectorize(loop="S.j.i"),
@@ -40,105 +31,23 @@ SCHEDULE: Schedule = (
 )
 
 
-def sample(schedule: Schedule, *seconds: float, status: str = "ok", threads: int = 1) -> Sample:
+def sample(schedule: Schedule, seconds: float, threads: int = 1) -> Sample:
     return Sample(
         workload=WORKLOAD.id,
         target=TARGET.fingerprint(),
         threads=threads,
         schedule=schedule,
         seconds=seconds,
-        status=status,
     )
-
-
-def written(path: Path) -> list[Sample]:
-    samples = [sample((), 4e-5, 5e-5, 6e-5), sample(SCHEDULE, 1e-6), sample((), status="crashed")]
-    DatasetWriter(path).append(WORKLOAD, TARGET, 1, samples)
-    return samples
-
-
-def test_what_is_written_comes_back(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "run.jsonl.gz"
-    samples = written(path)
-    data = read_dataset([path])
-    assert data.samples == samples
-    assert data.workloads == {WORKLOAD.id: WORKLOAD}
-    assert data.targets == {TARGET.fingerprint(): TARGET}
-    assert data.families() == {"pointwise": 1}
-
-
-def test_appending_repeats_no_kernel(tmp_path: Path) -> None:
-    path = tmp_path / "run.jsonl.gz"
-    written(path)
-    DatasetWriter(path).append(WORKLOAD, TARGET, 1, [sample(SCHEDULE, 2e-6)])
-    lines = [json.loads(x) for x in gzip.decompress(path.read_bytes()).splitlines()]
-    assert [x["kind"] for x in lines] == ["target", "workload", *["sample"] * 4]
-
-
-def test_files_merge(tmp_path: Path) -> None:
-    paths = [tmp_path / "a.gz", tmp_path / "b.gz"]
-    for p in paths:
-        written(p)
-    data = read_dataset(paths)
-    assert (len(data.workloads), len(data.samples)) == (1, 6)
-
-
-def test_a_torn_end_costs_only_what_was_being_written(tmp_path: Path) -> None:
-    path = tmp_path / "run.jsonl.gz"
-    samples = written(path)
-    whole = path.read_bytes()
-    DatasetWriter(path).append(WORKLOAD, TARGET, 1, [sample(SCHEDULE, 2e-6)])
-    complete = path.read_bytes()
-    for cut in range(len(whole), len(complete)):
-        path.write_bytes(complete[:cut])
-        assert read_dataset([path]).samples == samples
-        DatasetWriter(path).append(WORKLOAD, TARGET, 1, [sample(SCHEDULE, 3e-6)])
-        assert read_dataset([path]).samples == [*samples, sample(SCHEDULE, 3e-6)]
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        b"[]",
-        b"{",
-        b'{"kind": "model"}',
-        b'{"kind": "workload", "id": "0", "family": "x", "kernel": "y", "shared": {}}',
-        b'{"kind": "sample", "workload": "0", "target": "0"}',
-        b'{"kind": "target", "fingerprint": "0", "target": {}}',
-    ],
-)
-def test_foreign_lines_are_named(tmp_path: Path, line: bytes) -> None:
-    path = tmp_path / "run.jsonl.gz"
-    written(path)
-    with path.open("ab") as file:
-        file.write(gzip.compress(line + b"\n"))
-    with pytest.raises(UserError, match=r"run.jsonl.gz: line 6"):
-        read_dataset([path])
-
-
-@pytest.mark.parametrize("seconds", ["[0.0]", "[-1.0]", "[NaN]", '["x"]'])
-def test_times_are_positive(tmp_path: Path, seconds: str) -> None:
-    path = tmp_path / "run.jsonl.gz"
-    written(path)
-    text = gzip.decompress(path.read_bytes()).replace(b'"seconds":[1e-06]', b'"seconds":S')
-    path.write_bytes(gzip.compress(text.replace(b"S}", seconds.encode() + b"}")))
-    with pytest.raises(UserError, match="line 4"):
-        read_dataset([path])
-
-
-def test_samples_of_another_workload_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="not one of"):
-        DatasetWriter(tmp_path / "x").append(WORKLOAD, TARGET, 2, [sample((), 1e-6)])
 
 
 def test_examples_are_fractions_of_the_roofline() -> None:
     data = Dataset()
     data.add(WORKLOAD, TARGET)
     data.samples = [
-        sample((), 4e-5, 5e-5, 6e-5),
+        sample((), 5e-5),
         sample(SCHEDULE, 1e-5),
         sample(SCHEDULE, 1e-5, threads=2),
-        sample((), status="timed out"),
         sample((Tile(loop="S.q", size=3),), 1e-5),  # of another version: no such loop
     ]
     examples = make_examples(data)
@@ -148,4 +57,40 @@ def test_examples_are_fractions_of_the_roofline() -> None:
     expected = np.log2(examples.roofline_ns[0] / 5e4)
     assert examples.target[0] == pytest.approx(expected, abs=1e-5)
     some = examples.take(np.array([False, True, True]))
-    assert len(some) == 2 and some.groups.tolist() == [0, 1]
+    assert len(some) == 2
+    assert some.workloads == (WORKLOAD.id,) * 2
+
+
+def record(schedule: Schedule, *pairs: tuple[float, float], **other: object) -> Record:
+    facts: dict[str, object] = {"status": "ok", "threads": 2, **other}
+    return Record(
+        kernel=KEY, target=TargetKey.of(TARGET), schedule=schedule, samples_ns=pairs, **facts
+    )  # type: ignore[arg-type]
+
+
+def test_times_of_records_are_those_of_one_machine_state() -> None:
+    others = [(Tile(loop="S.j", size=k),) for k in range(2, 42)]
+    # While the first twenty were measured, all took twice as long.
+    records = [
+        record(o, (2e4 if k < 20 else 1e4, 2e4 if k < 20 else 1e4), created_ns=10 * k)
+        for k, o in enumerate(others)
+    ]
+    records.append(record(SCHEDULE, (1e4, 2e4), created_ns=95))
+    records.append(record((), (1e4, 1e4), created_ns=305))
+    records.append(record((), status="crashed"))
+    data = measured_dataset(records, {KEY.digest: "scale"})
+    assert [w.family for w in data.workloads.values()] == ["scale"]
+    times = {s.schedule: s.seconds for s in data.samples}
+    assert times[SCHEDULE] == pytest.approx(5e-6)
+    assert times[()] == pytest.approx(1e-5)
+
+
+def test_measurements_of_the_same_schedule_are_one_sample() -> None:
+    records = [record((), (k * 1e4, 1e4), created_ns=int(k)) for k in (1.0, 1.1, 5.0)]
+    (only,) = measured_dataset(records).samples
+    assert only.seconds == pytest.approx(1.1e-5)
+
+
+def test_machines_that_differ_in_speed_alone_are_taken_alike() -> None:
+    other = CpuTarget.from_json({**TARGET.to_json(), "ghz": 5.0, "memory_gbps": 99.0})
+    assert nominal_target(other) == nominal_target(TARGET)

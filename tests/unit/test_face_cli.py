@@ -120,7 +120,16 @@ def test_every_command_has_help_with_an_example(
 def test_the_example_of_each_command_parses() -> None:
     parser = cli.build_parser()
     actions = next(a for a in parser._actions if a.dest == "command").choices
-    assert set(actions) == {"compile", "run", "bench", "tune", "explain", "cache", "doctor"}
+    assert set(actions) == {
+        "compile",
+        "run",
+        "bench",
+        "tune",
+        "train",
+        "explain",
+        "cache",
+        "doctor",
+    }
     for sub in actions.values():
         words = shlex.split(sub.epilog.splitlines()[-1])
         assert words[0] == "nestor"

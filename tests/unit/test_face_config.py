@@ -63,7 +63,8 @@ def test_debug_kinds() -> None:
 def test_the_cache_key_follows_the_mark_on_each_field() -> None:
     base = Config(threads=2)
     changed = {"target": "x86-64-v3", "threads": 7, "workers": 9, "cache_dir": Path("/x"),
-               "cache": "sqlite:////x", "debug": ("code",), "debug_dir": Path("/y"),
+               "cache": "sqlite:////x", "ray": "auto", "cost_model": Path("/z"),
+               "debug": ("code",), "debug_dir": Path("/y"),
                "log": "debug"}  # fmt: skip
     for field in dataclasses.fields(Config):
         other = dataclasses.replace(base, **{field.name: changed[field.name]})

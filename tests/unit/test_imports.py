@@ -18,7 +18,17 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "nestor"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-HEAVY = ("torch", "islpy", "llvmlite", "xgboost", "sqlalchemy", "rich", "transformers")
+HEAVY = (
+    "torch",
+    "islpy",
+    "llvmlite",
+    "xgboost",
+    "sqlalchemy",
+    "rich",
+    "ray",
+    "transformers",
+    "matplotlib",
+)
 
 EAGER_FOLDERS = ("passes/polyhedral/", "codegen/llvm/", "frontends/torch/", "autotune/records/")
 """Loaded only by a compilation, so they may import their package at once; others must delay it."""
@@ -27,7 +37,9 @@ OWNERS = {
     "islpy": ("passes/polyhedral/",),
     "llvmlite": ("codegen/llvm/", "target/"),
     "torch": ("frontends/torch/", "runtime/", "benchmarking/", ""),
+    "matplotlib": ("",),
     "rich": ("",),
+    "ray": ("autotune/",),
     "sqlalchemy": ("autotune/records/",),
     "xgboost": ("cost_model/",),
 }

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
         TargetKey,
         current_generator,
     )
-    from nestor.autotune.records.store import KernelSummary, Records, Summary
+    from nestor.autotune.records.store import Records
+    from nestor.autotune.records.summary import KernelSummary, Summary
     from nestor.autotune.records.upkeep import Verification
 
 _LAZY = {
@@ -36,13 +37,13 @@ _LAZY = {
     "Difference": "misses",
     "Finding": "misses",
     "KernelKey": "record",
-    "KernelSummary": "store",
+    "KernelSummary": "summary",
     "Knob": "record",
     "Point": "record",
     "Record": "record",
     "Records": "store",
     "RecordsWarning": "database",
-    "Summary": "store",
+    "Summary": "summary",
     "TargetKey": "record",
     "Verification": "upkeep",
     "current_generator": "record",

@@ -37,7 +37,7 @@ BUSY_SECONDS = 30.0
 """How long a writer waits for others [s]; a transaction of ours takes milliseconds."""
 
 PATIENCE_SECONDS = 30.0
-"""How long a transaction is repeated while a server restarts [s]."""
+"""How long a transaction is repeated while a server restarts, unless told otherwise [s]."""
 
 _MAX_COLLISIONS = 20
 
@@ -53,7 +53,14 @@ class RecordsWarning(UserWarning):
 
 
 class DatabaseUnusable(Exception):
-    """The database cannot be opened or used; the message says which and why."""
+    """The database cannot be opened or used; the message says which and why.
+
+    Attributes: is_away: it is a server that does not answer now, and may do so later.
+    """
+
+    def __init__(self, text: str, is_away: bool = False):
+        super().__init__(text)
+        self.is_away = is_away
 
 
 @dataclass(slots=True)
@@ -73,13 +80,21 @@ class Database:
     set_aside: Path | None = None
     _process: int = field(default_factory=os.getpid)
 
-    def read(self, action: Callable[[sa.Connection], T]) -> T:
-        """``action`` within one snapshot. Raises: SQLAlchemy's ``DBAPIError``."""
-        return self._attempt(self.engine, action)
+    def read(self, action: Callable[[sa.Connection], T], patience_s: float | None = None) -> T:
+        """``action`` within one snapshot. Raises: SQLAlchemy's ``DBAPIError``.
 
-    def write(self, action: Callable[[sa.Connection], T]) -> T:
+        Args: patience_s: for how long it is repeated at most [s]; None: ``PATIENCE_SECONDS``.
+        """
+        return self._attempt(self.engine, action, patience_s)
+
+    def write(self, action: Callable[[sa.Connection], T], patience_s: float | None = None) -> T:
         """``action`` in one transaction; it may run several times, the last one counts."""
-        return self._attempt(self.engine.execution_options(nestor_write=True), action)
+        writing = self.engine.execution_options(nestor_write=True)
+        return self._attempt(writing, action, patience_s)
+
+    def is_away(self, error: BaseException) -> bool:
+        """Whether ``error`` means a server that does not answer now, and may do so later."""
+        return self.path is None and isinstance(error, DBAPIError) and _may_pass(error)
 
     def compact(self) -> None:
         """Give room that deleted rows left back to the disk, unless others are at work."""
@@ -93,12 +108,15 @@ class Database:
             plain.execute("PRAGMA busy_timeout = 1000")
             plain.execute("VACUUM")
 
-    def _attempt(self, engine: sa.Engine, action: Callable[[sa.Connection], T]) -> T:
+    def _attempt(
+        self, engine: sa.Engine, action: Callable[[sa.Connection], T], patience_s: float | None
+    ) -> T:
         if self._process != os.getpid():
             # After a fork: a connection serves one process, and closing it would end the parent's.
             engine.dispose(close=False)
             self._process = os.getpid()
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        patience_s = PATIENCE_SECONDS if patience_s is None else patience_s
+        deadline = time.monotonic() + patience_s
         pause, collisions = 0.05, 0
         while True:
             try:
@@ -152,7 +170,8 @@ def open_database(where: str | Path, *, create: bool = True) -> Database | None:
         return _open_postgresql(url)
     except (DBAPIError, sqlite3.Error, OSError) as error:
         label = str(path) if url is None else _shown(url)
-        raise DatabaseUnusable(f"{label}: {describe_error(error)}") from error
+        is_away = url is not None and isinstance(error, DBAPIError) and _may_pass(error)
+        raise DatabaseUnusable(f"{label}: {describe_error(error)}", is_away) from error
 
 
 def parse_place(where: str | Path) -> tuple[Path | None, sa.URL | None]:

@@ -106,6 +106,19 @@ def import_records(records: Records, path: Path) -> tuple[int, int, int]:
     return added, seen - added, reader.refused
 
 
+def read_records(path: Path) -> Iterator[Record]:
+    """The sound records of an exported file, without a database.
+
+    Raises: ``UserError`` if it is no such file or is cut.
+    """
+    try:
+        yield from _Reader(path).records()
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(f"{str(path)!r} is no file of records, or is cut: {error}") from None
+    except OSError as error:
+        raise UserError(f"cannot read {str(path)!r}: {error.strerror or error}") from None
+
+
 class _Reader:
     """Records of a file, one by one; every line may be hostile."""
 

@@ -110,7 +110,7 @@ def _differences(
     if record.kernel != kernel:
         yield from _size_differences(kernel, record.kernel)
     if record.target != target:
-        yield from _fact_differences(target, record.target)
+        yield from fact_differences(target, record.target)
     if record.threads != threads:
         yield Difference(field="threads", wanted=str(threads), found=str(record.threads))
     if record.generator != generator:
@@ -129,7 +129,8 @@ def _status(record: Record) -> str:
     return f"{record.status}: {line[0][:120]}" if line else record.status
 
 
-def _fact_differences(wanted: TargetKey, found: TargetKey) -> Iterator[Difference]:
+def fact_differences(wanted: TargetKey, found: TargetKey) -> Iterator[Difference]:
+    """The facts in which two targets differ."""
     left, right = dict(wanted.facts), dict(found.facts)
     for name in sorted(left.keys() | right.keys()):
         a: Any = left.get(name, "–")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
@@ -41,6 +41,7 @@ from nestor.autotune.records.rows import (
     row_kernel,
 )
 from nestor.autotune.records.schema import kernel_table, record_table, target_table
+from nestor.autotune.records.summary import KernelSummary, Summary
 from nestor.errors import UserError
 
 if TYPE_CHECKING:
@@ -49,52 +50,26 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _CHUNK = 200
 
+_WRITE_PATIENCE_S = 5.0
+"""How long an addition waits for a server that restarts, before records are kept here [s]."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KernelSummary:
-    """A kernel and how much is known of it.
+_RETRY_S = 5.0
+"""After that, how long nobody asks it again [s]."""
 
-    Attributes: records: of any status. best_ratio: least of any target and thread count, None
-        without a measured one. last_ns: time of the newest [ns since 1970].
-    """
+_LAST_PATIENCE_S = 10.0
+"""How long ``close`` waits for it when there are records to write [s]."""
 
-    kernel: KernelKey
-    records: int
-    measured: int
-    best_ratio: float | None
-    last_ns: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Summary:
-    """What the database holds.
-
-    Attributes: place: path or URL without a password. statuses: records by status.
-        size_bytes: of the database; None where it cannot be told.
-    """
-
-    place: str
-    usable: bool
-    kernels: int = 0
-    targets: int = 0
-    records: int = 0
-    statuses: Mapping[str, int]
-    generators: Mapping[str, int]
-    oldest_ns: int | None = None
-    newest_ns: int | None = None
-    size_bytes: int | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return asdict(self)
+_MAX_PENDING = 100_000
 
 
 class Records:
     """The records database. Any number of threads and processes may use it at once.
 
     A failure of the database is told once, as a ``RecordsWarning``; from then on it reads as empty
-    and drops what is added: tuning goes on without it. Damaged records are skipped and counted
-    (``skipped``); ``verify`` names them. With ``strict`` a failure is a ``UserError``.
+    and drops what is added: tuning goes on without it. A server that does not answer is told of
+    too, but what is added meanwhile is kept here and written when it answers again, at the latest
+    by ``close``. Damaged records are skipped and counted (``skipped``); ``verify`` names them. With
+    ``strict`` a failure is a ``UserError``.
     """
 
     def __init__(self, database: Database | None, place: str, *, strict: bool = False):
@@ -103,6 +78,9 @@ class Records:
         self._lock = threading.Lock()
         self._sent: set[str] = set()
         self._told = False
+        self._pending: list[Record] = []
+        self._retry_at: float | None = None
+        self._reopen: Callable[[], Database | None] | None = None
         self.place = place
         self.skipped = 0
 
@@ -123,7 +101,11 @@ class Records:
             database = open_database(place, create=create)
         except DatabaseUnusable as error:
             records = cls(None, str(error).partition(": ")[0], strict=strict)
-            records._give_up(str(error))
+            if error.is_away and not strict:
+                records._reopen = lambda: open_database(place, create=create)
+                records._wait_for_it(str(error))
+            else:
+                records._give_up(str(error))
             return records
         records = cls(database, database.label if database else str(place), strict=strict)
         if database is not None and database.set_aside is not None:
@@ -135,10 +117,31 @@ class Records:
         return records
 
     def close(self) -> None:
-        """Let go of the database; afterwards it reads as empty."""
-        database, self._database = self._database, None
+        """Write what is pending and let go of the database; afterwards it reads as empty."""
+        deadline = time.monotonic() + _LAST_PATIENCE_S
+        while self._pending and self._is_expected and time.monotonic() < deadline:
+            self._retry_at = 0.0
+            if not self._add_chunk([]) and self._pending:
+                time.sleep(0.2)
+        if self._pending:
+            warnings.warn(
+                f"{len(self._pending)} records are lost: {self.place} did not answer any more",
+                RecordsWarning,
+                stacklevel=2,
+            )
+        database, self._database, self._reopen = self._database, None, None
         if database is not None:
             database.engine.dispose()
+
+    @property
+    def _is_expected(self) -> bool:
+        """Whether there is a database, or a server that may answer later."""
+        return self._database is not None or self._reopen is not None
+
+    @property
+    def pending(self) -> int:
+        """Records that wait for the server to answer again."""
+        return len(self._pending)
 
     def __enter__(self) -> Records:
         return self
@@ -160,7 +163,7 @@ class Records:
         if self._strict:
             raise UserError(f"the records cannot be used: {why}")
         with self._lock:
-            first, self._database = not self._told, None
+            first, self._database, self._reopen = not self._told, None, None
             self._told = True
         if first:
             warnings.warn(
@@ -172,32 +175,72 @@ class Records:
 
     def reading(self, action: Callable[[sa.Connection], T], otherwise: T) -> T:
         """``action`` within one snapshot; ``otherwise`` where there is no database."""
-        database = self._database
-        if database is None:
-            return otherwise
-        try:
-            return database.read(action)
-        except SQLAlchemyError as error:
-            self._give_up(f"{database.label}: {describe_error(error)}")
-            return otherwise
+        return self._using("read", action, otherwise, None)
 
-    def writing(self, action: Callable[[sa.Connection], T], otherwise: T) -> T:
+    def writing(
+        self, action: Callable[[sa.Connection], T], otherwise: T, patience_s: float | None = None
+    ) -> T:
         """``action`` in one transaction; ``otherwise`` where there is no database."""
-        database = self._database
+        return self._using("write", action, otherwise, patience_s)
+
+    def _using(
+        self,
+        how: Literal["read", "write"],
+        action: Callable[[sa.Connection], T],
+        otherwise: T,
+        patience_s: float | None,
+    ) -> T:
+        if self._retry_at is not None:
+            if time.monotonic() < self._retry_at:
+                return otherwise
+            patience_s = 0.0  # it was waited for before
+        database = self._opened()
         if database is None:
             return otherwise
+        attempt = database.read if how == "read" else database.write
         try:
-            return database.write(action)
+            done = attempt(action, patience_s)
         except SQLAlchemyError as error:
-            self._give_up(f"{database.label}: {describe_error(error)}")
+            why = f"{database.label}: {describe_error(error)}"
+            if database.is_away(error) and not self._strict:
+                self._wait_for_it(why)
+            else:
+                self._give_up(why)
             return otherwise
+        self._retry_at = None
+        return done
+
+    def _opened(self) -> Database | None:
+        """The database; one that did not answer when it was to be opened is asked again."""
+        reopen = self._reopen
+        if self._database is None and reopen is not None:
+            try:
+                self._database, self._reopen = reopen(), None
+            except DatabaseUnusable as error:
+                if error.is_away:
+                    self._wait_for_it(str(error))
+                else:
+                    self._give_up(str(error))
+        return self._database
+
+    def _wait_for_it(self, why: str) -> None:
+        """Ask the server again later; the first time, say so."""
+        first, self._retry_at = self._retry_at is None, time.monotonic() + _RETRY_S
+        if first:
+            warnings.warn(
+                f"the records do not answer: {why}\n  going on; what is added is kept and written "
+                "when they answer again",
+                RecordsWarning,
+                stacklevel=5,
+            )
 
     # ------------------------------------------------------------------------ adding
 
     def add(self, record: Record) -> bool:
-        """Keep ``record``: when this returns, it is on disk, unless the store is not usable.
+        """Keep ``record``: when this returns, it is on disk, unless the store is not usable or it
+        is ``pending``.
 
-        Returns: whether it was new.
+        Returns: whether it is on disk now, and was new.
         """
         return self.add_many((record,)) == 1
 
@@ -219,8 +262,11 @@ class Records:
                 added += self._add_chunk(chunk)
         return added
 
-    def _add_chunk(self, records: list[Record]) -> int:
+    def _add_chunk(self, new: list[Record]) -> int:
+        """Write records, and before them those that wait; how many of ``new`` were new."""
         attempts = 0
+        with self._lock:
+            records, self._pending = self._pending + new, []
 
         def insert(connection: sa.Connection) -> int:
             nonlocal attempts
@@ -235,14 +281,20 @@ class Records:
             for digest in sorted(targets):
                 values = {"digest": digest, "facts": targets[digest].text}
                 add_row(connection, target_table, values)
-            return sum(add_row(connection, record_table, record_row(r)) for r in records)
+            added = [add_row(connection, record_table, record_row(r)) for r in records]
+            return sum(added[len(records) - len(new) :])
 
-        added = self.writing(insert, 0)
-        if self._database is not None:
+        added = None
+        try:
+            added = self.writing(insert, None, None if self._strict else _WRITE_PATIENCE_S)
+        finally:
             with self._lock:
-                self._sent.update(r.kernel.digest for r in records)
-                self._sent.update(r.target.digest for r in records)
-        return added
+                if added is not None:
+                    self._sent.update(r.kernel.digest for r in records)
+                    self._sent.update(r.target.digest for r in records)
+                elif self._is_expected:
+                    self._pending = (records + self._pending)[-_MAX_PENDING:]
+        return added or 0
 
     # ------------------------------------------------------------------------ asking
 

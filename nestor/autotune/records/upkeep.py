@@ -25,7 +25,8 @@ from nestor.autotune.records.rows import (
 from nestor.autotune.records.schema import kernel_table, record_table, target_table
 
 if TYPE_CHECKING:
-    from nestor.autotune.records.store import Records, Summary
+    from nestor.autotune.records.store import Records
+    from nestor.autotune.records.summary import Summary
 
 _CHUNK = 500
 _MAX_PROBLEMS = 50
@@ -33,7 +34,7 @@ _MAX_PROBLEMS = 50
 
 def summarize(records: Records) -> Summary:
     """Counts and sizes; see ``Records.summary``."""
-    from nestor.autotune.records.store import Summary
+    from nestor.autotune.records.summary import Summary
 
     t = record_table.c
 

@@ -39,6 +39,9 @@ MAX_TIMES = 1_000_000
 LONG_CALLS = 20
 """Calls of so many samples' length are not repeated to time them well."""
 
+KEPT_FENCES_BYTES = 512 << 20
+"""Arrays between fences stay for the next candidate while they take less than this in all."""
+
 _STRIDE_BYTES = 192
 """Added between copies: they should not all fall into the same sets of a cache."""
 
@@ -105,6 +108,8 @@ class Bench:
         self.loaded: dict[str, Loaded] = {}
         self._blocks: dict[tuple[str, object], tuple[Plain, int]] = {}
         self._images: dict[tuple[str, object], Array] = {}
+        self._fences: dict[tuple[str, object, str], Fenced] = {}
+        self._filled: set[tuple[str, object, str]] = set()
         self._sets, self._at = 1, 0
         self._cold_bytes = 0
         self._evictor: Array | None = None
@@ -134,6 +139,7 @@ class Bench:
         self.inputs = draw_inputs(self.program, self.sizes, draw)
         self._blocks.clear()
         self._images.clear()
+        self._filled.clear()
 
     def load(self, name: str, code: bytes, function: str, tensors: tuple[Tensor, ...]) -> None:
         """Load a variant of the kernel.
@@ -152,6 +158,8 @@ class Bench:
         used = {(t.name, t.layout) for one in self.loaded.values() for t in one.tensors}
         self._blocks = {k: b for k, b in self._blocks.items() if k in used}
         self._images = {k: i for k, i in self._images.items() if k in used}
+        self._fences = {k: f for k, f in self._fences.items() if k[:2] in used}
+        self._filled &= self._fences.keys()
 
     @staticmethod
     def _base(t: Tensor, tensors: Sequence[Tensor]) -> str | None:
@@ -174,7 +182,8 @@ class Bench:
     ) -> tuple[dict[str, Array], str]:
         """Run a variant once between fences.
 
-        Returns: the results, and what was damaged around which array, in words.
+        Returns: the results, which the next run may overwrite, and what was damaged around which
+            array, in words.
         Raises: ``BadCall`` if it says that an index was out of range.
         """
         one, inputs = self.loaded[name], inputs or self.inputs
@@ -182,15 +191,7 @@ class Bench:
         for t in one.tensors:
             if self._base(t, one.tensors):
                 continue
-            fence = fences[t.name] = Fenced(physical_bytes(t, self.sizes), side)
-            if t.name in inputs:
-                if inputs is self.inputs:
-                    fence.view[...] = self._image(t)
-                else:
-                    store(fence.view, t, inputs[t.name], self.sizes)
-                fence.protect(writable=t.name in self._written)
-            else:
-                spoil(fence.view, t)
+            fences[t.name] = self._fenced(t, side, inputs)
         where = {t.name: self._base(t, one.tensors) or t.name for t in one.tensors}
         arguments = (ctypes.c_uint64 * max(1, len(one.tensors)))(
             *(fences[where[t.name]].address for t in one.tensors)
@@ -213,7 +214,35 @@ class Bench:
             if t.role in RESULT_ROLES
         }
         damage = "; ".join(f"'{n}': {d}" for n, f in fences.items() if (d := f.damage()))
+        if damage or sum(f.size for f in self._fences.values()) > KEPT_FENCES_BYTES:
+            self._fences.clear()
+            self._filled.clear()
         return results, damage
+
+    def _fenced(
+        self, t: Tensor, side: Literal["start", "end"], inputs: Mapping[str, Array]
+    ) -> Fenced:
+        """An array between fences with what it should hold before a run."""
+        key = (t.name, t.layout, side)
+        fence = self._fences.get(key)
+        if fence is None:
+            fence = self._fences[key] = Fenced(physical_bytes(t, self.sizes), side)
+        if key in self._filled and inputs is self.inputs:
+            return fence
+        self._filled.discard(key)
+        if t.name not in inputs:
+            spoil(fence.view, t)
+            return fence
+        is_written = t.name in self._written
+        fence.protect(writable=True)
+        if inputs is self.inputs:
+            fence.view[...] = self._image(t)
+            if not is_written:
+                self._filled.add(key)
+        else:
+            store(fence.view, t, inputs[t.name], self.sizes)
+        fence.protect(writable=is_written)
+        return fence
 
     @contextlib.contextmanager
     def _limited(self) -> Iterator[None]:
@@ -301,7 +330,7 @@ class Bench:
     def last_results(self, name: str) -> dict[str, Array] | None:
         """Results of the call of ``sample`` that was last; None if calls overwrite their inputs.
 
-        Must be asked before another variant runs, for arrays are shared.
+        They count until another variant runs, for arrays are shared.
         """
         if self.overwrites:
             return None

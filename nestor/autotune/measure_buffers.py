@@ -79,10 +79,11 @@ def store(view: Bytes, t: Tensor, values: Array, sizes: Mapping[str, int]) -> No
 
 
 def fetch(view: Bytes, t: Tensor, sizes: Mapping[str, int]) -> Array:
-    """Logical values from a tensor's bytes, as the interpreter has them (a bool as a byte)."""
+    """Logical values from a tensor's bytes, as the interpreter has them (a bool as a byte): the
+    bytes themselves where nothing has to be moved or converted."""
     cells = view.view(memory_dtype(t.dtype))
     if t.layout is None:
-        return from_memory(cells.reshape(logical_shape(t, sizes)).copy(), t.dtype)
+        return from_memory(cells.reshape(logical_shape(t, sizes)), t.dtype)
     return from_memory(cells[_places(t, sizes)], t.dtype)
 
 

@@ -13,7 +13,7 @@ Source: the idea of measuring the condition of a computation by perturbing it: s
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +30,9 @@ SAFETY = 8.0
 """Over the largest movement seen in ``PERTURBED_RUNS``; and units in the last place of a result."""
 
 _EPSILON = {DType.f64: 2.0**-52, DType.f32: 2.0**-23, DType.f16: 2.0**-10, DType.bf16: 2.0**-7}
+
+_PIECE = 1 << 15
+"""Elements that are compared at once: what is computed on the way stays in the cache."""
 
 _NARROW_SHARE = 1 / 16
 """Part of the elements of 16-bit inputs that move: one unit there is much, and rounding within a
@@ -95,9 +98,23 @@ def perturb_inputs(
             )
         else:
             reach = 2 * math.sqrt(terms) * _EPSILON[dtype]
-            factor = 1 + reach * rng.uniform(-1, 1, values.shape)
-            moved[name] = (values * factor).astype(values.dtype)
+            changed = np.empty(values.shape, values.dtype)
+            for old, new in _pieces(values, changed):
+                new[...] = old * (1 + reach * rng.uniform(-1, 1, old.shape))
+            moved[name] = changed
     return moved
+
+
+def _pieces(*arrays: Array) -> Iterator[tuple[Array, ...]]:
+    """The same elements of arrays of one shape, ``_PIECE`` at a time, in order."""
+    flat = [np.ascontiguousarray(a).reshape(-1) for a in arrays]
+    for start in range(0, flat[0].size, _PIECE):
+        yield tuple(f[start : start + _PIECE] for f in flat)
+
+
+def _same_bits(a: Array, b: Array) -> bool:
+    """Whether two contiguous arrays of one type hold equal bytes."""
+    return bool(np.array_equal(a.view(np.uint8), b.view(np.uint8)))
 
 
 def make_judgement(
@@ -131,27 +148,38 @@ def _allowed(
     """Movement of each element; not below half of what is usual in the tensor, since a few
     elements happen to stay where they are.
     """
-    moved = np.zeros(expected.shape, np.float64)
-    base = plain.astype(np.float64)
+    allowed = np.zeros(expected.shape, np.float64)
+    total, count = 0.0, 0
     with np.errstate(all="ignore"):
-        for run in perturbed:
-            distance = np.abs(run.astype(np.float64) - base)
-            # An element that turns NaN or infinite when inputs move a little may be anything.
-            odd = np.isfinite(run) != np.isfinite(plain)
-            distance = np.where(odd, np.inf, np.nan_to_num(distance, nan=0.0, posinf=0.0))
-            moved = np.maximum(moved, distance)
-        finite = moved[np.isfinite(moved)]
-        usual = math.sqrt(float(np.mean(finite**2))) if finite.size else 0.0
-        unit = _EPSILON[dtype] * np.abs(np.nan_to_num(expected.astype(np.float64)))
-        return SAFETY * (np.maximum(moved, usual / 2) + unit)
+        for moved, base, *runs in _pieces(allowed, plain, *perturbed):
+            wide = base.astype(np.float64)
+            for run in runs:
+                distance = np.abs(run.astype(np.float64) - wide)
+                distance[~np.isfinite(distance)] = 0.0
+                # An element that turns NaN or infinite when inputs move a little may be anything.
+                distance[np.isfinite(run) != np.isfinite(base)] = np.inf
+                np.maximum(moved, distance, out=moved)
+            finite = moved[np.isfinite(moved)]
+            total, count = total + float(np.sum(finite**2)), count + finite.size
+        usual = math.sqrt(total / count) if count else 0.0
+        for moved, value in _pieces(allowed, expected):
+            unit = _EPSILON[dtype] * np.abs(np.nan_to_num(value.astype(np.float64)))
+            moved[...] = SAFETY * (np.maximum(moved, usual / 2) + unit)
+    return allowed
 
 
-def compare_results(judgement: Judgement, results: Mapping[str, Array]) -> str:
-    """What is wrong with ``results``, in words; empty if nothing is."""
+def compare_results(
+    judgement: Judgement, results: Mapping[str, Array], *, may_leave: bool = False
+) -> str:
+    """What is wrong with ``results``, in words; empty if nothing is.
+
+    Args: may_leave: where NaN is expected anything goes: a kernel that fills a part of a tensor
+        leaves the rest as it was, and only fenced arrays begin as NaN.
+    """
     for name, expected in judgement.expected.items():
         found = results[name]
         if name in judgement.allowed:
-            bad = _bad_floats(expected, found, judgement.allowed[name])
+            bad = _bad_floats(expected, found, judgement.allowed[name], may_leave)
         else:
             bad = found != expected
             if np.count_nonzero(bad) <= judgement.strays[name]:
@@ -162,35 +190,35 @@ def compare_results(judgement: Judgement, results: Mapping[str, Array]) -> str:
     return ""
 
 
-def without_unwritten(judgement: Judgement, results: Mapping[str, Array]) -> dict[str, Array]:
-    """``results`` with NaN where that is expected: a kernel that fills a part of a tensor leaves
-    the rest as it was, and only fenced arrays begin as NaN."""
-    out = dict(results)
-    for name in judgement.allowed:
-        expected = judgement.expected[name]
-        out[name] = np.where(np.isnan(expected), expected, results[name])
-    return out
-
-
 def worst_error(judgement: Judgement, results: Mapping[str, Array]) -> float:
     """The largest difference, as a part of what is allowed there; above 1 is wrong."""
     worst = 0.0
     for name, allowed in judgement.allowed.items():
-        expected = judgement.expected[name].astype(np.float64)
-        with np.errstate(all="ignore"):
-            part = np.abs(results[name].astype(np.float64) - expected) / allowed
-        part = part[np.isfinite(part)]
-        worst = max(worst, float(part.max()) if part.size else 0.0)
+        for a, b, most in _pieces(judgement.expected[name], results[name], allowed):
+            if _same_bits(a, b):
+                continue
+            with np.errstate(all="ignore"):
+                part = np.abs(b.astype(np.float64) - a.astype(np.float64)) / most
+            part = part[np.isfinite(part)]
+            worst = max(worst, float(part.max()) if part.size else 0.0)
     return worst
 
 
-def _bad_floats(expected: Array, found: Array, allowed: NDArray[np.float64]) -> NDArray[np.bool_]:
+def _bad_floats(
+    expected: Array, found: Array, allowed: NDArray[np.float64], may_leave: bool
+) -> NDArray[np.bool_]:
     """Elements that differ too much; NaN agrees with NaN, and an infinity with its like."""
-    with np.errstate(all="ignore"):
-        a, b = expected.astype(np.float64), found.astype(np.float64)
-        close = np.abs(a - b) <= allowed
-    fine = close | (a == b) | (np.isnan(a) & np.isnan(b)) | np.isposinf(allowed)
-    return np.asarray(~fine, np.bool_)
+    wrong = np.zeros(expected.shape, np.bool_)
+    for a, b, most, bad in _pieces(expected, found, allowed, wrong):
+        if _same_bits(a, b):
+            continue
+        with np.errstate(all="ignore"):
+            close = np.abs(a.astype(np.float64) - b.astype(np.float64)) <= most
+        if close.all():
+            continue
+        unwritten = np.isnan(a) & (may_leave | np.isnan(b))
+        bad[...] = ~(close | (a == b) | unwritten | np.isposinf(most))
+    return wrong
 
 
 def _describe(

@@ -14,9 +14,10 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from benchmarks.alone import alone
 from nestor.autotune.measuring import Candidate as Scheduled
 from nestor.autotune.measuring import Limits, Measurement, Measurer
 from nestor.autotune.pairing import PairPolicy
@@ -32,13 +33,17 @@ from nestor.target.cpu import CpuTarget, host_target
 RECORDS = Path(__file__).parent / "records"
 WORKLOADS = RECORDS / "workloads.json"
 SEEDS = {"train": 1, "test": 2}
-EACH = {"train": 48, "test": 1000}
+EACH = {"train": 32, "test": 1000}
 LEAST_SPACE = {"train": 2, "test": 200}
 """Kernels with fewer schedules than this say nothing about ranks."""
 
 BATCH = 16
 _COUNTED = 1 << 20
-_POLICY = PairPolicy(least=4, most=10, seconds=0.3, precision=0.02, margin=0.05)
+_POLICY = PairPolicy(least=6, most=8, seconds=0.15, precision=0.01, margin=0.5, hopeless=3.0)
+_PASSES = 2
+"""A batch is measured so often from beginning to end: what disturbs a machine for a second should
+not fall on all pairs of one schedule."""
+
 _LIMITS = Limits(interpreted=2_000_000, compile_seconds=10.0, run_seconds=5.0)
 _SINGLE = 4
 """Of so many training kernels one runs on one thread."""
@@ -164,11 +169,18 @@ class Gatherer:
                 self._target, threads=threads, config=self._config, policy=_POLICY, limits=_LIMITS
             )
         kernel = drawn.fused.kernel
-        return self._measurers[threads].measure(
-            [Scheduled(kernel=kernel, schedule=c.schedule) for c in candidates],
-            Scheduled(kernel=kernel, schedule=default.schedule),
-            best=best,
-        )
+        scheduled = [Scheduled(kernel=kernel, schedule=c.schedule) for c in candidates]
+        reference = Scheduled(kernel=kernel, schedule=default.schedule)
+        measurer = self._measurers[threads]
+        passes = [measurer.measure(scheduled, reference, best=best) for _ in range(_PASSES)]
+        return [_together(parts) for parts in zip(*passes)]
+
+
+def _together(passes: Sequence[Measurement]) -> Measurement:
+    """One measurement of several; of a failure, the first."""
+    failed = [m for m in passes if m.status != "ok"]
+    pairs = tuple(pair for m in passes for pair in m.samples_ns)
+    return failed[0] if failed else replace(passes[0], samples_ns=pairs)
 
 
 def _next(search: Strategy, first: Candidate | None, wanted: int) -> list[Candidate]:
@@ -228,7 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         seconds=60 * given.minutes,
         families=tuple(given.family),
     )
-    with Records.open(config) as records:
+    with alone(), Records.open(config) as records:
         gatherer = Gatherer(records, host_target(), config, what)
         try:
             gatherer.run()

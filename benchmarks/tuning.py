@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import models
+from benchmarks.alone import alone
 from benchmarks.ops import registry
 from nestor.autotune.choosing import tune_kernels
 from nestor.autotune.records import Records
@@ -307,6 +308,15 @@ def known(kind: str) -> dict[str, Any]:
     return found
 
 
+def run_case(kind: str, name: str, database: str, seconds: float | None) -> dict[str, Any]:
+    """The result of one case."""
+    if kind == "operators":
+        return run_operator(operator_case(name), database, 60.0 if seconds is None else seconds)
+    if kind == "strategies":
+        return run_strategies(operator_case(name), seconds or 120.0)
+    return run_model(model_case(name), seconds or 600.0, database)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """See the module."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tuning", description=__doc__)
@@ -324,13 +334,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     everything = {"operators": registry.OPS, "strategies": SIX, "models": SUITE}[given.kind]
     for name in given.names or [n for n in everything if n not in done]:
         begin = time.perf_counter()
-        if given.kind == "operators":
-            seconds = 60.0 if given.seconds is None else given.seconds
-            result = run_operator(operator_case(name), database, seconds)
-        elif given.kind == "strategies":
-            result = run_strategies(operator_case(name), given.seconds or 120.0)
-        else:
-            result = run_model(model_case(name), given.seconds or 600.0, database)
+        with alone():
+            result = run_case(given.kind, name, database, given.seconds)
         keep(given.kind, name, result)
         print(f"{name} ({time.perf_counter() - begin:.0f} s): {json.dumps(result)}", flush=True)
     print(render_tables([TABLES[given.kind](known(given.kind))]))

@@ -78,6 +78,7 @@ def build_model(
     imported = import_model(model, args, kwargs, dynamic_shapes=dynamic_shapes, name=name)
     seconds = {"export": imported.export_seconds}
     seconds["lowering"] = time.perf_counter() - start - imported.export_seconds
+    space = ProgramSpace(imported.program, target, config, has_updates=bool(imported.mutated))
 
     def build(prepared: PreparedProgram, choose: ScheduleChooser | None) -> BuiltModel:
         own = dict(seconds)
@@ -90,23 +91,11 @@ def build_model(
         own["linking"] = time.perf_counter() - clock
         return built
 
-    def compare(point: ProgramPoint, seconds: float) -> list[Pair]:
-        if not plain_models:
-            plain_models.append(build(space.prepare(Choices()), None))
-        default, found = plain_models[0], build(space.prepare(Choices(dict(point))), None)
-        if not agree(found.executable(*args, **kwargs), default.executable(*args, **kwargs)):
-            return []
-        return time_calls(
-            lambda: found.executable(*args, **kwargs),
-            lambda: default.executable(*args, **kwargs),
-            seconds,
-        )
-
-    plain_models: list[BuiltModel] = []
-    space = ProgramSpace(imported.program, target, config, has_updates=bool(imported.mutated))
     # A call of a model that updates something cannot be repeated.
-    decisions = decide(space, compare) if decide is not None and not imported.mutated else None
-    plain_models.clear()
+    is_repeatable = not imported.mutated
+    decisions = None
+    if decide is not None and is_repeatable:
+        decisions = decide(space, _WholeModels(space, build, args, kwargs).compare)
     point = known_point(space) if decisions is None else decisions.point
     clock = time.perf_counter()
     choices = Choices(dict(point))
@@ -115,14 +104,10 @@ def build_model(
     tuning = tune(prepared_kernels(prepared, config)) if tune is not None else None
     chosen = chosen_schedules(lambda: prepared_kernels(prepared, config), config, tuning)
     built = build(prepared, (lambda fused: chosen.get(fused.kernel)) if chosen else None)
-    if tuning is not None and built.has_chosen_schedules and not imported.mutated:
+    if tuning is not None and built.has_chosen_schedules and is_repeatable:
         # What is faster alone need not be so beside others: the whole model decides.
         plain = build(prepared, None)
-        calls = (
-            lambda: built.executable(*args, **kwargs),
-            lambda: plain.executable(*args, **kwargs),
-        )
-        if is_slower(*calls):
+        if is_slower(built.calling(args, kwargs), plain.calling(args, kwargs)):
             tuning.kept_default = True
             built = plain
     built.tuning, built.decisions = tuning, decisions
@@ -131,6 +116,31 @@ def build_model(
     if release_weights:
         built.take_weights(model)
     return built
+
+
+class _WholeModels:
+    """Compares a model with decisions of its passes against itself without any."""
+
+    def __init__(
+        self,
+        space: ProgramSpace,
+        build: Callable[[PreparedProgram, ScheduleChooser | None], BuiltModel],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ):
+        self._space, self._build = space, build
+        self._args, self._kwargs = args, kwargs
+        self._default: BuiltModel | None = None
+
+    def compare(self, point: ProgramPoint, seconds: float) -> list[Pair]:
+        """Times in turns for ``seconds``, with decisions and without; none if results differ."""
+        default = self._default = self._default or self._built({})
+        own = self._built(dict(point)).calling(self._args, self._kwargs)
+        other = default.calling(self._args, self._kwargs)
+        return time_calls(own, other, seconds) if agree(own(), other()) else []
+
+    def _built(self, decided: dict[str, Any]) -> BuiltModel:
+        return self._build(self._space.prepare(Choices(decided)), None)
 
 
 def model_kernels(
@@ -207,6 +217,10 @@ class BuiltModel:
             repack=None if watcher is None else self._repack,
             prefer="torch",
         )
+
+    def calling(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable[[], Any]:
+        """A call of the model with these arguments."""
+        return lambda: self.executable(*args, **kwargs)
 
     def with_kernels(self, compiled: CompiledProgram) -> BuiltModel:
         """The same model with kernels of other schedules, for calls from now on.

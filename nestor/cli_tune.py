@@ -65,7 +65,7 @@ def tune_command(given: argparse.Namespace, config: Config) -> int:
     tuning = built.tuning
     assert tuning is not None
     if given.report:
-        _write_report(given.report, view, tuning, kernels[0])
+        _write_report(given.report, view, tuning, kernels[0], config)
     if given.json:
         told = tuning_to_json(tuning) | _peer_to_json(view)
         if built.decisions is not None:
@@ -100,7 +100,8 @@ def report_command(given: argparse.Namespace, config: Config) -> int:
             f"there are no records of {named.name}'s kernels on this CPU with {kernels.threads} "
             f"thread{'s' * (kernels.threads != 1)}\nfix: nestor tune {given.model}"
         )
-    _write_report(given.file, View(model=named.name, labels=_labels(kernels)), tuning, kernels)
+    view = View(model=named.name, labels=_labels(kernels))
+    _write_report(given.file, view, tuning, kernels, config)
     told = {"report": given.file, "trials": len(tuning.history)}
     print(json.dumps(told) if given.json else f"wrote {given.file}: {len(tuning.history)} trials")
     return 0
@@ -120,10 +121,13 @@ def _check_report(path: str) -> None:
     check_writable(path)
 
 
-def _write_report(path: str, view: View, tuning: Tuning, kernels: ModelKernels) -> None:
+def _write_report(
+    path: str, view: View, tuning: Tuning, kernels: ModelKernels, config: Config
+) -> None:
+    from nestor.cost_model.ranking import chosen_model
     from nestor.tune_report import collect_report, write_report
 
-    write_report(path, collect_report(view, tuning, kernels))
+    write_report(path, collect_report(view, tuning, kernels, chosen_model(config.cost_model)))
 
 
 def _peer_seconds(peer: str, spec: str, config: Config) -> float:

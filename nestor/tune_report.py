@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from nestor.autotune.tuner import Tuning
     from nestor.compiler import ModelKernels
     from nestor.cost_model.kernel_facts import KernelFacts
+    from nestor.cost_model.trees import TreeEnsemble
     from nestor.ir.schedule import Schedule
     from nestor.passes.fusion import FusedKernel
 
@@ -91,8 +92,13 @@ class TuneReport:
     peer_seconds: float | None = None
 
 
-def collect_report(view: View, tuning: Tuning, kernels: ModelKernels) -> TuneReport:
-    """The report of a run of ``Tuner.of_model`` for these kernels."""
+def collect_report(
+    view: View, tuning: Tuning, kernels: ModelKernels, model: TreeEnsemble | None
+) -> TuneReport:
+    """The report of a run of ``Tuner.of_model`` for these kernels.
+
+    Args: model: the cost model that the run asked; None: it asked none.
+    """
     from nestor.cost_model.roofline import level_ns, slot_ns
 
     workers = max(1, min(kernels.threads, kernels.target.cores))
@@ -111,7 +117,7 @@ def collect_report(view: View, tuning: Tuning, kernels: ModelKernels) -> TuneRep
         seconds=tuning.seconds,
         reason=tuning.reason,
         statuses=statuses,
-        kernels=tuple(_kernel(t, view, tuning.history, kernels) for t in tasks),
+        kernels=tuple(_kernel(t, view, tuning.history, kernels, model) for t in tasks),
         whole=_whole(tasks, tuning.history),
         peak_gflops=peak,
         gbps=tuple((name, 1 / ns) for name, ns in levels),
@@ -121,7 +127,11 @@ def collect_report(view: View, tuning: Tuning, kernels: ModelKernels) -> TuneRep
 
 
 def _kernel(
-    task: Task, view: View, history: Sequence[Trial], kernels: ModelKernels
+    task: Task,
+    view: View,
+    history: Sequence[Trial],
+    kernels: ModelKernels,
+    model: TreeEnsemble | None,
 ) -> KernelHistory:
     from nestor.cost_model.kernel_facts import kernel_facts
     from nestor.cost_model.roofline import compulsory_bytes
@@ -149,7 +159,7 @@ def _kernel(
         again=tuple(again),
         flops=_flops(facts),
         bytes=compulsory_bytes(facts, kernels.target.line_bytes),
-        predictions=_predictions(task, fused, [t for _, t in own], kernels),
+        predictions=_predictions(task, fused, [t for _, t in own], kernels, model),
     )
 
 
@@ -159,12 +169,15 @@ def _flops(facts: KernelFacts) -> float:
 
 
 def _predictions(
-    task: Task, fused: FusedKernel, trials: Sequence[Trial], kernels: ModelKernels
+    task: Task,
+    fused: FusedKernel,
+    trials: Sequence[Trial],
+    kernels: ModelKernels,
+    model: TreeEnsemble | None,
 ) -> tuple[tuple[float, float], ...]:
-    """Speeds as the shipped cost model expects them, and as they were measured."""
-    from nestor.cost_model.ranking import rank_schedules, shipped_model
+    """Speeds as the cost model expects them, and as they were measured."""
+    from nestor.cost_model.ranking import rank_schedules
 
-    model = shipped_model()
     measured: dict[object, list[float]] = {}
     schedules: dict[Schedule, None] = {}
     for trial in trials:

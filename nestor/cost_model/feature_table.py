@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-FEATURES_VERSION = 1
+FEATURES_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +95,10 @@ SCHEDULE_FEATURES = _table(
     grain               | log2 ns        | estimated work of one parallel iteration
     regions             | log2 count     | times that threads start and meet
     serial_share        | ratio          | estimated work outside parallel loops
+    thread_bytes        | log2 bytes     | that one thread touches
+    thread_in_l2        | log2 ratio     | that one thread touches over the second-level cache
+    overlap             | ratio          | bytes touched by threads each over those touched by all
+    write_run           | log2 bytes     | contiguous stores of one thread of the main statement
     """
 )
 
@@ -144,6 +148,10 @@ _STATEMENT = """
     memory_per_op       | bytes          | that cross into the last level for a vector operation
     conflicts           | log2 count     | lines of a stream in one set of the first level
     streams             | count          | different streams through memory
+    pages_inner         | log2 count     | pages that the loop around the body touches
+    pages_second        | log2 count     | pages that the loop around that touches
+    rows                | log2 count     | unrolled iterations of the body apart from vectors
+    columns             | log2 count     | registers along the vectors' index in the body
 """
 
 MAIN_FEATURES = _table(_STATEMENT, "main_", "the dominant statement: ")

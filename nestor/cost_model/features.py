@@ -26,6 +26,7 @@ from nestor.cost_model.roofline import (
     roofline,
     slot_ns,
 )
+from nestor.cost_model.sharing import thread_share
 from nestor.cost_model.statement_features import log2p, statement_features
 from nestor.cost_model.statement_profile import (
     StatementProfile,
@@ -223,6 +224,17 @@ class _Scheduled:
             "grain": log2p(own / max(1.0, parallel * regions)),
             "regions": log2p(regions),
             "serial_share": serial,
+            **self._sharing(main),
+        }
+
+    def _sharing(self, main: StatementProfile) -> dict[str, float]:
+        target = self.target
+        share = thread_share(self.profiles, main, self.kernel.workers, target.line_bytes)
+        return {
+            "thread_bytes": log2p(share.touched),
+            "thread_in_l2": log2(max(1.0, share.touched) / target.l2_bytes),
+            "overlap": share.overlap,
+            "write_run": log2p(share.write_run),
         }
 
     def _memory_time(self, moved: float, memory_ns: float) -> float:
@@ -277,5 +289,7 @@ def _parallelism(p: StatementProfile, workers: int) -> tuple[float, float, float
     while last < len(p.levels) and p.levels[last].kind == "parallel":
         last += 1
     iterations = prod(max(1, x.trips) for x in p.levels[first:last])
+    # A last tile may hold less than the others: the busiest thread has whole ones.
+    work = prod(x.count for x in p.levels[first:last])
     regions = prod(x.count for x in p.levels[:first])
-    return float(iterations), regions, iterations / ceil(iterations / workers)
+    return float(iterations), regions, max(1.0, work / ceil(iterations / workers))

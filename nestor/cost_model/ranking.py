@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from nestor.cost_model.dataset import nominal_target
 from nestor.cost_model.features import FEATURES_VERSION, KernelFeatures
+from nestor.cost_model.inputs import model_inputs
 from nestor.cost_model.trees import TreeEnsemble, ensemble_from_bytes
 from nestor.errors import UserError
 from nestor.passes.fusion import FusedKernel
@@ -64,11 +65,17 @@ def chosen_model(path: Path | None) -> TreeEnsemble | None:
 def rank_schedules(
     model: TreeEnsemble, fused: FusedKernel, target: CpuTarget, threads: int
 ) -> Ranker:
-    """A function that gives schedules of a kernel their expected speed, up to a common factor."""
+    """A function that gives schedules of a kernel their expected speed, up to a common factor.
+
+    The schedules that it is asked about first say what is usual for the kernel.
+    """
     features = KernelFeatures(fused.kernel, nominal_target(target), threads)
+    usual: NDArray[np.float32] | None = None
 
     def rank(schedules: Sequence[Schedule]) -> NDArray[np.float64]:
+        nonlocal usual
         rows = np.stack([features.extract(s) for s in schedules])
-        return np.exp2(model.predict(rows).astype(np.float64))
+        usual = rows.mean(axis=0) if usual is None else usual
+        return np.exp2(model.predict(model_inputs(rows, usual)).astype(np.float64))
 
     return rank

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from math import log2, prod
 
 from nestor.cost_model.footprint import ANYWHERE
+from nestor.cost_model.sharing import pages_touched
 from nestor.cost_model.statement_profile import (
     StatementProfile,
     conflicting_lines,
@@ -45,6 +46,9 @@ def statement_features(
         "memory_per_op": traffic[2] / vector_ops,
         "conflicts": log2(conflicting_lines(profile)),
         "streams": float(sum(s.where == "memory" for s in profile.streams)),
+        "pages_inner": log2p(pages_touched(profile, profile.body - 1, target.line_bytes)),
+        "pages_second": log2p(pages_touched(profile, profile.body - 2, target.line_bytes)),
+        **_tile(profile),
     }
 
 
@@ -87,6 +91,21 @@ def _body(p: StatementProfile, target: CpuTarget) -> dict[str, float]:
         "blocked_sum": float(any(x.blocks for x in p.levels)),
         "state_scope": scope,
     }
+
+
+def _tile(p: StatementProfile) -> dict[str, float]:
+    """The body's rows and columns: unrolled loops that move what the vector loop moves are
+    columns."""
+    columns, rows = float(p.vectors), 1.0
+    if p.vector is not None:
+        along = {index for index, _ in p.levels[p.vector].advance}
+        for level in p.levels[p.body :]:
+            if level.kind == "unroll":
+                if along & {index for index, _ in level.advance}:
+                    columns *= level.trips
+                else:
+                    rows *= level.trips
+    return {"rows": log2(rows), "columns": log2(columns)}
 
 
 def _access_kinds(p: StatementProfile) -> dict[str, float]:

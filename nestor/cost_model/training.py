@@ -15,8 +15,8 @@ The first two start from the analytical estimate, which is one of the features, 
 fits best within workloads, and fit trees to what it leaves over: where measured kernels are few,
 the estimate is what carries over to others.
 
-Each workload counts alike however many schedules of it there are, and boosting stops when held-out
-workloads no longer gain.
+Each workload counts alike however many schedules of it there are and however far they lie apart
+(``spread``), and boosting stops when held-out workloads no longer gain.
 
 Source: Chen, Guestrin, XGBoost, KDD 2016; Burges, From RankNet to LambdaMART, 2010.
 """
@@ -39,12 +39,16 @@ from numpy.typing import NDArray
 
 from nestor.cost_model.dataset import Examples
 from nestor.cost_model.feature_table import FEATURE_NAMES, FEATURES_VERSION
+from nestor.cost_model.inputs import INPUT_NAMES, grouped_inputs
 from nestor.cost_model.scores import Scores, group_positions, score_predictions, spearman
 from nestor.cost_model.trees import TreeEnsemble, ensemble_from_bytes, ensemble_from_xgboost
 from nestor.errors import NestorError, UserError
 
 Objective = Literal["regression", "combined", "rank"]
 START = FEATURE_NAMES.index("estimate")
+_LEAST_SPREAD = 0.05
+"""Schedules whose times differ by less than this [log2] differ by what measurements do."""
+
 OBJECTIVES: tuple[Objective, ...] = ("regression", "combined", "rank")
 
 
@@ -56,6 +60,8 @@ class TrainingOptions:
         objective: see the module.
         common_weight: what the part of the errors that a workload's schedules share counts, under
             ``combined``.
+        spread: power of a workload's spread of times (the standard deviation of their logarithms)
+            that its weight is divided by: at 0, workloads with few equal schedules decide alone.
         rounds: most trees. patience: rounds without a gain on held-out workloads before the end.
         depth, learning_rate, rows, columns, l2, leaf_weight: as xgboost's ``max_depth``, ``eta``,
             ``subsample``, ``colsample_bynode``, ``lambda``, ``min_child_weight``.
@@ -68,6 +74,7 @@ class TrainingOptions:
 
     objective: Objective = "combined"
     common_weight: float = 0.25
+    spread: float = 1.0
     rounds: int = 300
     patience: int = 100
     depth: int = 8
@@ -124,7 +131,7 @@ def evaluate(model: TreeEnsemble | TrainedModel, examples: Examples) -> Scores:
             f"the model is for features version {ensemble.features_version}, "
             f"the examples have {examples.features_version}"
         )
-    predicted = ensemble.predict(examples.features)
+    predicted = ensemble.predict(grouped_inputs(examples.features, examples.groups))
     return score_predictions(predicted, examples.target, examples.groups, examples.families)
 
 
@@ -161,11 +168,22 @@ def _draw(text: str) -> float:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2.0**48
 
 
-def group_weights(groups: NDArray[np.int32]) -> NDArray[np.float32]:
-    """Weights that make each group count alike, 1 on average."""
+def group_weights(
+    groups: NDArray[np.int32], target: NDArray[np.float32] | None = None, spread: float = 0.0
+) -> NDArray[np.float32]:
+    """Weights that make each group count alike, 1 on average.
+
+    Args: target, spread: divide a group's weight by this power of its targets' standard deviation.
+    """
     _, inverse, counts = np.unique(groups, return_inverse=True, return_counts=True)
-    weights = len(groups) / (len(counts) * counts[inverse.reshape(-1)])
-    return np.asarray(weights, dtype=np.float32)
+    inverse = inverse.reshape(-1)
+    weights = 1.0 / counts[inverse]
+    if target is not None and spread:
+        own = np.ones(len(counts))
+        for k, at in enumerate(group_positions(groups)):
+            own[k] = max(_LEAST_SPREAD, float(target[at].std()))
+        weights = weights / own[inverse] ** spread
+    return np.asarray(weights / weights.mean(), dtype=np.float32)
 
 
 def _card(
@@ -200,7 +218,7 @@ def _fit_apart(
         job, result = Path(folder, "job.npz"), Path(folder, "trees.bin")
         np.savez(
             job,
-            features=examples.features,
+            features=grouped_inputs(examples.features, examples.groups),
             target=examples.target,
             groups=examples.groups,
             held=held,
@@ -252,7 +270,7 @@ class _Fit:
     def _fit_slope(self, seen: NDArray[np.bool_]) -> float:
         """Least squares of targets over estimates, both without their mean over a workload."""
         groups, y, x = self.groups[seen], self.measured[seen], self.estimate[seen]
-        weights = group_weights(groups)
+        weights = group_weights(groups, y, self.options.spread)
         over = under = 0.0
         for at in group_positions(groups):
             a, b = x[at] - x[at].mean(), y[at] - y[at].mean()
@@ -282,7 +300,7 @@ class _Fit:
         )
         model = json.loads(bytes(booster.save_raw("json")))
         trees = ensemble_from_xgboost(
-            model, features_version=FEATURES_VERSION, names=FEATURE_NAMES, card={}
+            model, features_version=FEATURES_VERSION, names=INPUT_NAMES, card={}
         )
         return replace(trees, start=START, slope=self.slope)
 
@@ -307,7 +325,7 @@ class _Fit:
     def _matrix(self, xgboost: Any, chosen: NDArray[np.bool_]) -> Any:
         groups, target = self.groups[chosen], self.target[chosen]
         if self.options.objective != "rank":
-            weight = group_weights(groups)
+            weight = self._weights(chosen)
             return xgboost.DMatrix(self.features[chosen], label=target, weight=weight)
         labels = np.zeros(len(target), dtype=np.float32)
         for at in group_positions(groups):
@@ -324,7 +342,7 @@ class _Fit:
         options = self.options
         share = 1.0 if options.objective == "regression" else options.common_weight
         target = self.target[seen].astype(np.float64)
-        weights = group_weights(self.groups[seen])
+        weights = self._weights(seen)
         _, group = np.unique(self.groups[seen], return_inverse=True)
         group = group.reshape(-1)
         counts = np.bincount(group)
@@ -336,6 +354,9 @@ class _Fit:
             return (gradient * weights).astype(np.float32), weights
 
         return objective
+
+    def _weights(self, chosen: NDArray[np.bool_]) -> NDArray[np.float32]:
+        return group_weights(self.groups[chosen], self.measured[chosen], self.options.spread)
 
     def _metric(self) -> Any:
         """What early stopping watches on held-out workloads: ranks first, then errors."""

@@ -2,7 +2,8 @@
 
 Each row lies somewhere else, so it begins with a miss that no prefetcher saw coming, and one that
 follows only the row at hand never gets going. With several rows in turns, a vector of each, their
-misses come at once (an embedding of 768 floats: 4.7 → 2.6 ms, what a copy takes).
+misses come at once (an embedding of 768 floats: 4.7 → 2.6 ms, what a copy takes). Rows of a small
+table lie in a cache, and one after the other is best.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from nestor.ir.expr import loads
 from nestor.ir.program import Statement
 from nestor.ir.schedule import Parallel, Reorder, Tile
 from nestor.passes.analysis import expression_variables
+from nestor.passes.rows_beside import is_near
 from nestor.passes.schedule_rules import Rules
 from nestor.passes.statement_facts import bounding_indices, extent_of, is_constant, widest_bytes
 
@@ -38,11 +40,16 @@ def gathered_rows(
     row = _gathering_index(s, vector, outer)
     if row is None or extent_of(s, vector) < MIN_VECTORS * lanes or extent_of(s, row) < 2 * ROWS:
         return False
-    rows = rules.choices.size(f"{s.name}.rows", (1, 2, 4, 8, 16), ROWS, "rows side by side")
+    near = is_near(rules.kernel.tensors)
+    default = 1 if near else ROWS
+    rows = rules.choices.size(f"{s.name}.rows", (1, 2, 4, 8, 16), default, "rows side by side")
     sizes = [
         n for n in (1, 2, 4, 8) if n * rows <= MAX_VECTORS and n * lanes <= extent_of(s, vector)
     ]
-    vectors = rules.choices.size(f"{s.name}.vectors", sizes, 1, "vectors of a row in its turn")
+    default = sizes[-1] if near else 1
+    vectors = rules.choices.size(
+        f"{s.name}.vectors", sizes, default, "vectors of a row in its turn"
+    )
     name, along = f"{s.name}.{row}", f"{s.name}.{vector}"
     rules.out.append(Tile(loop=name, size=rows))
     rules.out.append(Tile(loop=along, size=vectors * lanes))

@@ -101,7 +101,7 @@ def plain_loops(rules: Rules, s: Statement, sequential: list[str], shared: list[
     plain_inner(rules, s, [*seq, *loops], halves, rest, vector_half=True, tile=tile)
     if halves and is_short:
         rules.out.append(Unroll(loop=loops.pop()))
-    for loop in rules.parallel_loops(s.name, loops):
+    for loop in rules.parallel_loops(s.name, loops, whole_of=s):
         rules.out.append(Parallel(loop=loop))
 
 

@@ -23,7 +23,14 @@ TAIL_CYCLES = 35.0
 """What a row's sum takes after its last vector: four or five dependent shuffles and additions, and
 the end of a loop."""
 
-MIN_ROWS = 64
+LEAST_SHARE = 0.09
+"""Part of a row's time, from which on waiting decides: softmax over 512 elements takes 0.82 of the
+time with four rows at once, over 1024 elements 0.96; layer norms of 640 elements 0.93."""
+
+LEAST_RAGGED_SHARE = 0.4
+"""The same where rows are left over, which run one by one, for rows of elementary functions."""
+
+MIN_GROUPS = 3
 """Fewer groups of rows are shared out unevenly."""
 
 NEAR_BYTES = 8 << 20
@@ -34,6 +41,9 @@ elements 2.3 times."""
 MAX_STREAMS, MAX_FAR_STREAMS = 12, 8
 """Lines that a window reads and writes at once, where they are near and where they are not: about
 as many as hardware prefetching follows."""
+
+RAGGED_ROWS = 256
+"""From so many rows on, some may be left over."""
 
 NEAR_BEST = 1.1
 """Fewer rows are as good, if they load at most this many times what is loaded at best."""
@@ -64,11 +74,14 @@ def sharing_rows(s: Statement, row: str, sizes: Sequence[int], near: bool) -> in
         places, streams = _distinct_loads(s, row, n)
         if not loaded or streams + n <= most:
             loaded[n] = places / n
+    # Rows left over run one by one; among few rows they take most of the time.
+    extent = extent_of(s, row)
+    loaded = {n: v for n, v in loaded.items() if extent >= RAGGED_ROWS or extent % n == 0}
     if not loaded:
         return 1
     best = min(loaded.values())
     chosen = min(n for n in loaded if loaded[n] <= NEAR_BEST * best)
-    return chosen if NEAR_BEST * loaded[chosen] < loaded[min(sizes)] else 1
+    return chosen if NEAR_BEST * loaded[chosen] < loaded[min(loaded)] else 1
 
 
 def _distinct_loads(s: Statement, row: str, rows: int) -> tuple[int, int]:
@@ -103,11 +116,13 @@ def waiting_rows(statements: Sequence[tuple[Statement, float]], rows: int, bound
     waits = TAIL_CYCLES * sum(s.reduction is not None for s, _ in statements)
     work = sum(vectors * _vector_work(s) / 2 for s, vectors in statements)
     dear = any(_vector_work(s) >= _EXPENSIVE_WORK for s, _ in statements)
-    if not waits or rows < 2 * MIN_ROWS or (bound and not dear):
+    if not waits or bound:
         return 1
-    share = waits / (waits + work)
-    for count, least, least_dear in ((4, 0.25, 0.45), (2, 0.15, 0.38)):
-        if share >= (least_dear if dear else least) and rows >= count * MIN_ROWS:
+    for count in (4, 2):
+        is_ragged = rows % count > 0
+        least = LEAST_RAGGED_SHARE if is_ragged else LEAST_SHARE
+        enough = waits / (waits + work) >= least and rows >= MIN_GROUPS * count
+        if enough and (dear or not is_ragged):
             return count
     return 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 from nestor.ir.program import Statement, Tensor
 from nestor.ir.schedule import (
@@ -20,7 +21,15 @@ from nestor.passes.register_tile import VectorUnit, block_sizes, choose_block
 from nestor.passes.statement_facts import (
     bounding_indices,
     constant_extent,
+    extent_of,
+    loop_parts,
 )
+
+FEW_INSTANCES = 1 << 20
+"""Kernels of no more statement instances take less than a few hundred microseconds."""
+
+MIN_SHARES, MANY_SHARES = 32, 256
+"""Enough parallel iterations for those, and for others: what many cores share out evenly."""
 
 
 class Rules:
@@ -67,13 +76,38 @@ class Rules:
         self.out.append(BlockReduction(loop=loops[at]))
         return loops
 
-    def parallel_loops(self, name: str, loops: Sequence[str]) -> list[str]:
+    def parallel_loops(
+        self, name: str, loops: Sequence[str], whole_of: Statement | None = None
+    ) -> list[str]:
         """Which of ``loops`` (outermost first, of ``name``) threads share out: by default all, as
-        one space; fewer make larger shares that are whole rows."""
+        one space; fewer make larger shares that are whole rows.
+
+        Args: whole_of: the statement inside, if a vector of it takes no longer than finding its
+            place in the space that threads share: inner loops then stay whole by default where
+            there are shares enough without them.
+        """
         counts = range(max(1, len(loops)))
+        default = 0 if whole_of is None else self._whole_loops(whole_of, loops)
         meaning = "loops around, innermost first, that threads do not share out"
-        whole = self.choices.size(f"{name}.whole", counts, 0, meaning)
+        whole = self.choices.size(f"{name}.whole", counts, default, meaning)
         return list(loops[: len(loops) - whole])
+
+    def _whole_loops(self, s: Statement, loops: Sequence[str]) -> int:
+        trips = [self._trips(s, loop) for loop in loops]
+        instances = prod(extent_of(s, n) for n in s.domain.names)
+        shares = MIN_SHARES if instances <= FEW_INSTANCES else MANY_SHARES
+        count = next((k for k in range(1, len(loops)) if prod(trips[:k]) >= shares), len(loops))
+        return len(loops) - count
+
+    def _trips(self, s: Statement, loop: str) -> int:
+        """Iterations of a loop over a constant extent; 1 if it has none."""
+        _, index, *halves = loop_parts(loop, s.name)
+        if not halves:
+            return constant_extent(s, index) or 1
+        parent, half = loop.rsplit(".", 1)
+        size = next(t.size for t in self.out if isinstance(t, Tile) and t.loop == parent)
+        whole = self._trips(s, parent)
+        return min(size, whole) if half == "i" else -(-whole // size)
 
     def keep_temps(self, scope: str) -> None:
         """Keep temps of bounded size in ``scope`` instead of memory."""

@@ -13,6 +13,7 @@ import pytest
 
 from nestor.cost_model.dataset import Examples
 from nestor.cost_model.feature_table import FEATURE_NAMES, FEATURES_VERSION
+from nestor.cost_model.inputs import grouped_inputs
 from nestor.cost_model.training import (
     OBJECTIVES,
     Objective,
@@ -118,9 +119,8 @@ def test_what_can_be_learnt_is_learnt(objective: Objective, tmp_path: Path) -> N
         assert scores.mape < 0.3
     model.save(tmp_path / "m")
     back = load_ensemble(tmp_path / "m")
-    np.testing.assert_array_equal(
-        back.predict(unseen.features), model.ensemble.predict(unseen.features)
-    )
+    inputs = grouped_inputs(unseen.features, unseen.groups)
+    np.testing.assert_array_equal(back.predict(inputs), model.ensemble.predict(inputs))
     card = back.card
     assert card["workloads"] == 24 and card["examples_by_family"].keys() == {"a", "b", "c"}
     assert card["held_out"]["spearman"] == pytest.approx(model.held_out.spearman)

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from nestor.cli import main
 from nestor.cli_live import View, progress_table, progress_text
 from nestor.compiler import ModelKernels
 from nestor.cost_model import ranking
+from nestor.cost_model.trees import TreeEnsemble
 from nestor.ir.program import Program
 from nestor.passes.canonical import canonicalize_kernel
 from nestor.passes.fusion import FusedKernel, partition_program
@@ -163,9 +165,9 @@ def test_the_report_is_one_file_with_every_plot(
     def rank(*given: object) -> Callable[[list[object]], np.ndarray]:
         return lambda schedules: 2.0 + np.arange(len(schedules), dtype=float)
 
-    monkeypatch.setattr(ranking, "shipped_model", lambda: object())
     monkeypatch.setattr(ranking, "rank_schedules", rank)
-    report = collect_report(VIEW, tuning, KERNELS)
+    model = cast(TreeEnsemble, object())
+    report = collect_report(VIEW, tuning, KERNELS, model)
     first, second = report.kernels
     assert [round(s, 3) for _, s in first.best] == [1.111, 1.25, 1.429]
     assert [n for n, _ in first.best] == [2, 5, 6]
@@ -191,14 +193,11 @@ def test_the_report_is_one_file_with_every_plot(
     assert re.search(r"Rank correlation: k0 0\.\d\d", text)
 
 
-def test_a_report_without_a_cost_model_or_a_measurement(
-    tuning: Tuning, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ranking, "shipped_model", lambda: None)
-    text = render_report(collect_report(VIEW, tuning, KERNELS))
+def test_a_report_without_a_cost_model_or_a_measurement(tuning: Tuning) -> None:
+    text = render_report(collect_report(VIEW, tuning, KERNELS, None))
     assert text.count("<svg") == 2 and "No cost model" in text
     empty = Tuning([task(0, 0.0)])
-    assert render_report(collect_report(VIEW, empty, KERNELS)).count("<svg") == 2
+    assert render_report(collect_report(VIEW, empty, KERNELS, None)).count("<svg") == 2
 
 
 def test_rank_correlation() -> None:

@@ -62,19 +62,27 @@ def test_pointwise_rows_share_nothing() -> None:
     [
         (4096, 64, 4),
         (4096, 20, 4),
-        (32, 64, 1),
+        (32, 64, 4),
+        (33, 64, 1),
+        (5, 64, 1),
         (1 << 20, 64, 1),
         (1 << 20, 20, 4),
         (512, 65536, 1),
     ],
 )
 def test_short_sums_wait_together(rows: int, width: int, beside: int) -> None:
-    """Unless they are few, long, or wait for memory anyway."""
+    """Unless they are few, long, leave some over, or wait for memory anyway."""
     assert sums(rows, width) == (beside, 1)
 
 
 def test_rows_of_a_softmax() -> None:
-    for rows, width, beside in ((512, 32, 4), (512, 64, 2), (512, 1024, 1), (40, 64, 1)):
+    for rows, width, beside in (
+        (512, 64, 4),
+        (511, 32, 4),
+        (511, 256, 1),
+        (512, 1024, 1),
+        (5, 64, 1),
+    ):
         (part,) = partition_program(programs.softmax(rows, width), l2_bytes=1 << 20).parts
         assert not isinstance(part, Extern)
         space = Space(canonicalize_kernel(part)[0], parse_target("avx512"))

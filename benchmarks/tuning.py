@@ -2,7 +2,8 @@
 
 * ``python -m benchmarks.tuning operators``: each operator without a trial, after 64 trials in an
   empty database, and with the best schedules that any run has on record.
-* ``python -m benchmarks.tuning strategies``: the same wall-clock budget for each strategy.
+* ``python -m benchmarks.tuning strategies``: the same wall-clock budget for each strategy (and,
+  with ``--tvm PYTHON``, for TVM's MetaSchedule in an environment of its own).
 * ``python -m benchmarks.tuning models``: models tuned against untuned, and what a second process
   with the same records takes.
 
@@ -13,15 +14,19 @@ is stopped goes on where it was.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
+import os
 import random
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +74,9 @@ _ROUNDS = 41
 
 Call = Callable[[], Any]
 
+Sampler = Callable[[float], float]
+"""The time of a call [s], taken over about so many seconds."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
@@ -78,23 +86,29 @@ class Case:
     load: Callable[[], tuple[Any, tuple[Any, ...]]]
 
 
-def interleaved(calls: Mapping[str, Call], rounds: int = _ROUNDS) -> dict[str, list[float]]:
+def sampler(call: Call) -> Sampler:
+    """Samples of calls in this process."""
+
+    def sample(seconds: float) -> float:
+        count, clock = 0, time.perf_counter()
+        while count == 0 or time.perf_counter() - clock < seconds:
+            call()
+            count += 1
+        return (time.perf_counter() - clock) / count
+
+    return sample
+
+
+def interleaved(samplers: Mapping[str, Sampler], rounds: int = _ROUNDS) -> dict[str, list[float]]:
     """Times of a call [s], all in turns and each turn in another order."""
-    repeats = {}
-    for name, call in calls.items():
-        call()
-        clock = time.perf_counter()
-        call()
-        repeats[name] = max(1, math.ceil(_SAMPLE_S / max(1e-6, time.perf_counter() - clock)))
-    found: dict[str, list[float]] = {name: [] for name in calls}
-    order, draw = list(calls), random.Random(0)
+    for sample in samplers.values():
+        sample(_SAMPLE_S)
+    found: dict[str, list[float]] = {name: [] for name in samplers}
+    order, draw = list(samplers), random.Random(0)
     for _ in range(rounds):
         draw.shuffle(order)
         for name in order:
-            clock = time.perf_counter()
-            for _ in range(repeats[name]):
-                calls[name]()
-            found[name].append((time.perf_counter() - clock) / repeats[name])
+            found[name].append(samplers[name](_SAMPLE_S))
     return found
 
 
@@ -107,14 +121,14 @@ def speed_up(times: Mapping[str, list[float]], name: str, over: str) -> dict[str
 
 def built(
     case: Case, config: Config, options: TuneOptions | None = None
-) -> tuple[BuiltModel, Call, Tuning | None]:
+) -> tuple[BuiltModel, Sampler, Tuning | None]:
     """A case compiled as a user would, after a search if ``options`` ask for one."""
     module, inputs = case.load()
     tune = None
     if options is not None:
         tune = lambda kernels: tune_kernels(kernels, config, options)  # noqa: E731
     made = build_model(module, inputs, {}, config, name=case.name, tune=tune)
-    return made, lambda: made.executable(*inputs), made.tuning
+    return made, sampler(lambda: made.executable(*inputs)), made.tuning
 
 
 def settings(folder: Path, database: str | None = None, **others: Any) -> Config:
@@ -150,27 +164,87 @@ def run_operator(case: Case, database: str, seconds: float) -> dict[str, Any]:
     }
 
 
-def run_strategies(case: Case, seconds: float) -> dict[str, Any]:
-    """The same budget for each strategy, each with records of its own; then all in turns."""
-    with tempfile.TemporaryDirectory() as folder:
-        calls: dict[str, Call] = {}
-        trials = {}
+def run_strategies(case: Case, seconds: float, tvm: str | None = None) -> dict[str, Any]:
+    """The same budget for each strategy, each with records of its own; then all in turns.
+
+    Args: tvm: interpreter of an environment with TVM, which then takes part.
+    """
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        samplers: dict[str, Sampler] = {}
+        trials: dict[str, int] = {}
         for name in STRATEGIES:
             model = Path("none") if name in _WITHOUT_MODEL else None
             config = settings(Path(folder, name), cost_model=model)
             config.cache_dir.mkdir()
-            _, calls[name], tuning = built(
+            _, samplers[name], tuning = built(
                 case, config, TuneOptions(seconds=seconds, strategy=name)
             )
             trials[name] = tuning.trials if tuning else 0
-        _, calls["default"], _ = built(case, settings(Path(folder)))
-        times = interleaved(calls)
+        _, samplers["default"], _ = built(case, settings(Path(folder)))
+        found: dict[str, Any] = {}
+        if tvm is not None:
+            found["tvm"], sample = stack.enter_context(tvm_peer(tvm, case.name, seconds))
+            if sample is not None:
+                samplers["tvm"], trials["tvm"] = sample, found["tvm"]["trials"]
+        times = interleaved(samplers)
     own = STRATEGIES[0]
     return {
+        **found,
         "seconds": {name: statistics.median(t) for name, t in times.items()},
         "trials": trials,
         "over": {name: speed_up(times, own, name) for name in times if name != own},
     }
+
+
+@contextlib.contextmanager
+def tvm_peer(
+    python: str, operator: str, seconds: float
+) -> Iterator[tuple[dict[str, Any], Sampler | None]]:
+    """TVM's MetaSchedule on an operator, in a process of its own (``tvm_tuner.py``).
+
+    Gives: its version and trials, or under ``failed`` why it has no schedule; and samples of its
+    calls, None if it has failed.
+    """
+    script = Path(__file__).with_name("tvm_tuner.py")
+    threads = str(Config.load().thread_count())
+    command = [python, str(script), operator, "--seconds", str(seconds), "--threads", threads]
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            start_new_session=True,
+        )
+        assert process.stdin is not None and process.stdout is not None
+        asked, answers = process.stdin, process.stdout
+
+        def kill() -> None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+        def sample(for_seconds: float) -> float:
+            asked.write(f"{for_seconds}\n")
+            asked.flush()
+            return float(answers.readline())
+
+        watch = threading.Timer(3 * seconds + 60, kill)
+        watch.start()
+        try:
+            line = answers.readline()
+            watch.cancel()
+            if line:
+                yield json.loads(line), sample
+            else:
+                status = process.wait()
+                errors.seek(0)
+                lines = errors.read().strip().splitlines() or ["it said nothing"]
+                yield {"failed": f"ended with {status}: {lines[-1][:300]}"}, None
+        finally:
+            watch.cancel()
+            kill()
+            process.wait()
 
 
 def run_model(case: Case, seconds: float, database: str) -> dict[str, Any]:
@@ -210,7 +284,7 @@ def again(name: str, folder: Path, database: str) -> dict[str, float]:
     made = build_model(module, inputs, {}, config, name=name)
     seconds = time.perf_counter() - clock
     report = made.report
-    call = interleaved({"again": lambda: made.executable(*inputs)})["again"]
+    call = interleaved({"again": sampler(lambda: made.executable(*inputs))})["again"]
     return {
         "seconds_without_export": seconds - report.seconds["export"],
         "compiled": sum(k.compile_seconds is not None for k in report.kernels),
@@ -262,9 +336,10 @@ def operator_table(found: Mapping[str, Any]) -> Table:
 
 def strategy_table(found: Mapping[str, Any]) -> Table:
     """The default strategy against the others."""
-    others = (*STRATEGIES[1:], "default")
+    others = (*STRATEGIES[1:], "default", "tvm")
     rows = [
-        (n, f"{1e6 * r['seconds'][STRATEGIES[0]]:.1f}", *(ratio_text(r["over"][o]) for o in others),
+        (n, f"{1e6 * r['seconds'][STRATEGIES[0]]:.1f}",
+         *(ratio_text(r["over"][o]) if o in r["over"] else "–" for o in others),
          "/".join(str(t) for t in r["trials"].values()))
         for n, r in found.items()
     ]  # fmt: skip
@@ -308,12 +383,14 @@ def known(kind: str) -> dict[str, Any]:
     return found
 
 
-def run_case(kind: str, name: str, database: str, seconds: float | None) -> dict[str, Any]:
+def run_case(
+    kind: str, name: str, database: str, seconds: float | None, tvm: str | None
+) -> dict[str, Any]:
     """The result of one case."""
     if kind == "operators":
         return run_operator(operator_case(name), database, 60.0 if seconds is None else seconds)
     if kind == "strategies":
-        return run_strategies(operator_case(name), seconds or 120.0)
+        return run_strategies(operator_case(name), seconds or 120.0, tvm)
     return run_model(model_case(name), seconds or 600.0, database)
 
 
@@ -324,6 +401,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", help="cases; default: all that have no result yet")
     parser.add_argument("--cache", help="database of the best on record: sqlite:///PATH")
     parser.add_argument("--seconds", type=float, help="of a search [s]")
+    parser.add_argument("--tvm", metavar="PYTHON", help="an interpreter with apache-tvm: a peer")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.kind == "again":
@@ -335,7 +413,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in given.names or [n for n in everything if n not in done]:
         begin = time.perf_counter()
         with alone():
-            result = run_case(given.kind, name, database, given.seconds)
+            result = run_case(given.kind, name, database, given.seconds, given.tvm)
         keep(given.kind, name, result)
         print(f"{name} ({time.perf_counter() - begin:.0f} s): {json.dumps(result)}", flush=True)
     print(render_tables([TABLES[given.kind](known(given.kind))]))

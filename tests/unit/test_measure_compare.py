@@ -17,11 +17,13 @@ from nestor.autotune.measure_buffers import (
 )
 from nestor.autotune.measure_compare import (
     PERTURBED_RUNS,
+    SAFETY,
     Judgement,
     compare_results,
     make_judgement,
     perturb_inputs,
     reduction_terms,
+    worst_error,
 )
 from nestor.ir.affine import affine
 from nestor.ir.interpreter import run_program
@@ -90,6 +92,34 @@ def test_nan_and_infinity_agree_with_their_like_only() -> None:
         found = expected.copy()
         found[position] = value
         assert f"first C[{position}]" in compare_results(judgement, {"C": found})
+
+
+def test_large_results_are_compared_to_the_last_element() -> None:
+    """They are looked at piece by piece."""
+    n, m = 3, 33_001
+    rng = np.random.default_rng(0)
+    expected = rng.standard_normal((n, m)).astype(np.float32)
+    moved = [expected * np.float32(1 + 2e-7), expected]
+    t = tensor("C", n, m, role="output")
+    judgement = make_judgement((t,), {"C": expected}, {"C": expected}, [{"C": x} for x in moved])
+    assert judgement.allowed["C"].shape == (n, m)
+    whole = np.abs(moved[0].astype(np.float64) - expected)
+    usual = np.sqrt(np.mean(whole**2)) / 2
+    least = SAFETY * (np.maximum(whole, usual) + 2.0**-23 * np.abs(expected))
+    np.testing.assert_allclose(judgement.allowed["C"], least, rtol=1e-9)
+    assert compare_results(judgement, {"C": moved[0]}) == ""
+    assert worst_error(judgement, {"C": expected}) == 0 < worst_error(judgement, {"C": moved[0]})
+    for at in ((0, 0), (1, 0), (2, m - 1)):
+        found = expected.copy()
+        found[at] += 1
+        assert f"1 of {n * m}" in compare_results(judgement, {"C": found})
+        assert f"first C[{at[0]}, {at[1]}]" in compare_results(judgement, {"C": found})
+        assert worst_error(judgement, {"C": found}) > 1
+        # Where nothing is expected, a kernel may leave what was there, if it is told so.
+        judgement.expected["C"][at] = np.nan
+        assert compare_results(judgement, {"C": found})
+        assert compare_results(judgement, {"C": found}, may_leave=True) == ""
+        judgement.expected["C"][at] = found[at] - 1
 
 
 def test_what_does_not_depend_on_rounding_is_exact() -> None:

@@ -1,7 +1,7 @@
 """A Gaussian process over points: what the trials so far say about candidates not yet tried.
 
-It starts from a prior (a cost model's opinion, or nothing) and learns the difference. With tens to
-hundreds of trials of one kernel this is the right size of model: it is exact, it needs no training
+It starts from a prior (a cost model's opinion, or nothing), learns how far to trust it and what it
+leaves over. With tens to hundreds of trials of one kernel this is the right size of model: it is exact, it needs no training
 of its own, and it knows where it does not know. Source: Rasmussen, Williams, Gaussian Processes for
 Machine Learning, 2006, chapters 2 and 5; expected improvement: Jones, Schonlau, Welch, Efficient
 Global Optimization, 1998.
@@ -26,6 +26,9 @@ _LENGTHS = (0.5, 1.0, 2.0, 4.0)
 
 _NOISES = (0.01, 0.05, 0.2)
 """Variance that trials of one point have, against the variance between points."""
+
+_TRUSTS = (1.0, 0.5, 0.0)
+"""Parts of the prior that count; the first where trials do not say."""
 
 _MOST_TRIALS = 512
 """Of more trials the best and the latest are kept: the cost grows with their cube."""
@@ -102,16 +105,13 @@ def believe(
     before, ahead = np.zeros(count), np.zeros(len(asked))
     if prior is not None:
         before, ahead = prior[0][kept], prior[1]
-    rest = scores[kept] - before
-    center, scale = float(rest.mean()), float(rest.std()) or 1e-3
-    target = (rest - center) / scale
     near, far = _distances(known, known), _distances(unknown, known)
-    factor, weights, length = _fit(near, target)
-    cross = _alike(far, length)
-    mean = cross @ weights
-    solved = np.linalg.solve(factor, cross.T)
+    fit = _fit(near, scores[kept], before)
+    cross = _alike(far, fit.length)
+    solved = np.linalg.solve(fit.factor, cross.T)
     variance = np.maximum(1e-9, 1.0 - (solved**2).sum(axis=0))
-    return Belief(ahead + center + scale * mean, scale * np.sqrt(variance))
+    mean = fit.trust * ahead + fit.center + fit.scale * (cross @ fit.weights)
+    return Belief(mean, fit.scale * np.sqrt(variance))
 
 
 def _kept(scores: Floats) -> NDArray[np.intp]:
@@ -149,18 +149,49 @@ def _alike(distance: Floats, length: float) -> Floats:
     return out
 
 
-def _fit(near: Floats, target: Floats) -> tuple[Floats, Floats, float]:
-    """The length and noise under which the trials are likeliest; factor, weights and length."""
-    best: tuple[float, Floats, Floats, float] | None = None
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Fit:
+    """Under which trials are likeliest: scores are ``trust`` times the prior, plus ``center``, plus
+    ``scale`` times a process of this ``length`` (its covariance's factor, and the targets solved by
+    it)."""
+
+    trust: float
+    center: float
+    scale: float
+    length: float
+    factor: Floats
+    weights: Floats
+
+
+def _fit(near: Floats, scores: Floats, before: Floats) -> _Fit:
+    best: tuple[float, _Fit] | None = None
+    targets = []
+    for trust in _TRUSTS if before.any() else (0.0,):
+        rest = scores - trust * before
+        center, scale = float(rest.mean()), float(rest.std()) or 1e-3
+        targets.append((trust, center, scale, (rest - center) / scale))
+    count = len(scores)
     for length in _LENGTHS:
         alike = _alike(near, length)
         for noise in _NOISES:
-            noisy = alike + (noise + 1e-8) * np.eye(len(target))
+            noisy = alike + (noise + 1e-8) * np.eye(count)
             factor: Floats = np.linalg.cholesky(noisy).astype(np.float64)
-            half = np.linalg.solve(factor, target)
-            likelihood = -0.5 * float(half @ half) - float(np.log(np.diag(factor)).sum())
-            if best is None or likelihood > best[0]:
-                weights: Floats = np.linalg.solve(factor.T, half)
-                best = (likelihood, factor, weights, length)
+            volume = float(np.log(np.diag(factor)).sum())
+            for trust, center, scale, target in targets:
+                half = np.linalg.solve(factor, target)
+                likelihood = -0.5 * float(half @ half) - volume - count * math.log(scale)
+                if best is None or likelihood > best[0]:
+                    weights: Floats = np.linalg.solve(factor.T, half)
+                    best = (
+                        likelihood,
+                        _Fit(
+                            trust=trust,
+                            center=center,
+                            scale=scale,
+                            length=length,
+                            factor=factor,
+                            weights=weights,
+                        ),
+                    )
     assert best is not None
-    return best[1:]
+    return best[1]

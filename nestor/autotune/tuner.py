@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from nestor.autotune.history import Trial
+from nestor.autotune.interrupts import Interrupts
 from nestor.autotune.measure_session import LONG_NS
 from nestor.autotune.measures import Flights, Measures
 from nestor.autotune.measuring import Candidate as Scheduled
@@ -245,6 +246,7 @@ class Tuner:
         self._target = TargetKey.of(target)
         self._threads = threads
         self._begin = time.perf_counter()
+        self._interrupts = Interrupts()
         self.tasks = tasks
         self.result = Tuning(self.tasks)
 
@@ -279,14 +281,16 @@ class Tuner:
         ends that.
         """
         self._begin = time.perf_counter()
-        try:
-            self.recall()
-            self._time_defaults()
-            self._search()
-        except KeyboardInterrupt:
-            self.result.interrupted = True
-            self.result.reason = "stopped"
-        self._confirm()
+        with self._interrupts:
+            try:
+                self.recall()
+                self._time_defaults()
+                self._search()
+            except KeyboardInterrupt:
+                self._interrupts.heed()
+                self.result.interrupted = True
+                self.result.reason = "stopped"
+            self._confirm()
         self.result.seconds = self._spent()
         self.tasks.sort(key=lambda t: -t.calls * t.default_ns)
         return self.result
@@ -363,6 +367,7 @@ class Tuner:
         due = self._spent() + span if span else float("inf")
         with Flights(self._measurer, self._measure) as flights:
             while True:
+                self._interrupts.check()
                 batch = self._next_batch(flights.batches) if flights.has_room else None
                 if batch is not None:
                     flights.depart(batch)
@@ -443,6 +448,7 @@ class Tuner:
                 hopeless=float("inf"), dead=float("inf"),
             )  # fmt: skip
             try:
+                self._interrupts.check()
                 done = self._measurer.confirm(
                     self._scheduled(task, task.best),
                     self._scheduled(task, task.default),
@@ -452,6 +458,7 @@ class Tuner:
                     policy=policy,
                 )
             except KeyboardInterrupt:
+                self._interrupts.heed()
                 self.result.interrupted = True
                 break
             self._records.add(self._record(task, task.best, done.measurement, CONFIRMED, 0))

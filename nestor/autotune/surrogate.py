@@ -1,10 +1,10 @@
 """A Gaussian process over points: what the trials so far say about candidates not yet tried.
 
 It starts from a prior (a cost model's opinion, or nothing), learns how far to trust it and what it
-leaves over. With tens to hundreds of trials of one kernel this is the right size of model: it is exact, it needs no training
-of its own, and it knows where it does not know. Source: Rasmussen, Williams, Gaussian Processes for
-Machine Learning, 2006, chapters 2 and 5; expected improvement: Jones, Schonlau, Welch, Efficient
-Global Optimization, 1998.
+leaves over. With tens to hundreds of trials of one kernel this is the right size of model: it is
+exact, it needs no training of its own, and it knows where it does not know. Source: Rasmussen,
+Williams, Gaussian Processes for Machine Learning, 2006, chapters 2 and 5; expected improvement:
+Jones, Schonlau, Welch, Efficient Global Optimization, 1998.
 """
 
 from __future__ import annotations

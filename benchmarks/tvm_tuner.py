@@ -51,6 +51,7 @@ def main() -> None:
 
     import numpy as np
     import tvm
+    from tvm.ir.utils import derived_object
     from tvm.s_tir import meta_schedule as ms
     from tvm.s_tir.meta_schedule.testing import te_workload
     from tvm.te import create_prim_func
@@ -62,7 +63,7 @@ def main() -> None:
     )
     deadline = time.monotonic() + given.seconds
 
-    @ms.derived_object
+    @derived_object
     class Clock(ms.measure_callback.PyMeasureCallback):
         trials = 0
 
@@ -71,6 +72,7 @@ def main() -> None:
             if time.monotonic() >= deadline:
                 raise Spent
 
+    database = ms.database.MemoryDatabase()
     with tempfile.TemporaryDirectory() as folder:
         try:
             ms.tune_tir(
@@ -79,6 +81,7 @@ def main() -> None:
                 folder,
                 max_trials_global=100_000,
                 num_trials_per_iter=16,
+                database=database,
                 measure_callbacks=[ms.measure_callback.AddToDatabase(),
                                    ms.measure_callback.UpdateCostModel(), Clock()],
                 num_tuning_cores=given.threads,
@@ -87,7 +90,6 @@ def main() -> None:
         except Exception as error:
             if "Spent" not in repr(error) and time.monotonic() < deadline:
                 raise
-        database = ms.database.JSONDatabase(work_dir=folder)
         schedule = ms.tir_integration.compile_tir(database, function, target)
     if schedule is None:
         raise SystemExit("no schedule was found")

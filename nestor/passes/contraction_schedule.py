@@ -56,7 +56,7 @@ MAX_UNROLLED_TERMS = 128
 
 MANY_TAPS = 16
 """Windows of so many taps read each line of memory so often that it should be near: a column of
-them is done before the next (drawn 5×5 and 7×7 windows: 0.75 of the time)."""
+them is done before the next (drawn depthwise kernels: 0.90 of the time, geometric mean)."""
 
 SET_BYTES = 4096
 """Lines this far apart meet in one set of a first-level cache."""

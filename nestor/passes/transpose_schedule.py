@@ -4,9 +4,9 @@ Neither can be given up: elements at a distance cost a cache line each. Tiles, s
 wide, are read as vectors along the one and written as vectors along the other (the code generator
 transposes them between registers). The tiles run through what is written: lines that are stored in
 parts, far apart, meet in a cache's sets, and threads whose stores lie side by side take lines from
-each other (drawn transposes and copies between layouts: 0.74 and 0.71 of the time of tiles along what
-is read, geometric means). Only where a tile reads parts of lines, or lines that meet in a set, they run
-through what is read.
+each other (drawn transposes and copies between layouts: 0.74 and 0.71 of the time that tiles
+along what is read take, geometric means). Only where a tile reads parts of lines, or lines that
+meet in a set, they run through what is read.
 """
 
 from __future__ import annotations

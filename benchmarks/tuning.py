@@ -35,8 +35,9 @@ from benchmarks import models
 from benchmarks.alone import alone
 from benchmarks.ops import registry
 from nestor.autotune.choosing import tune_kernels
+from nestor.autotune.options import TuneOptions
 from nestor.autotune.records import Records
-from nestor.autotune.tuner import TuneOptions, Tuning
+from nestor.autotune.tuner import Tuning
 from nestor.building import BuiltModel, build_model
 from nestor.config import Config
 from nestor.tables import Table, render_tables
@@ -410,6 +411,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     database = given.cache or f"sqlite:///{Path(tempfile.gettempdir(), 'nestor-best.db')}"
     done = known(given.kind)
     everything = {"operators": registry.OPS, "strategies": SIX, "models": SUITE}[given.kind]
+    if unknown := [n for n in given.names if n not in everything]:
+        parser.error(f"no case {unknown[0]!r}; there are: {', '.join(everything)}")
     for name in given.names or [n for n in everything if n not in done]:
         begin = time.perf_counter()
         with alone():

@@ -14,7 +14,7 @@ from nestor.errors import InputError, UserError
 if TYPE_CHECKING:
     from nestor.autotune.background import BackgroundTuning
     from nestor.autotune.choosing import ModelTuner
-    from nestor.autotune.tuner import TuneRequest
+    from nestor.autotune.options import TuneRequest
     from nestor.building import BuiltModel
     from nestor.report import Report
 
@@ -121,7 +121,7 @@ class CompiledModel:
         if request is None or request.in_background:
             return None
         from nestor.autotune.choosing import ModelTuner
-        from nestor.autotune.tuner import TuneOptions
+        from nestor.autotune.options import TuneOptions
 
         return ModelTuner(self._config, TuneOptions(seconds=request.seconds))
 
@@ -257,7 +257,7 @@ def _tuning(tune: str | float | None, *, release_weights: bool) -> TuneRequest |
     """What ``tune=`` asks for."""
     if tune is None:
         return None
-    from nestor.autotune.tuner import parse_tune
+    from nestor.autotune.options import parse_tune
 
     request = parse_tune(tune)
     if request.in_background and release_weights:

@@ -26,7 +26,7 @@ _SHOWN = 20
 def tune_command(given: argparse.Namespace, config: Config) -> int:
     """Search until the time or the trials are spent, and tell what was found."""
     from nestor.autotune.choosing import ModelTuner
-    from nestor.autotune.tuner import TuneOptions, parse_seconds
+    from nestor.autotune.options import TuneOptions, parse_seconds
     from nestor.building import build_model
 
     options = TuneOptions(

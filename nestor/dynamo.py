@@ -19,7 +19,7 @@ from nestor.errors import ExportError, Unsupported, UserError
 if TYPE_CHECKING:
     from torch import fx
 
-    from nestor.autotune.tuner import TuneRequest
+    from nestor.autotune.options import TuneRequest
 
 Call = Callable[..., Any]
 
@@ -51,7 +51,7 @@ def backend(
     config = Config.load(**settings)
     request = None
     if tune is not None:
-        from nestor.autotune.tuner import parse_tune
+        from nestor.autotune.options import parse_tune
 
         request = parse_tune(tune)
     if _needs_gradients(graph, example_inputs):

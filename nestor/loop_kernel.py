@@ -179,8 +179,8 @@ class Kernel:
         Raises: as a call; ``UserError`` for a budget or strategy that there cannot be.
         """
         from nestor.autotune.loop_tuning import LoopProblem, tune_loop
+        from nestor.autotune.options import TuneOptions, parse_seconds
         from nestor.autotune.strategies import strategy_named
-        from nestor.autotune.tuner import TuneOptions, parse_seconds
         from nestor.kernel_native import is_small
 
         strategy_named(strategy)

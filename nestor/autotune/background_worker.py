@@ -72,7 +72,7 @@ def search(assignment: Assignment, send: Send) -> str:
     """Search, and send a compiled program whenever there are better kernels; why it ended."""
     from nestor.autotune.choosing import chosen_schedules, tune_kernels
     from nestor.autotune.measuring import Limits
-    from nestor.autotune.tuner import TuneOptions
+    from nestor.autotune.options import TuneOptions
     from nestor.compiler import compile_prepared, prepare_program, prepared_kernels
 
     # One process of low priority; whatever it may start has its own.

@@ -20,12 +20,13 @@ from nestor.passes.fusion import FusedKernel
 
 if TYPE_CHECKING:
     from nestor.autotune.measuring import Limits, Measurer
+    from nestor.autotune.options import TuneOptions
     from nestor.autotune.pairing import Pair
     from nestor.autotune.program_search import CompareWhole, ProgramTuning
     from nestor.autotune.program_space import ProgramPoint, ProgramSpace
     from nestor.autotune.ray_pool import RayPool
     from nestor.autotune.strategies import Ranker
-    from nestor.autotune.tuner import Progress, TuneOptions, Tuning
+    from nestor.autotune.tuner import Progress, Tuning
     from nestor.compiler import ModelKernels
 
 _PROGRAM_SHARE = 0.4
@@ -177,8 +178,9 @@ def tune_kernels(
 def recalled_tuning(kernels: ModelKernels, config: Config) -> Tuning:
     """What records know of a model's kernels here, as if it had just been searched."""
     from nestor.autotune.measuring import Measurer
+    from nestor.autotune.options import TuneOptions
     from nestor.autotune.records import Records
-    from nestor.autotune.tuner import TuneOptions, Tuner
+    from nestor.autotune.tuner import Tuner
 
     with (
         Records.open(config, create=False) as records,

@@ -24,9 +24,10 @@ from nestor.target.cpu import CpuTarget
 
 if TYPE_CHECKING:
     from nestor.autotune.kernel_inputs import Array
+    from nestor.autotune.options import TuneOptions
     from nestor.autotune.strategies import Ranker
     from nestor.autotune.task import Task
-    from nestor.autotune.tuner import Progress, TuneOptions, Tuning
+    from nestor.autotune.tuner import Progress, Tuning
 
 PROPOSE_SECONDS = 20.0
 """For isl to propose orders; a search has more time for it than a call [s]."""

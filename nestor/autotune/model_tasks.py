@@ -12,7 +12,7 @@ from nestor.autotune.task import Task
 from nestor.errors import UserError
 
 if TYPE_CHECKING:
-    from nestor.autotune.tuner import TuneOptions
+    from nestor.autotune.options import TuneOptions
     from nestor.compiler import ModelKernels
     from nestor.passes.fusion import FusedKernel
 

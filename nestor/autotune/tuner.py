@@ -7,7 +7,6 @@ default, with inputs that it was not chosen with, its results compared.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,12 +18,12 @@ from nestor.autotune.measure_session import LONG_NS
 from nestor.autotune.measures import Flights, Measures
 from nestor.autotune.measuring import Candidate as Scheduled
 from nestor.autotune.measuring import Measurement
+from nestor.autotune.options import TuneOptions
 from nestor.autotune.pairing import PairPolicy
 from nestor.autotune.records.record import KernelKey, Record, TargetKey, current_generator
 from nestor.autotune.space import Candidate, RuleSpace, readable_point
 from nestor.autotune.strategies import Ranker
 from nestor.autotune.task import Task
-from nestor.errors import UserError
 from nestor.ir.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -77,26 +76,6 @@ _LEAST_PAIRS = 6
 
 _VERY_LONG_NS = 1e9
 """Kernels that take so long get no more pairs than they need to be confirmed [ns]."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TuneOptions:
-    """How to tune.
-
-    Attributes:
-        seconds: budget of wall-clock time [s]; None: none. trials: candidates in all; None: no
-            limit. strategy: see ``strategies.STRATEGIES``. seed: of what strategies draw.
-        only: names of kernels; empty: all.
-        confirm_every: winners are confirmed after so long during the search too, and then after
-            ever longer spans [s]; None: only at its end.
-    """
-
-    seconds: float | None = None
-    trials: int | None = None
-    strategy: str = "bayesian"
-    seed: int = 0
-    only: tuple[str, ...] = ()
-    confirm_every: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +137,6 @@ class Tuning:
         return sum(t.calls * t.default_ns * min(1.0, t.confirmed or 1.0) for t in self.tasks)
 
 
-BACKGROUND_SECONDS = 600.0
 """How long ``tune="background"`` searches [s]."""
 
 
@@ -170,50 +148,6 @@ class _Batch:
     candidates: list[Candidate]
     best: float
     begin: float = 0.0
-
-
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
-
-
-def parse_seconds(text: str | float) -> float:
-    """A span of time, ``"90s"``, ``"1.5m"``, ``"2h"`` or a number of seconds [s].
-
-    Raises: ``UserError`` for anything else, and for spans that are not positive.
-    """
-    found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([smh]?)\s*", str(text))
-    seconds = float(found[1]) * _UNITS[found[2]] if found else 0.0
-    if not found or not seconds > 0:
-        raise UserError(f"{text!r} is no span of time; give it as 60s, 10m or 1h")
-    return seconds
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TuneRequest:
-    """What ``tune=`` asks for: a search of ``seconds``, before the model serves or beside it."""
-
-    seconds: float
-    in_background: bool = False
-
-
-def parse_tune(given: str | float) -> TuneRequest:
-    """The meaning of ``tune=``: a span of time, ``"background"`` or ``"background:10m"``.
-
-    Raises: ``UserError`` for anything else.
-    """
-    text = str(given).strip()
-    place, colon, span = text.partition(":")
-    if place.strip() == "background":
-        return TuneRequest(
-            seconds=parse_seconds(span) if colon else BACKGROUND_SECONDS, in_background=True
-        )
-    try:
-        return TuneRequest(seconds=parse_seconds(given))
-    except UserError:
-        raise UserError(
-            f"tune={given!r} is neither a span of time nor 'background'\n"
-            "fix: tune='60s' searches for a minute before the model serves, tune='background' or "
-            "'background:10m' while it does"
-        ) from None
 
 
 class Tuner:

@@ -18,10 +18,11 @@ from nestor.autotune.loop_tuning import LoopProblem, loop_task
 from nestor.autotune.measure_bench import Bench
 from nestor.autotune.measure_native import HELPER_IR, NativeHelper
 from nestor.autotune.measuring import Candidate, Limits, Measurer
+from nestor.autotune.options import TuneOptions
 from nestor.autotune.pairing import PairPolicy
 from nestor.autotune.records import Records
 from nestor.autotune.space import distinct
-from nestor.autotune.tuner import CONFIRMED, TuneOptions
+from nestor.autotune.tuner import CONFIRMED
 from nestor.codegen.llvm import compile_ir
 from nestor.config import Config
 from nestor.errors import UserError

@@ -28,9 +28,9 @@ from typing import Any, ClassVar
 from nestor.autotune import measuring, records
 from nestor.autotune.choosing import tune_kernels
 from nestor.autotune.measuring import Measurer
+from nestor.autotune.options import TuneOptions
 from nestor.autotune.pairing import PairPolicy
 from nestor.autotune.records import Record, Records
-from nestor.autotune.tuner import TuneOptions
 from nestor.compiler import ModelKernels
 from nestor.config import Config
 from nestor.ir.program import Program

@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 from nestor.autotune.measuring import Measurer
+from nestor.autotune.options import TuneOptions
 from nestor.autotune.pairing import PairPolicy
 from nestor.autotune.ray_pool import ClusterWarning, RayPool
 from nestor.autotune.records import Records, TargetKey
-from nestor.autotune.tuner import Progress, TuneOptions, Tuner, Tuning
+from nestor.autotune.tuner import Progress, Tuner, Tuning
 from nestor.config import Config
 from nestor.errors import UserError
 from nestor.target.cpu import host_target

@@ -10,9 +10,10 @@ import pytest
 
 from nestor.autotune.compile_candidates import Compiled
 from nestor.autotune.measuring import Candidate, Limits, Measurer
+from nestor.autotune.options import TuneOptions
 from nestor.autotune.pairing import PairPolicy
 from nestor.autotune.records import Records
-from nestor.autotune.tuner import CONFIRMED, TuneOptions, Tuner
+from nestor.autotune.tuner import CONFIRMED, Tuner
 from nestor.compiler import ModelKernels
 from nestor.config import Config
 from nestor.ir.schedule import Schedule

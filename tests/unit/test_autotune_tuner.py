@@ -14,17 +14,11 @@ import pytest
 
 from nestor.autotune.choosing import chosen_schedules
 from nestor.autotune.measuring import Candidate, Confirmation, Measurement
+from nestor.autotune.options import TuneOptions, parse_seconds
 from nestor.autotune.pairing import median_interval
 from nestor.autotune.records import KernelKey, Records, TargetKey
 from nestor.autotune.task import Task
-from nestor.autotune.tuner import (
-    CONFIRMED,
-    Progress,
-    TuneOptions,
-    Tuner,
-    confirmed_schedule,
-    parse_seconds,
-)
+from nestor.autotune.tuner import CONFIRMED, Progress, Tuner, confirmed_schedule
 from nestor.compiler import ModelKernels
 from nestor.config import Config
 from nestor.errors import UserError

@@ -71,6 +71,13 @@ SUITE = (
 STRATEGIES = ("bayesian", "evolution", "random")
 _WITHOUT_MODEL = ("evolution", "random")
 _SAMPLE_S = 5e-3
+_PAUSE_S = 0.03
+"""Before each sample, so that threads of the one before have stopped waiting for work [s]."""
+
+_TVM_PAUSE_S = 0.3
+"""After one of TVM's, whose threads go on asking for work for a tenth of a second, on the cores
+that others need: calls that follow at once take five times as long [s]."""
+
 _ROUNDS = 41
 
 Call = Callable[[], Any]
@@ -91,6 +98,8 @@ def sampler(call: Call) -> Sampler:
     """Samples of calls in this process."""
 
     def sample(seconds: float) -> float:
+        time.sleep(_PAUSE_S)
+        call()  # its threads wake up, its code and data come back into the caches
         count, clock = 0, time.perf_counter()
         while count == 0 or time.perf_counter() - clock < seconds:
             call()
@@ -228,7 +237,9 @@ def tvm_peer(
         def sample(for_seconds: float) -> float:
             asked.write(f"{for_seconds}\n")
             asked.flush()
-            return float(answers.readline())
+            found = float(answers.readline())
+            time.sleep(_TVM_PAUSE_S)
+            return found
 
         watch = threading.Timer(3 * seconds + 60, kill)
         watch.start()

@@ -34,6 +34,10 @@ WORKLOADS = {
 }
 
 
+PAUSE_S = 0.03
+"""Before each sample, as for the others [s]."""
+
+
 class Spent(Exception):
     """The budget is."""
 
@@ -57,18 +61,18 @@ def main() -> None:
     from tvm.te import create_prim_func
 
     name, sizes = WORKLOADS[given.operator]
-    function = create_prim_func(getattr(te_workload, name)(**sizes))
+    tensors = getattr(te_workload, name)(**sizes)
+    function = create_prim_func(tensors)
     target = tvm.target.Target(
         {"kind": "llvm", "mcpu": _cpu(), "num-cores": given.threads, "opt-level": 3}
     )
     deadline = time.monotonic() + given.seconds
+    batches: list[int] = []
 
     @derived_object
     class Clock(ms.measure_callback.PyMeasureCallback):
-        trials = 0
-
         def apply(self, scheduler, task, candidates, built, results):
-            Clock.trials += len(candidates)
+            batches.append(len(candidates))
             if time.monotonic() >= deadline:
                 raise Spent
 
@@ -96,14 +100,15 @@ def main() -> None:
     built = tvm.compile(schedule.mod, target=target)
     device, draw = tvm.cpu(), np.random.default_rng(0)
     arrays = []
-    for buffer in (function.buffer_map[p] for p in function.params):
-        shape = [int(d) for d in buffer.shape]
+    for tensor in tensors:
+        shape = [int(d) for d in tensor.shape]
         arrays.append(tvm.runtime.tensor(draw.random(shape, np.float32), device))
     built["main"](*arrays)
-    print(
-        json.dumps({"trials": Clock.trials, "version": tvm.__version__}), file=answers, flush=True
-    )
+    found = {"trials": sum(batches), "version": tvm.__version__}
+    print(json.dumps(found), file=answers, flush=True)
     for line in sys.stdin:
+        time.sleep(PAUSE_S)
+        built["main"](*arrays)
         seconds, count = float(line), 0
         clock = time.perf_counter()
         while count == 0 or time.perf_counter() - clock < seconds:

@@ -16,7 +16,6 @@ from nestor.compiler import (
     ScheduleChooser,
     Slot,
     compile_prepared,
-    prepared_kernels,
 )
 from nestor.config import Config
 from nestor.interface import InterfaceBuilder
@@ -70,7 +69,6 @@ def build_model(
         decide, tune: search for better decisions of the passes, and for better schedules, first.
     Raises: ``ExportError``, ``InputError``, ``Unsupported`` (in strict mode, naming the operators).
     """
-    from nestor.autotune.program_space import ProgramSpace
     from nestor.frontends.torch import import_model
 
     target = parse_target(config.target)
@@ -78,7 +76,7 @@ def build_model(
     imported = import_model(model, args, kwargs, dynamic_shapes=dynamic_shapes, name=name)
     seconds = {"export": imported.export_seconds}
     seconds["lowering"] = time.perf_counter() - start - imported.export_seconds
-    space = ProgramSpace(imported.program, target, config, has_updates=bool(imported.mutated))
+    space = _program_space(imported, target, config)
 
     def build(prepared: PreparedProgram, choose: ScheduleChooser | None) -> BuiltModel:
         own = dict(seconds)
@@ -101,8 +99,8 @@ def build_model(
     choices = Choices(dict(point))
     prepared = space.prepare(choices)
     seconds["passes"] = time.perf_counter() - clock
-    tuning = tune(prepared_kernels(prepared, config)) if tune is not None else None
-    chosen = chosen_schedules(lambda: prepared_kernels(prepared, config), config, tuning)
+    tuning = tune(space.kernels_of(prepared)) if tune is not None else None
+    chosen = chosen_schedules(lambda: space.kernels_of(prepared), config, tuning)
     built = build(prepared, (lambda fused: chosen.get(fused.kernel)) if chosen else None)
     if tuning is not None and built.has_chosen_schedules and is_repeatable:
         # What is faster alone need not be so beside others: the whole model decides.
@@ -143,6 +141,18 @@ class _WholeModels:
         return self._build(self._space.prepare(Choices(decided)), None)
 
 
+def _program_space(imported: ImportedModel, target: CpuTarget, config: Config) -> ProgramSpace:
+    from nestor.autotune.program_space import ProgramSpace
+
+    return ProgramSpace(
+        imported.program,
+        target,
+        config,
+        has_updates=bool(imported.mutated),
+        sizes=imported.sizes,
+    )
+
+
 def model_kernels(
     model: Any,
     args: tuple[Any, ...],
@@ -156,12 +166,10 @@ def model_kernels(
 
     Raises: ``ExportError``, ``InputError``.
     """
-    from nestor.autotune.program_space import ProgramSpace
     from nestor.frontends.torch import import_model
 
     imported = import_model(model, args, kwargs, dynamic_shapes=dynamic_shapes, name=name)
-    target, has_updates = parse_target(config.target), bool(imported.mutated)
-    space = ProgramSpace(imported.program, target, config, has_updates=has_updates)
+    space = _program_space(imported, parse_target(config.target), config)
     return space.at(known_point(space)).kernels
 
 
@@ -264,6 +272,7 @@ class BuiltModel:
             seconds=seconds,
             schedules=compiled.schedules(),
             point=self.point,
+            sizes=self._imported.sizes,
         )
 
     @property

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from nestor.config import Config
@@ -191,6 +191,8 @@ class ModelKernels:
 
     Attributes: calls: how often each is called. threads: of one call of a kernel.
         operators: of the model, that each computes; for people.
+        sizes: values of each kernel's symbols in the example that the model was compiled for, as
+            far as they are known; of a kernel that is called at several, those of its first call.
     """
 
     kernels: tuple[FusedKernel, ...]
@@ -198,10 +200,22 @@ class ModelKernels:
     target: CpuTarget
     threads: int
     operators: tuple[str, ...] = ()
+    sizes: tuple[Mapping[str, int], ...] = ()
+
+    def sizes_of(self, number: int) -> Mapping[str, int] | None:
+        """The example's sizes of a kernel's symbols, by position; None: one is not known."""
+        known = self.sizes[number] if self.sizes else {}
+        symbols = self.kernels[number].kernel.symbols
+        return known if all(s.name in known for s in symbols) else None
 
 
-def prepared_kernels(prepared: PreparedProgram, config: Config) -> ModelKernels:
-    """The kernels that ``compile_prepared`` would compile; none is."""
+def prepared_kernels(
+    prepared: PreparedProgram, config: Config, sizes: Mapping[str, int] | None = None
+) -> ModelKernels:
+    """The kernels that ``compile_prepared`` would compile; none is.
+
+    Args: sizes: of the Program's symbols in the example.
+    """
     parts = partition_kernels(prepared)
     kernels = parts.different()
     operators: dict[Program, str] = {}
@@ -215,7 +229,16 @@ def prepared_kernels(prepared: PreparedProgram, config: Config) -> ModelKernels:
         target=prepared.target,
         threads=kernel_threads(prepared, config),
         operators=tuple(operators[k.kernel] for k in kernels),
+        sizes=tuple(_example_sizes(k, parts, sizes or {}) for k in kernels),
     )
+
+
+def _example_sizes(
+    fused: FusedKernel, parts: PartitionedKernels, sizes: Mapping[str, int]
+) -> dict[str, int]:
+    names = next(p[1] for p in parts.canonical if not isinstance(p, Extern) and p[0] is fused)
+    symbols = (s.name for s in fused.kernel.symbols)
+    return {s: sizes[names[s]] for s in symbols if names[s] in sizes}
 
 
 def _operators(fused: FusedKernel) -> str:

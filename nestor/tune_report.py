@@ -137,7 +137,7 @@ def _kernel(
     from nestor.cost_model.roofline import compulsory_bytes
 
     fused = kernels.kernels[int(task.name[1:])]
-    facts = kernel_facts(fused.kernel)
+    facts = kernel_facts(fused.kernel, task.sizes)
     best: list[tuple[int, float]] = []
     again: list[tuple[int, float]] = []
     own = [(n, t) for n, t in enumerate(history, 1) if t.kernel == task.name]
@@ -186,7 +186,7 @@ def _predictions(
             measured.setdefault(trial.schedule, []).append(1 / trial.ratio)
     if model is None or not schedules:
         return ()
-    rank = rank_schedules(model, fused, kernels.target, kernels.threads)
+    rank = rank_schedules(model, fused, kernels.target, kernels.threads, sizes=task.sizes)
     # Scores are speeds up to a factor; the default's is the one that everything is measured by.
     default, *scores = rank([task.default.schedule, *schedules])
     medians = (statistics.median(measured[s]) for s in schedules)

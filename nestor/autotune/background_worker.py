@@ -52,6 +52,7 @@ class Assignment:
         seconds: for everything [s].
         schedules: what the model's kernels run with now.
         point: what its passes decide otherwise than by default.
+        sizes: of the program's symbols in the example that it was compiled for.
         niceness: how far the process steps back behind others (0–19).
     """
 
@@ -62,6 +63,7 @@ class Assignment:
     seconds: float
     schedules: dict[Program, Schedule]
     point: tuple[tuple[str, Value], ...] = ()
+    sizes: dict[str, int] = dataclasses.field(default_factory=dict)
     niceness: int = 19
 
 
@@ -84,7 +86,7 @@ def search(assignment: Assignment, send: Send) -> str:
         has_updates=assignment.has_updates,
         choices=Choices(dict(assignment.point)),
     )
-    kernels = prepared_kernels(prepared, config)
+    kernels = prepared_kernels(prepared, config, assignment.sizes)
     current = assignment.schedules
     seen: dict[Program, Schedule] | None = None
 

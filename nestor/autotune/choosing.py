@@ -16,7 +16,6 @@ from nestor.benchmarking.outputs import arrays
 from nestor.config import Config
 from nestor.ir.program import Program
 from nestor.ir.schedule import Schedule
-from nestor.passes.fusion import FusedKernel
 
 if TYPE_CHECKING:
     from nestor.autotune.measuring import Limits, Measurer
@@ -64,7 +63,7 @@ def has_records(config: Config) -> bool:
 
 def known_point(space: ProgramSpace) -> ProgramPoint:
     """What records say of a Program's own decisions; empty: the rules decide."""
-    if space.program.symbols or not has_records(space.config):
+    if not space.has_sizes or not has_records(space.config):
         return ()
     from nestor.autotune.program_search import recorded_point
     from nestor.autotune.records import Records
@@ -80,10 +79,11 @@ def _confirmed(kernels: ModelKernels, config: Config) -> dict[Program, Schedule]
     found: dict[Program, Schedule] = {}
     target = TargetKey.of(kernels.target)
     with Records.open(config, create=False) as records:
-        for fused in kernels.kernels:
-            if fused.kernel.symbols:
+        for number, fused in enumerate(kernels.kernels):
+            sizes = kernels.sizes_of(number)
+            if sizes is None:
                 continue
-            key = KernelKey.of(fused.kernel)
+            key = KernelKey.of(fused.kernel, sizes)
             schedule = confirmed_schedule(records, key, target, kernels.threads)
             if schedule is not None:
                 found[fused.kernel] = schedule
@@ -113,7 +113,7 @@ class ModelTuner:
         seconds = self._options.seconds
         if seconds is None or seconds < _LEAST_SECONDS or self._options.only:
             return None
-        if space.program.symbols:
+        if not space.has_sizes:
             return None
         start = time.perf_counter()
         tuning = decide_program(space, compare, _PROGRAM_SHARE * seconds)
@@ -169,7 +169,7 @@ def tune_kernels(
             measurer,
             records,
             options,
-            ranker_for=lambda fused: _ranker(fused, kernels, config),
+            ranker_for=lambda number: _ranker(number, kernels, config),
             report=report,
             found=found,
         ).run()
@@ -217,14 +217,18 @@ def _measurer(
     return RayPool(config.ray, target=config.target, key=key, threads=kernels.threads, local=local)
 
 
-def _ranker(fused: FusedKernel, kernels: ModelKernels, config: Config) -> Ranker | None:
-    """The cost model's opinion on a kernel's candidates; None without such a model."""
+def _ranker(number: int, kernels: ModelKernels, config: Config) -> Ranker | None:
+    """The cost model's opinion on a kernel's candidates; None without such a model.
+
+    Args: number: the kernel's position.
+    """
     from nestor.cost_model.ranking import chosen_model, rank_schedules
 
     model = chosen_model(config.cost_model)
     if model is None:
         return None
-    rank = rank_schedules(model, fused, kernels.target, kernels.threads)
+    fused, sizes = kernels.kernels[number], kernels.sizes_of(number)
+    rank = rank_schedules(model, fused, kernels.target, kernels.threads, sizes=sizes)
     return lambda candidates: rank([c.schedule for c in candidates])
 
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nestor.autotune.loop_records import sized_key
 from nestor.autotune.space import Candidate, RuleSpace
 from nestor.config import Config
 from nestor.ir.hashing import canonicalize
@@ -68,6 +67,7 @@ class LoopProblem:
 
 def loop_task(problem: LoopProblem, options: TuneOptions) -> Task:
     """The kernel, its space, and what is tried first."""
+    from nestor.autotune.records import KernelKey
     from nestor.autotune.strategies import strategy_for
     from nestor.autotune.task import Task
     from nestor.passes.affine_schedule import affine_space
@@ -95,7 +95,7 @@ def loop_task(problem: LoopProblem, options: TuneOptions) -> Task:
     strategy.suggest(first_candidates(rules, space))
     return Task(
         name=problem.program.name,
-        key=sized_key(kernel, sizes),
+        key=KernelKey.of(kernel, sizes),
         calls=1,
         default=_as_point(untuned, rules_for(None), space),
         strategy=strategy,

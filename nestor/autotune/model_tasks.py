@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from nestor.autotune.records.record import KernelKey
@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 def model_tasks(
     kernels: ModelKernels,
     options: TuneOptions,
-    ranker_for: Callable[[FusedKernel], Ranker | None] = lambda fused: None,
+    ranker_for: Callable[[int], Ranker | None] = lambda number: None,
 ) -> list[Task]:
     """The kernels of a model that have decisions, as ``options`` want them.
 
+    Args: ranker_for: the cost model's opinion on a kernel, by position.
     Raises: ``UserError`` for options that there cannot be.
     """
     _check_options(options, len(kernels.kernels))
@@ -31,7 +32,8 @@ def model_tasks(
     tasks: list[Task] = []
     for number, (fused, calls) in enumerate(zip(kernels.kernels, kernels.calls)):
         name = f"k{number}"
-        if (options.only and name not in options.only) or fused.kernel.symbols:
+        sizes = kernels.sizes_of(number)
+        if (options.only and name not in options.only) or sizes is None:
             continue
         space = Space(fused, kernels.target)
         if not space.knobs():
@@ -39,11 +41,12 @@ def model_tasks(
         tasks.append(
             Task(
                 name=name,
-                key=KernelKey.of(fused.kernel),
+                key=KernelKey.of(fused.kernel, sizes),
                 calls=calls,
                 default=space.default(),
-                strategy=strategy_for(options.strategy, space, options.seed, ranker_for(fused)),
-                limit_ns=_limit_ns(fused, kernels),
+                strategy=strategy_for(options.strategy, space, options.seed, ranker_for(number)),
+                limit_ns=_limit_ns(fused, sizes, kernels),
+                sizes=sizes,
             )
         )
     return tasks
@@ -64,9 +67,9 @@ def _check_options(options: TuneOptions, kernels: int) -> None:
         )
 
 
-def _limit_ns(fused: FusedKernel, kernels: ModelKernels) -> float:
+def _limit_ns(fused: FusedKernel, sizes: Mapping[str, int], kernels: ModelKernels) -> float:
     """The least time that a kernel takes however it is scheduled [ns]."""
     from nestor.cost_model.kernel_facts import kernel_facts
     from nestor.cost_model.roofline import roofline
 
-    return roofline(kernel_facts(fused.kernel), kernels.target, kernels.threads).ns
+    return roofline(kernel_facts(fused.kernel, sizes), kernels.target, kernels.threads).ns

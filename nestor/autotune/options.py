@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from nestor.errors import UserError
 
 BACKGROUND_SECONDS = 600.0
+"""How long ``tune="background"`` searches [s]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from nestor.autotune.measuring import Candidate, Measurer
@@ -142,34 +142,35 @@ class ProgramTuner:
             self._unlike.append(candidate.point)
             return None
         mine, theirs = candidate.calls(), default.calls()
-        if {k: n for k, (_, n) in mine.items()} == {k: n for k, (_, n) in theirs.items()}:
+        if {k: c[1] for k, c in mine.items()} == {k: c[1] for k, c in theirs.items()}:
             return None
         sums = []
         for own, other in ((theirs, mine), (mine, theirs)):
             total = 0.0
-            for kernel, (fused, count) in own.items():
+            for kernel, (fused, count, sizes) in own.items():
                 more = count - (other[kernel][1] if kernel in other else 0)
                 if more > 0:
-                    total += more * self._kernel_ns(fused)
+                    total += more * self._kernel_ns(fused, sizes)
             sums.append(total)
         if sums[0] == _BROKEN:
             return None
         return ProgramTrial(knob=knob, value=value, default_ns=sums[0], ns=sums[1])
 
-    def _kernel_ns(self, fused: FusedKernel) -> float:
+    def _kernel_ns(self, fused: FusedKernel, sizes: Mapping[str, int]) -> float:
         """Time of a call of a kernel with the best schedule that is known [ns]."""
         known = self._times.get(fused.kernel)
         if known is not None:
             return known
         target = self._measurer.target
+        key = KernelKey.of(fused.kernel, sizes)
         schedule = confirmed_schedule(
-            self._records, KernelKey.of(fused.kernel), self._target, self._measurer.threads
+            self._records, key, self._target, self._measurer.threads
         ) or default_schedule(
             fused, VectorUnit(bits=target.vector_bits, registers=target.vector_registers)
         )
         one = Candidate(kernel=fused.kernel, schedule=schedule)
         try:
-            (found,) = self._measurer.measure([one], one)
+            (found,) = self._measurer.measure([one], one, sizes=sizes)
             times = [min(pair) for pair in found.samples_ns]
         except InternalError:
             # Its schedule is refused or does not run: rules made for other decisions.
@@ -222,7 +223,7 @@ def _sure_ratio(pairs: Sequence[Pair]) -> float:
 def program_record(space: ProgramSpace, point: ProgramPoint, pairs: Sequence[Pair]) -> Record:
     """What came of a point on the whole model. Raises: ``BadRecord`` if it is too large."""
     return Record(
-        kernel=KernelKey.of(space.key_program),
+        kernel=space.key,
         target=TargetKey.of(space.target),
         threads=space.config.thread_count(),
         schedule=(),
@@ -240,7 +241,7 @@ def recorded_point(space: ProgramSpace, records: Records) -> ProgramPoint:
     read is data: ``ProgramSpace.at`` takes from it what the rules could have decided themselves.
     """
     try:
-        key = KernelKey.of(space.key_program)
+        key = space.key
     except BadRecord:
         return ()
     latest: dict[ProgramPoint, float] = {}

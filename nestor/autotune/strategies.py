@@ -176,6 +176,10 @@ class Bayesian(Strategy):
 
     _FIRST = 8
 
+    def __init__(self, space: RuleSpace, seed: int = 0, ranker: Ranker | None = None):
+        super().__init__(space, seed, ranker)
+        self._worth: dict[Schedule, float] = {}
+
     def _invent(self, count: int) -> list[Candidate]:
         pool = self._pool(_POOL)
         if not pool:
@@ -195,8 +199,10 @@ class Bayesian(Strategy):
         """The cost model's logarithms of scores; zero without one."""
         if self.ranker is None:
             return np.zeros(len(candidates))
-        worth: Floats = np.log(np.maximum(1e-6, self.ranker(candidates)))
-        return worth
+        if new := [c for c in candidates if c.schedule not in self._worth]:
+            worth = np.log(np.maximum(1e-6, self.ranker(new)))
+            self._worth.update((c.schedule, float(w)) for c, w in zip(new, worth))
+        return np.array([self._worth[c.schedule] for c in candidates])
 
     def _greedy(
         self,
@@ -207,21 +213,18 @@ class Bayesian(Strategy):
         count: int,
     ) -> list[Candidate]:
         """One after the other; each is then taken to do as expected, so that the next differs."""
-        chosen: list[Candidate] = []
         best = float(scores.max())
-        before = self._opinion(tried)
-        points = [c.point for c in tried]
-        rest = list(range(len(pool)))
-        while rest and len(chosen) < count:
-            asked = [pool[k].point for k in rest]
-            belief = believe(points, scores, asked, (before, worth[rest]))
-            at = int(np.argmax(belief.improvement(best)))
-            taken = rest.pop(at)
-            chosen.append(pool[taken])
-            points = [*points, pool[taken].point]
-            scores = np.append(scores, belief.mean[at])
-            before = np.append(before, worth[taken])
-        return chosen
+        points, asked = [c.point for c in tried], [c.point for c in pool]
+        belief = believe(points, scores, asked, (self._opinion(tried), worth))
+        chosen: dict[int, Candidate] = {}
+        while len(chosen) < min(count, len(pool)):
+            gains = belief.improvement(best)
+            gains[list(chosen)] = -np.inf
+            at = int(np.argmax(gains))
+            chosen[at] = pool[at]
+            best = max(best, float(belief.mean[at]))
+            belief = belief.settled(at)
+        return list(chosen.values())
 
 
 def _apart(candidates: Sequence[Candidate], count: int) -> list[Candidate]:

@@ -70,10 +70,27 @@ class Encoder:
 
 @dataclass(frozen=True, slots=True)
 class Belief:
-    """What is expected of each of several points: mean and standard deviation of the score."""
+    """What is expected of several points' scores: means, covariance, a trial's own variance."""
 
     mean: Floats
-    deviation: Floats
+    covariance: Floats
+    noise: float
+
+    @property
+    def deviation(self) -> Floats:
+        """Standard deviations of the scores."""
+        found: Floats = np.sqrt(np.maximum(0.0, np.diag(self.covariance)))
+        return found
+
+    def settled(self, at: int) -> Belief:
+        """The same once the point at a position has been tried and done as expected: means stay,
+        and what is alike is known better.
+
+        Source: the kriging believer of Ginsbourger, Le Riche, Carraro, 2010.
+        """
+        column = self.covariance[:, at]
+        less = np.outer(column, column) / (column[at] + self.noise)
+        return Belief(self.mean, self.covariance - less, self.noise)
 
     def improvement(self, best: float) -> Floats:
         """The expected gain over ``best`` of trying each point."""
@@ -105,13 +122,12 @@ def believe(
     before, ahead = np.zeros(count), np.zeros(len(asked))
     if prior is not None:
         before, ahead = prior[0][kept], prior[1]
-    near, far = _distances(known, known), _distances(unknown, known)
-    fit = _fit(near, scores[kept], before)
-    cross = _alike(far, fit.length)
+    fit = _fit(_distances(known, known), scores[kept], before)
+    cross = _alike(_distances(unknown, known), fit.length)
     solved = np.linalg.solve(fit.factor, cross.T)
-    variance = np.maximum(1e-9, 1.0 - (solved**2).sum(axis=0))
+    covariance = _alike(_distances(unknown, unknown), fit.length) - solved.T @ solved
     mean = fit.trust * ahead + fit.center + fit.scale * (cross @ fit.weights)
-    return Belief(mean, fit.scale * np.sqrt(variance))
+    return Belief(mean, fit.scale**2 * covariance, fit.scale**2 * fit.noise)
 
 
 def _kept(scores: Floats) -> NDArray[np.intp]:
@@ -152,24 +168,24 @@ def _alike(distance: Floats, length: float) -> Floats:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Fit:
     """Under which trials are likeliest: scores are ``trust`` times the prior, plus ``center``, plus
-    ``scale`` times a process of this ``length`` (its covariance's factor, and the targets solved by
-    it)."""
+    ``scale`` times a process of this ``length`` and ``noise`` (its covariance's factor, and the
+    targets solved by it)."""
 
     trust: float
     center: float
     scale: float
     length: float
+    noise: float
     factor: Floats
     weights: Floats
 
 
 def _fit(near: Floats, scores: Floats, before: Floats) -> _Fit:
     best: tuple[float, _Fit] | None = None
-    targets = []
-    for trust in _TRUSTS if before.any() else (0.0,):
-        rest = scores - trust * before
-        center, scale = float(rest.mean()), float(rest.std()) or 1e-3
-        targets.append((trust, center, scale, (rest - center) / scale))
+    trusts = np.array(_TRUSTS if before.any() else (0.0,))
+    rest = scores[:, None] - trusts * before[:, None]
+    centers, scales = rest.mean(axis=0), np.maximum(1e-3, rest.std(axis=0))
+    targets = (rest - centers) / scales
     count = len(scores)
     for length in _LENGTHS:
         alike = _alike(near, length)
@@ -177,21 +193,20 @@ def _fit(near: Floats, scores: Floats, before: Floats) -> _Fit:
             noisy = alike + (noise + 1e-8) * np.eye(count)
             factor: Floats = np.linalg.cholesky(noisy).astype(np.float64)
             volume = float(np.log(np.diag(factor)).sum())
-            for trust, center, scale, target in targets:
-                half = np.linalg.solve(factor, target)
-                likelihood = -0.5 * float(half @ half) - volume - count * math.log(scale)
-                if best is None or likelihood > best[0]:
-                    weights: Floats = np.linalg.solve(factor.T, half)
-                    best = (
-                        likelihood,
-                        _Fit(
-                            trust=trust,
-                            center=center,
-                            scale=scale,
-                            length=length,
-                            factor=factor,
-                            weights=weights,
-                        ),
-                    )
+            halves = np.linalg.solve(factor, targets)
+            likelihoods = -0.5 * (halves**2).sum(axis=0) - volume - count * np.log(scales)
+            at = int(np.argmax(likelihoods))
+            if best is None or likelihoods[at] > best[0]:
+                weights = np.linalg.solve(factor.T, halves[:, at]).astype(np.float64)
+                fit = _Fit(
+                    trust=float(trusts[at]),
+                    center=float(centers[at]),
+                    scale=float(scales[at]),
+                    length=length,
+                    noise=noise,
+                    factor=factor,
+                    weights=weights,
+                )
+                best = (float(likelihoods[at]), fit)
     assert best is not None
     return best[1]

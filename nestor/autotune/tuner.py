@@ -29,7 +29,6 @@ from nestor.ir.schedule import Schedule
 if TYPE_CHECKING:
     from nestor.autotune.records.store import Records
     from nestor.compiler import ModelKernels
-    from nestor.passes.fusion import FusedKernel
     from nestor.target.cpu import CpuTarget
 
 CONFIRMED = "confirmed"
@@ -137,9 +136,6 @@ class Tuning:
         return sum(t.calls * t.default_ns * min(1.0, t.confirmed or 1.0) for t in self.tasks)
 
 
-"""How long ``tune="background"`` searches [s]."""
-
-
 @dataclass(slots=True, eq=False)
 class _Batch:
     """Candidates of one kernel that are measured together; ``begin``: when they were asked for."""
@@ -192,14 +188,15 @@ class Tuner:
         records: Records,
         options: TuneOptions,
         *,
-        ranker_for: Callable[[FusedKernel], Ranker | None] = lambda fused: None,
+        ranker_for: Callable[[int], Ranker | None] = lambda number: None,
         report: Callable[[Progress], None] = lambda progress: None,
         found: Callable[[Tuning], None] = lambda tuning: None,
     ) -> Tuner:
         """For the kernels of a model that have decisions.
 
         Args: kernels: see ``compiler.prepared_kernels``.
-            ranker_for: a cost model's opinion on a kernel's candidates, if there is one.
+            ranker_for: a cost model's opinion on a kernel's candidates, if there is one, by the
+                kernel's position.
         Raises: ``UserError`` for options that there cannot be.
         """
         from nestor.autotune.model_tasks import model_tasks

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from nestor.cost_model.dataset import nominal_target
 from nestor.cost_model.features import FEATURES_VERSION, KernelFeatures
 from nestor.cost_model.inputs import model_inputs
+from nestor.cost_model.kernel_facts import kernel_facts
 from nestor.cost_model.trees import TreeEnsemble, ensemble_from_bytes
 from nestor.errors import UserError
 from nestor.passes.fusion import FusedKernel
@@ -63,13 +64,20 @@ def chosen_model(path: Path | None) -> TreeEnsemble | None:
 
 
 def rank_schedules(
-    model: TreeEnsemble, fused: FusedKernel, target: CpuTarget, threads: int
+    model: TreeEnsemble,
+    fused: FusedKernel,
+    target: CpuTarget,
+    threads: int,
+    *,
+    sizes: Mapping[str, int] | None = None,
 ) -> Ranker:
     """A function that gives schedules of a kernel their expected speed, up to a common factor.
 
     The schedules that it is asked about first say what is usual for the kernel.
+    Args: sizes: of the kernel's symbols; those left out get a typical one.
     """
-    features = KernelFeatures(fused.kernel, nominal_target(target), threads)
+    facts = kernel_facts(fused.kernel, sizes)
+    features = KernelFeatures(fused.kernel, nominal_target(target), threads, facts=facts)
     usual: NDArray[np.float32] | None = None
 
     def rank(schedules: Sequence[Schedule]) -> NDArray[np.float64]:

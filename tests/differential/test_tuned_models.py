@@ -64,6 +64,39 @@ def test_a_tuned_model_gives_the_same_answers(
     assert again.report().tuned_kernels <= len(confirmed)
 
 
+def test_a_model_of_any_batch_is_tuned_at_its_example(
+    net: tuple[nn.Module, torch.Tensor], tmp_path: Path
+) -> None:
+    """What is found is for the example's sizes, right at others, and missed by other examples."""
+    model, x = net
+    dynamic = ({0: torch.export.Dim("batch", min=1, max=64)},)
+    config = Config.load(threads=1, cache_dir=tmp_path)
+    kernels = model_kernels(model, (x,), {}, config, dynamic_shapes=dynamic)
+    symbolic = [n for n, fused in enumerate(kernels.kernels) if fused.kernel.symbols]
+    assert symbolic
+    assert all(set((kernels.sizes_of(n) or {}).values()) == {2} for n in symbolic)
+
+    compiled = nestor.compile(
+        model, (x,), dynamic_shapes=dynamic, tune="6s", threads=1, cache_dir=tmp_path
+    )
+    assert compiled.report().tuning_trials > 0
+    with Records.open(tmp_path / "records.db") as records:
+        known = {k.kernel.digest for k in records.kernels()}
+    keys = {KernelKey.of(kernels.kernels[n].kernel, kernels.sizes_of(n)).digest for n in symbolic}
+    assert keys & known
+    other = {
+        KernelKey.of(kernels.kernels[n].kernel, dict.fromkeys(kernels.sizes_of(n) or {}, 5)).digest
+        for n in symbolic
+    }
+    assert not other & known
+    again = nestor.compile(model, (x,), dynamic_shapes=dynamic, threads=1, cache_dir=tmp_path)
+    assert again.report().tuning_trials == 0
+    for batch in (1, 2, 5, 64):
+        y = torch.randn(batch, *x.shape[1:])
+        check(compiled, model, y)
+        check(again, model, y)
+
+
 def record_for_every_kernel(
     model: nn.Module, x: torch.Tensor, folder: Path, schedule: Schedule
 ) -> int:

@@ -139,6 +139,22 @@ def test_beliefs() -> None:
     assert np.abs(same.mean - scores).max() < 0.3
 
 
+def test_what_was_tried_in_thought_makes_its_like_known_better() -> None:
+    points = [(("a", n),) for n in (1, 1 << 4, 1 << 12)]
+    scores = np.array([0.0, 1.0, 0.5])
+    asked = [(("a", n),) for n in (1 << 8, 1 << 7, 1 << 20)]
+    belief = believe(points, scores, asked)
+    after = belief.settled(0)
+    assert (after.mean == belief.mean).all()
+    assert (after.deviation <= belief.deviation + 1e-12).all()
+    # The same as a fit with that trial, lengths and noises alike.
+    assert after.deviation[0] ** 2 == pytest.approx(
+        belief.deviation[0] ** 2 * belief.noise / (belief.deviation[0] ** 2 + belief.noise)
+    )
+    near, far = (after.deviation / belief.deviation)[1:]
+    assert near < far
+
+
 def test_a_prior_is_what_is_believed_far_away() -> None:
     points = [(("a", n),) for n in (1, 2)]
     far = [(("a", 1 << 20),)]

@@ -6,7 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Union, get_args
 
 from nestor.autotune.records.checking import (
@@ -98,11 +98,20 @@ class KernelKey:
         object.__setattr__(self, "digest", digest_of(self.text))
 
     @classmethod
-    def of(cls, kernel: Program) -> KernelKey:
+    def of(cls, kernel: Program, sizes: Mapping[str, int] | None = None) -> KernelKey:
         """The key of a kernel, whatever its names are.
 
         Unused symbols count: give what ``passes.canonical.canonicalize_kernel`` makes.
+        Args: sizes: of symbols. How a kernel of symbolic sizes runs best depends on them, so its
+            records are of a kernel whose symbols can only be what was measured: another one for
+            other sizes, of the same family.
         """
+        if sizes:
+            symbols = (
+                replace(s, lower=sizes[s.name], upper=sizes[s.name]) if s.name in sizes else s
+                for s in kernel.symbols
+            )
+            kernel = replace(kernel, symbols=tuple(symbols))
         text = print_program(canonicalize(kernel)[0], origins=False)
         work = sum(statement_flops(s) for s in kernel.statements if isinstance(s, Statement))
         return cls(

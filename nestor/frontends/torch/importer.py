@@ -121,6 +121,7 @@ class _Importer:
             owners={n: o for n, o in self.owners.items() if n in kept},
             mutated=tuple(replace(m, value=m.value.renamed(merged)) for m in mutated),
             symbols=self._bindings(program),
+            sizes=_example_sizes(self.exported, program),
             in_spec=spec.in_spec,
             out_spec=spec.out_spec,
             export_seconds=seconds,
@@ -337,6 +338,21 @@ def _symbols(exported: ExportedProgram) -> dict[str, Symbol]:
             upper = _finite(ranges[name].upper)
         out[name] = Symbol(name=name, lower=lower, upper=upper)
     return out
+
+
+def _example_sizes(exported: ExportedProgram, program: Program) -> dict[str, int]:
+    """What the symbols of ``program`` were in the example that was traced."""
+    wanted = {s.name for s in program.symbols}
+    found: dict[str, int] = {}
+    for node in exported.graph.nodes:
+        meta = node.meta.get("val")
+        if node.op == "placeholder" and isinstance(meta, torch.Tensor):
+            for size in meta.shape:
+                if isinstance(size, torch.SymInt) and str(size.node.expr) in wanted:
+                    hint = size.node.hint
+                    if hint is not None:
+                        found[str(size.node.expr)] = int(hint)
+    return found
 
 
 def _finite(bound: Any) -> int | None:

@@ -119,6 +119,7 @@ class ImportedModel:
         weights: live tensors for parameter, constant and state roles, by the Program's names.
         owners: where each weight lives in the model.
         symbols: for each shape symbol the input and dimension that it is read from.
+        sizes: their values in the example that was traced, as far as they are known.
         in_spec, out_spec: PyTorch's own descriptions of the same trees.
         export_seconds: time spent in ``torch.export`` and its decompositions [s].
     """
@@ -132,6 +133,7 @@ class ImportedModel:
     owners: dict[str, Owner]
     mutated: tuple[Mutation, ...] = ()
     symbols: dict[str, tuple[str, int]] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
     in_spec: Any = None
     out_spec: Any = None
     export_seconds: float = 0.0

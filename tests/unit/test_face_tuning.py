@@ -162,7 +162,7 @@ class Checker(HTMLParser):
 def test_the_report_is_one_file_with_every_plot(
     tuning: Tuning, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def rank(*given: object) -> Callable[[list[object]], np.ndarray]:
+    def rank(*given: object, sizes: object) -> Callable[[list[object]], np.ndarray]:
         return lambda schedules: 2.0 + np.arange(len(schedules), dtype=float)
 
     monkeypatch.setattr(ranking, "rank_schedules", rank)

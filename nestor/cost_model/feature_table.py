@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-FEATURES_VERSION = 2
+FEATURES_VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,8 @@ SCHEDULE_FEATURES = _table(
     """
     loops               | count          | different loops
     estimate            | log2 ratio     | the analytical estimate over the roofline
+    core                | log2 ratio     | time of instructions, tile by tile, over the roofline
+    thrash              | log2 ratio     | time of loads whose lines push each other out, likewise
     compute             | log2 ratio     | time of the arithmetic as vectorised over the roofline
     latency             | log2 ratio     | time of chains of dependent updates over the roofline
     l1_time             | log2 ratio     | time of loads and stores over the roofline

@@ -10,6 +10,7 @@ Source: Adams et al., Learning to Optimize Halide with Tree Search and Random Pr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import ceil, log2, prod
 
 import numpy as np
@@ -32,9 +33,11 @@ from nestor.cost_model.statement_profile import (
     StatementProfile,
     profile_statement,
     set_sizes,
+    thrashing_bytes,
     traffic_bytes,
     working_sets,
 )
+from nestor.cost_model.tile_parts import tile_parts
 from nestor.ir.loopnest import LoopNest
 from nestor.ir.program import Program
 from nestor.ir.schedule import Schedule
@@ -48,11 +51,27 @@ __all__ = [
     "extract_features",
 ]
 
-REGION_NS = 2000.0
-"""Threads starting and meeting once, as measured between two busy cores [ns]."""
+REGION_NS = 500.0
+"""Threads starting, or meeting once, while they are awake [ns]."""
 
-ITERATION_CYCLES = 1.5
-"""Counting, comparing and branching once an iteration of a loop that is not unrolled [cycles]."""
+ITERATION_CYCLES = 0.5
+"""What counting and branching, once a run of a body, add to its own instructions [cycles]."""
+
+
+OVERLAP = 3.0
+"""Things that a core does at once take the power mean, of this order, of their times: the longest
+hides most of the others, and not all. This and the constants below rank the schedules of the
+training records best."""
+
+THRASHED = 0.5
+"""Part of the loads whose lines push each other out that wait for the second level."""
+
+L2_SHARE = 0.57
+"""What loads among other work get of the second level's best rate."""
+
+WINDOW = 100.0
+"""Instructions that a core looks ahead past a chain of dependent updates: so short a chain hides in
+the next one's."""
 
 
 def extract_features(
@@ -183,6 +202,7 @@ class _Scheduled:
         l2, l3, memory = (sum(t[k] for t in self.traffic) for k in range(3))
         l1 = sum(self.loads) * target.vector_bits / 8
         _, l2_ns, l3_ns, memory_ns = level_ns(target, 1)
+        l2_ns /= L2_SHARE
         compute = sum(p.slots for p in self.profiles) * slot
         latency = sum(p.latency_slots() for p in self.profiles) / target.ghz
         l1_time = sum(self.loads) * slot
@@ -190,20 +210,21 @@ class _Scheduled:
         overhead = bodies * ITERATION_CYCLES / target.ghz
         parallel, regions, even = _parallelism(main, self.kernel.workers)
         serial = self._serial_share()
-        own = sum(
-            max(p.slots * slot, p.latency_slots() / target.ghz, n * slot)
-            for p, n in zip(self.profiles, self.loads)
-        )
-        own = max(own + overhead, l2 * l2_ns, l3 * l3_ns)
+        core = sum(self._core_ns(part, slot) for p in self.profiles for part in tile_parts(p))
+        thrashed = sum(thrashing_bytes(p, target) for p in self.profiles)
+        crossing = (l2 + THRASHED * thrashed) * l2_ns
+        own = _overlapped((core + overhead, crossing, l3 * l3_ns))
         shared = serial + (1 - serial) / even
-        total = max(own * shared, self._memory_time(memory, memory_ns))
-        total += regions * REGION_NS if self.kernel.workers > 1 and parallel > 1 else 0.0
+        total = _overlapped((own * shared, self._memory_time(memory, memory_ns)))
+        total += (1 + regions) * REGION_NS if self.kernel.workers > 1 and parallel > 1 else 0.0
 
         def ratio(ns: float) -> float:
             return log2(max(ns, 1e-3 * least) / least)
 
         return {
             "estimate": ratio(total),
+            "core": ratio(core * shared),
+            "thrash": ratio(thrashed * l2_ns * shared),
             "compute": ratio(compute * shared),
             "latency": ratio(latency * shared),
             "l1_time": ratio(l1_time * shared),
@@ -226,6 +247,12 @@ class _Scheduled:
             "serial_share": serial,
             **self._sharing(main),
         }
+
+    def _core_ns(self, part: StatementProfile, slot: float) -> float:
+        """Time of instructions alone [ns]: what limits them overlaps, but not perfectly."""
+        waiting = part.latency_slots() / self.target.ghz
+        waiting /= 1 + WINDOW / max(1.0, part.chain_instructions())
+        return _overlapped((part.slots * slot, waiting, part.instructions_loaded() * slot))
 
     def _sharing(self, main: StatementProfile) -> dict[str, float]:
         target = self.target
@@ -278,6 +305,12 @@ class _Scheduled:
             "packed": log2p(packed),
             "padding": 1.0 - packed / padded if padded else 0.0,
         }
+
+
+def _overlapped(times: Sequence[float]) -> float:
+    """The time of several things that run at once [ns]."""
+    most = max(times)
+    return most * sum((x / most) ** OVERLAP for x in times) ** (1 / OVERLAP) if most else 0.0
 
 
 def _parallelism(p: StatementProfile, workers: int) -> tuple[float, float, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, prod
+from math import ceil, gcd, prod
 
 from nestor.cost_model.footprint import (
     ANYWHERE,
@@ -22,6 +22,9 @@ from nestor.target.cpu import CpuTarget
 
 FMA_LATENCY_CYCLES = 4.0
 """From operands to result of a multiply-add or an addition, on current x86-64 cores [cycles]."""
+
+LOOP_INSTRUCTIONS = 2.0
+"""Counting and branching, once a run of a body."""
 
 STORE_SLOTS = 2.0
 """Loads that start in the time of one store: cores have twice the ports for them."""
@@ -129,6 +132,13 @@ class StatementProfile:
         if not any(x.reduced for x in inner):
             return 0.0
         return FMA_LATENCY_CYCLES * self.bodies * self.body_ops / state
+
+    def chain_instructions(self) -> float:
+        """Instructions of one chain of dependent updates, and of what runs beside it."""
+        loads = sum(n for _, n in self.body_loads())
+        body = self.body_ops * max(1.0, self.facts.ops.slots) + loads + LOOP_INSTRUCTIONS
+        inside = self.levels[self.loops.first_reduced : self.body]
+        return body * prod(x.count for x in inside if x.reduced)
 
     @property
     def spilled(self) -> float:
@@ -297,6 +307,24 @@ def traffic_bytes(
         if s.where == "memory":
             total += stream_traffic(s, counts, fits) * (2 if s.is_write else 1)
     return total * line
+
+
+def thrashing_bytes(profile: StatementProfile, target: CpuTarget) -> float:
+    """Bytes loaded again and again into the first level, since a body takes more lines of a stream
+    from one of its sets than it has places for."""
+    line = target.line_bytes
+    places = target.l1d_bytes / PAGE_BYTES
+    total = 0.0
+    for s, loads in profile.body_loads():
+        lines = 1.0
+        for m in s.moves:
+            step = m.stride * s.size
+            if profile.body <= m.level < INSIDE and m.stride != ANYWHERE and step >= line:
+                sets = PAGE_BYTES // max(line, gcd(step, PAGE_BYTES))
+                lines *= max(1.0, m.count / sets)
+        if s.where == "memory" and lines > places:
+            total += loads * profile.bodies * line
+    return total
 
 
 def conflicting_lines(profile: StatementProfile) -> float:

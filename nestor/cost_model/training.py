@@ -41,7 +41,12 @@ from nestor.cost_model.dataset import Examples
 from nestor.cost_model.feature_table import FEATURE_NAMES, FEATURES_VERSION
 from nestor.cost_model.inputs import INPUT_NAMES, grouped_inputs
 from nestor.cost_model.scores import Scores, group_positions, score_predictions, spearman
-from nestor.cost_model.trees import TreeEnsemble, ensemble_from_bytes, ensemble_from_xgboost
+from nestor.cost_model.trees import (
+    TreeEnsemble,
+    average_ensembles,
+    ensemble_from_bytes,
+    ensemble_from_xgboost,
+)
 from nestor.errors import NestorError, UserError
 
 Objective = Literal["regression", "combined", "rank"]
@@ -63,6 +68,7 @@ class TrainingOptions:
         spread: power of a workload's spread of times (the standard deviation of their logarithms)
             that its weight is divided by: at 0, workloads with few equal schedules decide alone.
         rounds: most trees. patience: rounds without a gain on held-out workloads before the end.
+        members: ensembles, of different seeds, whose mean is taken.
         depth, learning_rate, rows, columns, l2, leaf_weight: as xgboost's ``max_depth``, ``eta``,
             ``subsample``, ``colsample_bynode``, ``lambda``, ``min_child_weight``.
         held_out: share of the workloads of each family that is held out.
@@ -73,11 +79,12 @@ class TrainingOptions:
     """
 
     objective: Objective = "combined"
-    common_weight: float = 0.25
+    common_weight: float = 0.1
     spread: float = 1.0
     rounds: int = 300
     patience: int = 100
-    depth: int = 8
+    depth: int = 6
+    members: int = 3
     learning_rate: float = 0.08
     rows: float = 0.8
     columns: float = 0.5
@@ -118,7 +125,7 @@ def train(examples: Examples, options: TrainingOptions = TrainingOptions()) -> T
     scores = evaluate(ensemble, examples.take(held)) if held.any() else None
     card = _card(examples, held, options, scores, len(ensemble.roots))
     if options.refit and held.any():
-        rounds = max(1, len(ensemble.roots))
+        rounds = max(1, len(ensemble.roots) // options.members)
         ensemble = _fit_apart(examples, np.zeros_like(held), replace(options, rounds=rounds))
     return TrainedModel(ensemble=replace(ensemble, card=card), held_out=scores)
 
@@ -242,8 +249,10 @@ def _run_job(job: Path, result: Path) -> None:
     """Read a job, fit, write the trees. Runs in a process of its own."""
     with np.load(job, allow_pickle=False) as data:
         options = TrainingOptions(**json.loads(data["options"].tobytes()))
-        fit = _Fit(data["features"], data["target"], data["groups"], data["held"], options)
-    result.write_bytes(fit.ensemble().to_bytes())
+        given = (data["features"], data["target"], data["groups"], data["held"])
+        seeds = range(options.seed, options.seed + options.members)
+        made = [_Fit(*given, replace(options, seed=seed)).ensemble() for seed in seeds]
+    result.write_bytes(average_ensembles(made).to_bytes())
 
 
 class _Fit:

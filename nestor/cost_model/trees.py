@@ -15,7 +15,7 @@ import io
 import json
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +155,28 @@ class TreeEnsemble:
                 entry.compress_type = zipfile.ZIP_DEFLATED
                 archive.writestr(entry, data.getvalue())
         return buffer.getvalue()
+
+
+def average_ensembles(ensembles: Sequence[TreeEnsemble]) -> TreeEnsemble:
+    """One that predicts the mean of several for the same features, with the first one's card."""
+    first, count = ensembles[0], len(ensembles)
+    sizes = np.cumsum([0, *(len(e.feature) for e in ensembles[:-1])]).astype(np.int32)
+    joined: dict[str, Any] = {
+        name: np.concatenate([getattr(e, name) for e in ensembles])
+        for name in ("feature", "threshold", "missing_left")
+    }
+    moved: dict[str, Any] = {
+        name: np.concatenate([getattr(e, name) + shift for e, shift in zip(ensembles, sizes)])
+        for name in ("roots", "left", "right")
+    }
+    return replace(
+        first,
+        base_score=sum(e.base_score for e in ensembles) / count,
+        slope=sum(e.slope for e in ensembles) / count,
+        value=(np.concatenate([e.value for e in ensembles]) / count).astype(np.float32),
+        **joined,
+        **moved,
+    )
 
 
 def load_ensemble(path: Path) -> TreeEnsemble:

@@ -10,7 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nestor.cost_model.trees import TreeEnsemble, ensemble_from_bytes, load_ensemble
+from nestor.cost_model.trees import (
+    TreeEnsemble,
+    average_ensembles,
+    ensemble_from_bytes,
+    load_ensemble,
+)
 from nestor.errors import UserError
 
 
@@ -65,6 +70,16 @@ def test_rows_start_from_a_feature() -> None:
     for start, slope in ((2, 1.0), (-1, 1.0), (0, float("nan"))):
         with pytest.raises(ValueError):
             replace(model, start=start, slope=slope)
+
+
+def test_the_mean_of_several() -> None:
+    first = stump_and_leaf()
+    second = replace(first, base_score=1.25, slope=2.0, value=first.value * 3)
+    mean = average_ensembles([first, second])
+    assert len(mean.roots) == 4
+    rows = np.random.default_rng(0).normal(size=(50, 2)).astype(np.float32)
+    wanted = (first.predict(rows) + second.predict(rows)) / 2
+    np.testing.assert_allclose(mean.predict(rows), wanted, rtol=1e-6)
 
 
 def test_files_come_back_equal_and_are_reproducible(tmp_path: Path) -> None:

@@ -358,16 +358,21 @@ class Bench:
         return max(1, min(wanted, fitting, MAX_SETS))
 
     def _block(self, t: Tensor) -> tuple[Plain, int]:
-        """All copies of an array in one block, filled; shared by variants with the same layout."""
+        """All copies of an array in one block, shared by variants with the same layout; filled, or
+        spoiled as arrays between fences are: a kernel may leave a part of a tensor as it was.
+        """
         key, sets = (t.name, t.layout), self._sets
         found = self._blocks.get(key)
         if found is None:
             size = physical_bytes(t, self.sizes)
             stride = round_up(size, 64) + (_STRIDE_BYTES if sets > 1 else 0)
             found = Plain(stride * sets), stride
-            if t.name in self.inputs:
-                for k in range(sets):
-                    found[0].view[k * stride : k * stride + size] = self._image(t)
+            for k in range(sets):
+                view = found[0].view[k * stride : k * stride + size]
+                if t.name in self.inputs:
+                    view[...] = self._image(t)
+                else:
+                    spoil(view, t)
             self._blocks[key] = found
         return found
 

@@ -168,18 +168,12 @@ def _allowed(
     return allowed
 
 
-def compare_results(
-    judgement: Judgement, results: Mapping[str, Array], *, may_leave: bool = False
-) -> str:
-    """What is wrong with ``results``, in words; empty if nothing is.
-
-    Args: may_leave: where NaN is expected anything goes: a kernel that fills a part of a tensor
-        leaves the rest as it was, and only fenced arrays begin as NaN.
-    """
+def compare_results(judgement: Judgement, results: Mapping[str, Array]) -> str:
+    """What is wrong with ``results``, in words; empty if nothing is."""
     for name, expected in judgement.expected.items():
         found = results[name]
         if name in judgement.allowed:
-            bad = _bad_floats(expected, found, judgement.allowed[name], may_leave)
+            bad = _bad_floats(expected, found, judgement.allowed[name])
         else:
             bad = found != expected
             if np.count_nonzero(bad) <= judgement.strays[name]:
@@ -204,9 +198,7 @@ def worst_error(judgement: Judgement, results: Mapping[str, Array]) -> float:
     return worst
 
 
-def _bad_floats(
-    expected: Array, found: Array, allowed: NDArray[np.float64], may_leave: bool
-) -> NDArray[np.bool_]:
+def _bad_floats(expected: Array, found: Array, allowed: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Elements that differ too much; NaN agrees with NaN, and an infinity with its like."""
     wrong = np.zeros(expected.shape, np.bool_)
     for a, b, most, bad in _pieces(expected, found, allowed, wrong):
@@ -216,8 +208,8 @@ def _bad_floats(
             close = np.abs(a.astype(np.float64) - b.astype(np.float64)) <= most
         if close.all():
             continue
-        unwritten = np.isnan(a) & (may_leave | np.isnan(b))
-        bad[...] = ~(close | (a == b) | unwritten | np.isposinf(most))
+        both = np.isnan(a) & np.isnan(b)
+        bad[...] = ~(close | (a == b) | both | np.isposinf(most))
     return wrong
 
 

@@ -225,7 +225,7 @@ class Session:
         self._calls_ns[name] = call_ns
         results = None if is_known else self.bench.last_results(name)
         if results is not None and self._judgement is not None:
-            if wrong := compare_results(self._judgement, results, may_leave=True):
+            if wrong := compare_results(self._judgement, results):
                 raise Failed("wrong", f"called repeatedly: {wrong}")
         one = self.bench.loaded[name]
         return {"call_ns": call_ns, "times": one.times}

@@ -12,6 +12,7 @@ import pytest
 from nestor.autotune.measuring import Candidate, Limits, Measurer
 from nestor.autotune.pairing import PairPolicy
 from nestor.config import Config
+from nestor.ir.parser import parse_program
 from nestor.ir.program import Program
 from nestor.target.cpu import host_target
 from tests.helpers import ir_programs, measured
@@ -80,6 +81,32 @@ def test_the_reference_as_large_kernels_have_it(tmp_path: object) -> None:
         assert confirmed.null is not None
         assert len(confirmed.measurement.samples_ns) >= 2
         assert confirmed.seeds == (1, 2)
+
+
+PARTLY = """
+program partly {
+  input X: f32[9, 70]
+  output V: f32[12]
+  output I: i64[12]
+  statement S0 over { 0 <= i < 9, 0 <= k < 70 }
+    reduce argmax(f32) over k
+    s0 <- X[i, k]
+    s1 <- index(k)
+    V[i + 2] = s0
+    I[i + 2] = s1
+}
+"""
+
+
+@pytest.mark.parametrize("interpreted", [10.0, 1e9])
+def test_what_a_kernel_leaves_is_no_result(tmp_path: object, interpreted: float) -> None:
+    """Another kernel writes the rest of the tensors, of floats and of integers."""
+    made = measured.default(parse_program(PARTLY))
+    config = Config.load(cache_dir=tmp_path)
+    limits = Limits(interpreted=interpreted)
+    with Measurer(host_target(), config=config, limits=limits, policy=POLICY) as one:
+        found = one.measure([made, replace(made, schedule=())], made)
+    assert [m.status for m in found] == ["ok", "ok"], [m.detail for m in found]
 
 
 def test_a_race_orders_all_that_work(tmp_path: object) -> None:

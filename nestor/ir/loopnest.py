@@ -94,7 +94,8 @@ class Loop:
 
     Kinds: *serial*; *parallel* (a parallel loop that is the only child of another forms one
     collapsed space with it); *vector* and *unroll* have constant bounds, 0 … extent; a vector loop
-    holds no other loop but *unroll* and *vector merge* ones; *grid* is for GPUs.
+    holds no other loop but *unroll* and *vector* ones; *grid* is for GPUs: each iteration is a
+    program, and vector loops in each other are the dimensions of its tiles.
     """
 
     index: str

@@ -112,11 +112,7 @@ class _NestVerifier:
             if len(fixed) != 2 or any(not b.is_const for b in fixed) or loop.lower[0].const != 0:
                 self.fail(f"loop {loop.index} is {loop.kind}: it must run from 0 to a constant")
         if path.in_vector and loop.kind not in ("unroll", "vector"):
-            self.fail(
-                f"a vector loop holds only unroll and vector merge loops, not a {loop.kind} one"
-            )
-        if path.in_vector and loop.kind == "vector" and not _only_merges(loop.body):
-            self.fail("a vector loop inside another one holds merges only")
+            self.fail(f"a vector loop holds only unroll and vector loops, not a {loop.kind} one")
         inner = replace(
             path,
             heads=(*path.heads, loop_head(loop)),
@@ -241,15 +237,3 @@ def _never_empty(loop: Loop, ranges: Mapping[str, Interval]) -> bool:
     """Whether the loop runs at least once, whatever the loops around it do."""
     extents = ((high - low).bounds(ranges)[0] for high in loop.upper for low in loop.lower)
     return all(least is not None and least >= 1 for least in extents)
-
-
-def _only_merges(node: Node) -> bool:
-    match node:
-        case Compute():
-            return node.phase == "merge"
-        case Block():
-            return all(_only_merges(child) for child in node.body)
-        case Guard():
-            return _only_merges(node.body) and (node.orelse is None or _only_merges(node.orelse))
-        case Loop() | Alloc():
-            return _only_merges(node.body)

@@ -24,6 +24,15 @@ class Tile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PredicatedTile:
+    """Split a loop into tiles of one size: ``for i < N`` → ``for i.o < ⌈N/size⌉: for i.i < size``,
+    and nothing is done in the last tile past N. (``Tile`` makes that tile a smaller one.)"""
+
+    loop: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reorder:
     """Give a statement's loops a new order, outermost first; names all of its loops."""
 
@@ -45,6 +54,14 @@ class Fuse:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parallel:
     """Run a loop's iterations on threads. Legal when it carries no dependence."""
+
+    loop: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bind:
+    """Run each iteration of a loop as a program of a GPU's grid. Legal when it carries no
+    dependence."""
 
     loop: str
 
@@ -192,9 +209,11 @@ Step = Union[
     Distribute,
     Promote,
     Tile,
+    PredicatedTile,
     Reorder,
     Fuse,
     Parallel,
+    Bind,
     Vectorize,
     Unroll,
     Accumulate,
@@ -207,7 +226,8 @@ STEPS: dict[str, type] = {
     c.__name__: c
     for c in (
         Arrange, Interchange, Skew, Shift, Reverse, Distribute, Promote,
-        Tile, Reorder, Fuse, Parallel, Vectorize, Unroll, Accumulate, ComputeAt,
+        Tile, PredicatedTile, Reorder, Fuse, Parallel, Bind, Vectorize, Unroll, Accumulate,
+        ComputeAt,
         SplitReduction, BlockReduction, Pack,
     )
 }  # fmt: skip

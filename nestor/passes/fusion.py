@@ -10,7 +10,7 @@ normalisation, (batch, head, query) for an attention.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from nestor.ir.affine import Affine
@@ -57,7 +57,9 @@ class Partition:
 
 
 @dataclass(slots=True)
-class _Group:
+class Group:
+    """Statements of one kernel, and the indices that they share."""
+
     statements: list[Statement]
     shared: dict[str, tuple[str, ...]]
     position: int
@@ -66,7 +68,16 @@ class _Group:
 
     @property
     def names(self) -> set[str]:
+        """Of its statements."""
         return {s.name for s in self.statements}
+
+    def add(self, statement: Statement, rows: Sequence[str | None]) -> None:
+        """Take a statement whose indices ``rows`` are the group's shared ones; None: one that is
+        shared no more."""
+        keep = [p for p, r in enumerate(rows) if r is not None]
+        self.shared = {n: tuple(s[p] for p in keep) for n, s in self.shared.items()}
+        self.shared[statement.name] = tuple(r for r in rows if r is not None)
+        self.statements.append(statement)
 
 
 def partition_program(
@@ -82,10 +93,13 @@ def partition_program(
     Args: l2_bytes: what a group may keep near per thread [bytes]. cores: that rows are for.
         choices: decides what the rules leave open; None: they do.
     """
-    return _Partitioner(program, l2_bytes, cores, choices or Choices()).run()
+    return Partitioner(program, l2_bytes, cores, choices or Choices()).run()
 
 
-class _Partitioner:
+class Partitioner:
+    """Groups statements into kernels for the cores of a CPU; what may join a group and whether it
+    pays is ``join``'s to say."""
+
     def __init__(self, program: Program, l2_bytes: int, cores: int, choices: Choices):
         self.program = program
         self.l2_bytes = l2_bytes
@@ -94,7 +108,7 @@ class _Partitioner:
         self.tensors = {t.name: t for t in program.tensors}
         self.root = {t.name: _root(t, self.tensors) for t in program.tensors}
         self.partition = Partition()
-        self.groups: list[_Group | Extern] = []
+        self.groups: list[Group | Extern] = []
         self.group_of_writer: dict[str, list[int]] = {}
         self.users: dict[str, list[str]] = {}
         self.writers: dict[str, list[str]] = {}
@@ -130,7 +144,7 @@ class _Partitioner:
                 group = self.groups[g]
                 if isinstance(group, Extern) or not self._may_follow(g, before):
                     continue
-                if self._join(group, statement):
+                if self.join(group, statement):
                     self.predecessors[g] |= before - {g}
                     return g
         self.groups.append(_new_group(statement, len(self.groups)))
@@ -150,12 +164,14 @@ class _Partitioner:
                 stack += self.predecessors[b]
         return True
 
-    def _refuse(self, group: _Group, statement: Statement, reason: str) -> bool:
+    def refuse(self, group: Group, statement: Statement, reason: str) -> bool:
+        """Log why a statement does not join a group; always False."""
         last = group.statements[-1].name
         self.partition.refused.append(f"{statement.name} into the kernel of {last}: {reason}")
         return False
 
-    def _join(self, group: _Group, statement: Statement) -> bool:
+    def join(self, group: Group, statement: Statement) -> bool:
+        """Add a statement to a group if it may and should run in its kernel."""
         sequence = _sequence_key(statement)
         if sequence is not None or group.sequential:
             first = group.statements[0]
@@ -164,25 +180,22 @@ class _Partitioner:
             group.statements.append(statement)
             group.shared[statement.name] = ()
             return True
-        rows = self._common_rows(group, statement)
+        rows = self.common_rows(group, statement)
         if rows is None:
-            return self._refuse(group, statement, "their accesses share no index")
+            return self.refuse(group, statement, "their accesses share no index")
         lines = self._line_rows(group, statement, rows)
         turned = self._turned_rows(group, statement, rows)
         rows = lines or turned or rows
-        row_reason = self._row_reason if lines or turned else self._profit
+        row_reason = self.row_reason if lines or turned else self._profit
         reason = row_reason(group, statement, rows)
         if reason is not None:
-            return self._refuse(group, statement, reason)
+            return self.refuse(group, statement, reason)
         if lines:
             group.product = statement
-        keep = [p for p, r in enumerate(rows) if r is not None]
-        group.shared = {n: tuple(s[p] for p in keep) for n, s in group.shared.items()}
-        group.shared[statement.name] = tuple(r for r in rows if r is not None)
-        group.statements.append(statement)
+        group.add(statement, rows)
         return True
 
-    def _common_rows(self, group: _Group, statement: Statement) -> list[str | None] | None:
+    def common_rows(self, group: Group, statement: Statement) -> list[str | None] | None:
         """For each shared position of the group, the statement's matching index, or None."""
         reduced = set(statement.reduction.indices) if statement.reduction else set()
         if statement.scatter is not None or (statement.reduction and statement.reduction.into):
@@ -190,7 +203,7 @@ class _Partitioner:
         width = len(next(iter(group.shared.values())))
         found: list[str | bool | None] = [True] * width
         writers = [(s, w) for s in group.statements for w in s.writes]
-        if any(self.root[n] != n for n in _reads(statement) if self._in_group(group, n)):
+        if any(self.root[n] != n for n in _reads(statement) if self.in_group(group, n)):
             return None
         between = ((s, w, x) for x in _loads(statement) for s, w in writers if w.tensor == x.tensor)
         for writer, write, load in between:
@@ -210,15 +223,16 @@ class _Partitioner:
             return None
         return rows if len(set(named)) == len(named) else None
 
-    def _serial_work(self, group: _Group, statement: Statement) -> int:
+    def _serial_work(self, group: Group, statement: Statement) -> int:
         """Instances that one thread would run if the statements shared no parallel row."""
         return sum(_volume(s, list(s.domain.names)) for s in (*group.statements, statement))
 
-    def _in_group(self, group: _Group, tensor: str) -> bool:
+    def in_group(self, group: Group, tensor: str) -> bool:
+        """Whether a statement of the group writes a tensor."""
         root = self.root[tensor]
         return any(self.root[w.tensor] == root for s in group.statements for w in s.writes)
 
-    def _profit(self, group: _Group, statement: Statement, rows: list[str | None]) -> str | None:
+    def _profit(self, group: Group, statement: Statement, rows: list[str | None]) -> str | None:
         """None if joining pays, else the reason why not."""
         if is_expansion(statement, self.tensors):
             return "an expansion starts a kernel, which its readers may join"
@@ -241,10 +255,10 @@ class _Partitioner:
                 return "the contraction would lose the rows that reuse its operand"
             if any(_extent_is_symbolic(s, group, p) for s in group.statements for p in lost):
                 return "what a row keeps would have no bound"
-        return self._row_reason(group, statement, rows)
+        return self.row_reason(group, statement, rows)
 
     def _line_rows(
-        self, group: _Group, statement: Statement, rows: list[str | None]
+        self, group: Group, statement: Statement, rows: list[str | None]
     ) -> list[str | None] | None:
         """The rows that stay if ``statement`` is a product that takes lines of a convolution, of
         which nobody else reads the results; None if it is not."""
@@ -263,7 +277,7 @@ class _Partitioner:
         return lines if way == "together" else None
 
     def _turned_rows(
-        self, group: _Group, statement: Statement, rows: list[str | None]
+        self, group: Group, statement: Statement, rows: list[str | None]
     ) -> list[str | None] | None:
         """The rows that stay if ``statement`` stores a product's results, line by line, along other
         memory than they are made; None if it does not."""
@@ -276,25 +290,25 @@ class _Partitioner:
         lines = turned_line_rows(first, statement, self.tensors, shared, rows, self.l2_bytes)
         return lines if lines and is_balanced(statement, lines, self.cores) else None
 
-    def _alone_reads(self, group: _Group, statement: Statement) -> bool:
+    def _alone_reads(self, group: Group, statement: Statement) -> bool:
         """Whether what ``statement`` takes from the group are temps that nobody else reads."""
         readers = {*group.names, statement.name}
         return all(
             self.tensors[n].role == "temp" and readers.issuperset(self.users[n])
             for n in _reads(statement)
-            if self._in_group(group, n)
+            if self.in_group(group, n)
         )
 
     def _contraction_profit(
         self,
-        group: _Group,
+        group: Group,
         statement: Statement,
         contraction: Contraction,
         rows: list[str | None],
     ) -> str | None:
         inside = [c for s in group.statements if (c := contraction_of(s, self.tensors))]
         if self._takes_copies(group, contraction, rows):
-            return self._row_reason(group, statement, rows)
+            return self.row_reason(group, statement, rows)
         if not inside and not reads_expansion(statement, group.statements, self.tensors):
             return "a contraction starts a kernel of its own"
         lost = {p for p, r in enumerate(rows) if r is None}
@@ -303,10 +317,10 @@ class _Partitioner:
             return "the contraction's second operand is read again for every row tile"
         if not any(r in contraction.rows for r in rows if r is not None):
             return "no shared row reuses the contraction's operand"
-        return self._row_reason(group, statement, rows)
+        return self.row_reason(group, statement, rows)
 
     def _combines_parts(
-        self, group: _Group, c: Contraction, statement: Statement, lost: set[int]
+        self, group: Group, c: Contraction, statement: Statement, lost: set[int]
     ) -> bool:
         """Whether ``statement`` adds up results of ``c`` over an index of all of its operands: then
         they are parts of one sum, cut for the sake of what runs in parallel."""
@@ -316,7 +330,7 @@ class _Partitioner:
         used = [expression_variables(x) for e in c.statement.elements for x in loads(e)]
         return any(all(places[p] in u for u in used) for p in lost)
 
-    def _takes_copies(self, group: _Group, c: Contraction, rows: list[str | None]) -> bool:
+    def _takes_copies(self, group: Group, c: Contraction, rows: list[str | None]) -> bool:
         """Whether a depthwise convolution reads a copy (with a border) that the group makes: image
         by image the copy stays near, and as no row reuses an operand, none is lost."""
         window = shared_window(c.statement, c)
@@ -324,7 +338,7 @@ class _Partitioner:
             return False
         return not {c.vector, window.row} & {r for r in rows if r is not None}
 
-    def _may_run_in_rows(self, c: Contraction, group: _Group, lost: set[int]) -> bool:
+    def _may_run_in_rows(self, c: Contraction, group: Group, lost: set[int]) -> bool:
         """The second operand stays near, or rows save more traffic than reading it again costs:
         those of a temp that is larger than what it is made of, if all of them stay."""
         if self._is_near(c, group, lost):
@@ -332,7 +346,7 @@ class _Partitioner:
         return not lost and reads_expansion(c.statement, group.statements, self.tensors)
 
     def _is_near(
-        self, c: Contraction, group: _Group | None = None, lost: Iterable[int] = ()
+        self, c: Contraction, group: Group | None = None, lost: Iterable[int] = ()
     ) -> bool:
         """Whether the operand shared by all rows of a batch instance stays in half the L2 cache.
 
@@ -349,7 +363,7 @@ class _Partitioner:
                 operand_bytes *= _extent(c.statement, index) if index in used else 1
         return operand_bytes * 2 <= self.l2_bytes
 
-    def _in_blocks(self, c: Contraction, group: _Group | None, lost: Iterable[int]) -> bool:
+    def _in_blocks(self, c: Contraction, group: Group | None, lost: Iterable[int]) -> bool:
         """Whether rows stay shared that take blocks of the vector operand in turns."""
         if group is None or c.vector_operand is None:
             return False
@@ -357,13 +371,11 @@ class _Partitioner:
         shared = group.shared[c.statement.name]
         return any(n in used for p, n in enumerate(shared) if p not in set(lost))
 
-    def _keeps_row(self, group: _Group, c: Contraction, rows: list[str | None]) -> bool:
+    def _keeps_row(self, group: Group, c: Contraction, rows: list[str | None]) -> bool:
         shared = group.shared[c.statement.name]
         return any(shared[p] in c.rows for p, r in enumerate(rows) if r is not None)
 
-    def _row_reason(
-        self, group: _Group, statement: Statement, rows: list[str | None]
-    ) -> str | None:
+    def row_reason(self, group: Group, statement: Statement, rows: list[str | None]) -> str | None:
         """Refuse where a row's temps would not stay near, or where too few rows are left."""
         keep = {p for p, r in enumerate(rows) if r is not None}
         count = 1
@@ -428,7 +440,7 @@ class _Partitioner:
                 visit(g)
         return done
 
-    def _kernel(self, group: _Group, name: str) -> Kernel:
+    def _kernel(self, group: Group, name: str) -> Kernel:
         inside = group.names
         used: dict[str, Tensor] = {}
         read: set[str] = set()
@@ -466,7 +478,7 @@ class _Partitioner:
         return None if base == name else base
 
 
-def _new_group(statement: AnyStatement, position: int) -> _Group | Extern:
+def _new_group(statement: AnyStatement, position: int) -> Group | Extern:
     if isinstance(statement, Extern):
         return statement
     reduced = _reduced(statement)
@@ -474,10 +486,10 @@ def _new_group(statement: AnyStatement, position: int) -> _Group | Extern:
     if statement.scatter is not None or (statement.reduction and statement.reduction.into):
         free = ()
     sequential = _sequence_key(statement) is not None
-    return _Group([statement], {statement.name: () if sequential else free}, position, sequential)
+    return Group([statement], {statement.name: () if sequential else free}, position, sequential)
 
 
-def _extent_is_symbolic(s: Statement, group: _Group, position: int) -> bool:
+def _extent_is_symbolic(s: Statement, group: Group, position: int) -> bool:
     """Whether a row that is shared so far has a symbolic extent, and the rest has a constant one:
     what ``s`` writes then stays near as long as the row is shared."""
     shared = group.shared[s.name]

@@ -18,11 +18,13 @@ from nestor.ir.program import Extern, Kernel, Layout, Statement, Tensor
 from nestor.ir.schedule import (
     Accumulate,
     Arrange,
+    Bind,
     BlockReduction,
     ComputeAt,
     Fuse,
     Pack,
     Parallel,
+    PredicatedTile,
     Reorder,
     Schedule,
     SplitReduction,
@@ -40,6 +42,7 @@ class LoopInfo:
     ``extent`` is over domain indices and symbols for a root loop; None for a tile's halves, whose
     extents follow from ``parent`` and ``size``. ``tiled`` loops are virtual: their halves run.
     ``lanes``: of a split reduction. ``blocks``: each iteration sums apart (``BlockReduction``).
+    ``predicated``: the last tile is as large as the others, and tests its indices.
     """
 
     name: str
@@ -51,6 +54,7 @@ class LoopInfo:
     tiled: bool = False
     lanes: bool = False
     blocks: bool = False
+    predicated: bool = False
 
 
 @dataclass(slots=True)
@@ -164,6 +168,9 @@ def apply_step(state: ScheduleState, step: Step) -> None:
     match step:
         case Tile():
             _tile(state, step, step.loop, step.size)
+        case PredicatedTile():
+            for half in _tile(state, step, step.loop, step.size):
+                state.loops[half].predicated = True
         case SplitReduction():
             _split_reduction(state, step)
         case BlockReduction():
@@ -172,9 +179,10 @@ def apply_step(state: ScheduleState, step: Step) -> None:
             _reorder(state, step)
         case Fuse():
             _fuse(state, step)
-        case Parallel() | Vectorize() | Unroll():
+        case Parallel() | Bind() | Vectorize() | Unroll():
             kinds: dict[type, LoopKind] = {
                 Parallel: "parallel",
+                Bind: "grid",
                 Vectorize: "vector",
                 Unroll: "unroll",
             }

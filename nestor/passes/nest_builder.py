@@ -241,6 +241,9 @@ class _Builder:
             return self._plain_loop(info, full, items, ctx, whole)
         if f"{info.parent}.i" in ctx.path:
             return self._guarded_loop(info, total, items, ctx)
+        if info.predicated:
+            count = (total + (info.size - 1)) // info.size
+            return self._plain_loop(info, count, items, ctx, whole)
         if full == ZERO:
             return self._tail(info, ZERO, rest, items, ctx)
         tail = self._tail(info, full, rest, items, ctx)
@@ -313,6 +316,8 @@ class _Builder:
                 count = affine(info.size)
             else:
                 kind = "serial"
+        elif info.predicated and info.half == "i":
+            conditions = self._inside_range(info, ctx)
         bounds: tuple[Bound, ...] = ()
         if kind in ("serial", "parallel"):
             bounds, ctx = self.constraints.bounds(info.name, items, ctx)
@@ -320,6 +325,15 @@ class _Builder:
         if conditions:
             nodes = Guard(conditions=conditions, body=nodes)
         return [_loop(info.name, count, kind, nodes, bounds)]
+
+    def _inside_range(self, inner: LoopInfo, ctx: Context) -> tuple[Affine, ...]:
+        """That the index which ``inner`` and its outer half make is in the range that was tiled."""
+        assert inner.parent is not None
+        total = self.extent(self.state.loops[inner.parent], ctx)
+        if f"{inner.parent}.o" not in ctx.path or total % inner.size == ZERO:
+            return ()
+        index = variable(f"{inner.parent}.o") * inner.size + variable(inner.name)
+        return (total - 1 - index.substitute(dict(ctx.values)),)
 
     # Computes
 

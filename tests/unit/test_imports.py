@@ -28,9 +28,16 @@ HEAVY = (
     "ray",
     "transformers",
     "matplotlib",
+    "triton",
 )
 
-EAGER_FOLDERS = ("passes/polyhedral/", "codegen/llvm/", "frontends/torch/", "autotune/records/")
+EAGER_FOLDERS = (
+    "passes/polyhedral/",
+    "codegen/llvm/",
+    "codegen/triton/",
+    "frontends/torch/",
+    "autotune/records/",
+)
 """Loaded only by a compilation, so they may import their package at once; others must delay it."""
 
 OWNERS = {
@@ -41,6 +48,7 @@ OWNERS = {
     "rich": ("",),
     "ray": ("autotune/",),
     "sqlalchemy": ("autotune/records/",),
+    "triton": ("codegen/triton/",),
     "xgboost": ("cost_model/",),
 }
 """The folders that may import a package; ``""`` is the top of ``nestor`` itself."""

@@ -1,0 +1,298 @@
+"""One Triton kernel from one loop nest: signature, programs of the grid, loops, tiles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from nestor.codegen.triton.blocks import Context, Register
+from nestor.codegen.triton.computes import combine_function, emit_compute, emit_scan, scan_parts
+from nestor.codegen.triton.names import Names
+from nestor.errors import Unsupported
+from nestor.ir.affine import Affine
+from nestor.ir.loopnest import Alloc, Block, Compute, Guard, Loop, LoopNest, Node, computes
+
+_WIDE = 1 << 31
+"""From so many elements on, a tensor's offsets need 64 bits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TritonKernel:
+    """A kernel's source, and how it is launched.
+
+    Attributes:
+        name: of its function. source: of a module that has it.
+        tensors: the arguments that are pointers, in order; then the sizes ``symbols``.
+        grid: extents whose product is the number of programs.
+    """
+
+    name: str
+    source: str
+    tensors: tuple[str, ...]
+    symbols: tuple[str, ...]
+    grid: tuple[Affine, ...]
+
+    def programs(self, sizes: dict[str, int]) -> int:
+        """How many programs there are. Args: sizes: of the symbols."""
+        return prod(int(e.evaluate(sizes)) for e in self.grid)
+
+
+def emit_kernel(
+    nest: LoopNest, *, name: str = "kernel", summary: str = "", precision: str = "ieee"
+) -> TritonKernel:
+    """The source of a nest for a GPU.
+
+    Args: summary: what it computes, for people. precision: of products of f32, as ``tl.dot`` has
+        it.
+    Raises: ``Unsupported`` for a nest that no single kernel can run.
+    """
+    return _Emitter(nest, name, summary, precision).emit()
+
+
+class _Emitter:
+    def __init__(self, nest: LoopNest, name: str, summary: str, precision: str):
+        self.nest, self.name, self.summary = nest, name, summary
+        names = Names()
+        pointers = names.all(t.name for t in nest.tensors)
+        self.ctx = Context(
+            tensors={t.name: t for t in nest.tensors},
+            pointers=pointers,
+            names=names,
+            ranges={s.name: (s.lower, s.upper) for s in nest.symbols},
+            wide=any(_is_wide(t.shape) for t in nest.tensors),
+            precision=precision,
+        )
+        self.ctx.loops.update(names.all(s.name for s in nest.symbols))
+        self.grid: list[Loop] = []
+
+    def emit(self) -> TritonKernel:
+        """The whole module."""
+        ctx, nest = self.ctx, self.nest
+        body = nest.body
+        while isinstance(body, Loop) and body.kind == "grid":
+            self.grid.append(body)
+            body = body.body
+        self._programs()
+        self._tiles(body)
+        self._node(body)
+        symbols = [ctx.loops[s.name] for s in nest.symbols]
+        arguments = ", ".join([*ctx.pointers.values(), *symbols])
+        summary = self.summary or nest.name
+        head = [
+            f'"""{summary}"""',
+            "",
+            "import triton",
+            "import triton.language as tl",
+            "",
+            "from nestor.codegen.triton import library as lib",
+            "",
+            *self._combines(),
+            "",
+            "@triton.jit",
+            f"def {self.name}({arguments}):",
+        ]
+        return TritonKernel(
+            name=self.name,
+            source="\n".join([*head, *ctx.lines]) + "\n",
+            tensors=tuple(t.name for t in nest.tensors),
+            symbols=tuple(s.name for s in nest.symbols),
+            grid=tuple(loop.upper[0] for loop in self.grid),
+        )
+
+    def _combines(self) -> list[str]:
+        """How monoids that are reduced along a tile's loop combine, each as a function."""
+        lines: list[str] = []
+        seen: dict[str, None] = {}
+        for compute in computes(self.nest.body):
+            if compute.monoid is not None:
+                seen.setdefault(combine_function(compute.monoid))
+        for text in seen:
+            lines += ["", *text.splitlines(), ""]
+        return lines
+
+    def _programs(self) -> None:
+        """The indices of the grid's loops from the program's number, the innermost fastest."""
+        ctx = self.ctx
+        if not self.grid:
+            return
+        for loop in self.grid:
+            if len(loop.upper) != 1 or any(x.const or x.terms for x in loop.lower):
+                raise Unsupported(f"grid loop {loop.index} does not run from 0 to one bound")
+            if not loop.upper[0].variables() <= {s.name for s in self.nest.symbols}:
+                raise Unsupported(f"grid loop {loop.index} is longer for some programs than others")
+        wide = ".to(tl.int64)" if ctx.wide else ""
+        ctx.line(f"program = tl.program_id(0){wide}")
+        for position, loop in enumerate(reversed(self.grid)):
+            extent = ctx.affine(loop.upper[0]).text
+            name = ctx.names.fresh(loop.index)
+            if position == len(self.grid) - 1:
+                ctx.line(f"{name} = program")
+            else:
+                ctx.line(f"{name} = program % ({extent})")
+                ctx.line(f"program = program // ({extent})")
+            ctx.loops[loop.index] = name
+            high = loop.upper[0].bounds(ctx.ranges)[1]
+            ctx.ranges[loop.index] = (0, None if high is None else high - 1)
+
+    def _tiles(self, node: Node) -> None:
+        """Name the elements along the loops of tiles, once at the top; equal sizes share a name."""
+        ctx = self.ctx
+        lanes: dict[int, str] = {}
+        for loop in _tile_loops(node):
+            size = loop.upper[0].const
+            if loop.index in ctx.sizes:
+                if ctx.sizes[loop.index] != size:
+                    raise Unsupported(f"tile loop {loop.index} has several sizes")
+                continue
+            if size & (size - 1):
+                raise Unsupported(f"tile loop {loop.index} runs {size} times, no power of 2")
+            ctx.sizes[loop.index] = size
+            ctx.ranges[loop.index] = (0, size - 1)
+            if size not in lanes:
+                lanes[size] = ctx.names.fresh(f"to_{size}")
+                ctx.line(f"{lanes[size]} = tl.arange(0, {size})")
+            ctx.loops[loop.index] = lanes[size]
+
+    def _node(self, node: Node) -> None:
+        ctx = self.ctx
+        match node:
+            case Block():
+                for child in node.body:
+                    self._node(child)
+            case Alloc():
+                self._alloc(node)
+            case Guard():
+                self._guard(node)
+            case Compute():
+                emit_compute(ctx, node)
+            case Loop(kind="vector" | "unroll"):
+                self._tile(node)
+            case Loop(kind="serial"):
+                self._serial(node)
+            case Loop():
+                raise Unsupported(f"{node.kind} loop {node.index} inside the grid's")
+
+    def _tile(self, loop: Loop) -> None:
+        """One more dimension of the tile; a scan along it takes both of its computes at once."""
+        ctx = self.ctx
+        axes, conditions = ctx.axes, ctx.conditions
+        ctx.axes = (*axes, loop.index)
+        scan = scan_parts(loop.body)
+        if scan is not None:
+            update, final, tests = scan
+            ctx.conditions = (*conditions, *tests)
+            emit_scan(ctx, update, final)
+        else:
+            self._node(loop.body)
+        ctx.axes, ctx.conditions = axes, conditions
+
+    def _alloc(self, node: Alloc) -> None:
+        ctx = self.ctx
+        before = dict(ctx.registers)
+        for b in node.buffers:
+            if not all(e.is_const for e in b.shape):
+                raise Unsupported(f"buffer {b.name} has no constant size")
+            ctx.registers[b.name] = Register(b.dtype, tuple(e.const for e in b.shape))
+        self._node(node.body)
+        ctx.registers = before
+
+    def _guard(self, node: Guard) -> None:
+        ctx = self.ctx
+        before = ctx.conditions
+        if ctx.axes or not _stores_memory_alone(node.body):
+            if node.orelse is not None:
+                raise Unsupported("a choice between two ways for elements of one tile")
+            ctx.conditions = (*before, *node.conditions)
+            self._node(node.body)
+        else:
+            test = ctx.condition(node.conditions)
+            ctx.line(f"if {test.text or 'True'}:")
+            ctx.depth += 1
+            self._node(node.body)
+            ctx.depth -= 1
+            if node.orelse is not None:
+                ctx.line("else:")
+                ctx.depth += 1
+                self._node(node.orelse)
+                ctx.depth -= 1
+        ctx.conditions = before
+
+    def _serial(self, loop: Loop) -> None:
+        ctx = self.ctx
+        low = _most([ctx.affine(b).text for b in loop.lower], "max")
+        high = _most([ctx.affine(b).text for b in loop.upper], "min")
+        name = ctx.names.fresh(loop.index)
+        ctx.loops[loop.index] = name
+        before = ctx.ranges.get(loop.index)
+        lows = [b.bounds(ctx.ranges)[0] for b in loop.lower]
+        highs = [b.bounds(ctx.ranges)[1] for b in loop.upper]
+        known = [h for h in highs if h is not None]
+        ctx.ranges[loop.index] = (
+            max((x for x in lows if x is not None), default=None),
+            min(known) - 1 if known else None,
+        )
+        bounds = high if low == "0" else f"{low}, {high}"
+        ctx.line(f"for {name} in range({bounds}):")
+        loads = dict(ctx.loads)
+        ctx.depth += 1
+        self._node(loop.body)
+        ctx.depth -= 1
+        ctx.loads = {k: v for k, v in loads.items() if k in ctx.loads}
+        if before is not None:
+            ctx.ranges[loop.index] = before
+
+
+def _most(texts: list[str], name: str) -> str:
+    """The greatest or least of several bounds."""
+    out = texts[0]
+    for text in texts[1:]:
+        out = f"tl.{name}imum({out}, {text})"
+    return out
+
+
+def _tile_loops(node: Node) -> list[Loop]:
+    found: list[Loop] = []
+
+    def visit(n: Node) -> None:
+        match n:
+            case Loop():
+                if n.kind in ("vector", "unroll"):
+                    found.append(n)
+                visit(n.body)
+            case Block():
+                for child in n.body:
+                    visit(child)
+            case Guard():
+                visit(n.body)
+                if n.orelse is not None:
+                    visit(n.orelse)
+            case Alloc():
+                visit(n.body)
+            case Compute():
+                pass
+
+    visit(node)
+    return found
+
+
+def _stores_memory_alone(node: Node) -> bool:
+    """Whether nothing that a register holds is changed: values would have to be the same type and
+    shape on both ways."""
+    match node:
+        case Compute():
+            return node.phase in ("point", "final", "writeback")
+        case Block():
+            return all(_stores_memory_alone(child) for child in node.body)
+        case Alloc():
+            return True
+        case Loop():
+            return _stores_memory_alone(node.body)
+        case Guard():
+            rest = node.orelse is None or _stores_memory_alone(node.orelse)
+            return rest and _stores_memory_alone(node.body)
+
+
+def _is_wide(shape: tuple[Affine, ...]) -> bool:
+    if not all(e.is_const for e in shape):
+        return True
+    return prod(e.const for e in shape) >= _WIDE

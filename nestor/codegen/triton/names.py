@@ -1,0 +1,61 @@
+"""Names and types as Triton has them."""
+
+from __future__ import annotations
+
+import keyword
+import math
+import re
+from collections.abc import Iterable
+
+from nestor.ir.types import DType
+
+TYPES = {
+    DType.f64: "tl.float64",
+    DType.f32: "tl.float32",
+    DType.f16: "tl.float16",
+    DType.bf16: "tl.bfloat16",
+    DType.i64: "tl.int64",
+    DType.i32: "tl.int32",
+    DType.i16: "tl.int16",
+    DType.i8: "tl.int8",
+    DType.u8: "tl.uint8",
+    DType.bool: "tl.int1",
+}
+
+_TAKEN = {"tl", "triton", "lib", "program", "range", "float", "int", "kernel"}
+
+
+class Names:
+    """Identifiers for the names of the IR, each its own."""
+
+    def __init__(self) -> None:
+        self._used = set(_TAKEN) | set(keyword.kwlist)
+
+    def fresh(self, name: str) -> str:
+        """An identifier like ``name`` that nothing else has."""
+        base = re.sub(r"\W", "_", name)
+        if not base or base[0].isdigit():
+            base = f"v{base}"
+        found, count = base, 1
+        while found in self._used:
+            count += 1
+            found = f"{base}_{count}"
+        self._used.add(found)
+        return found
+
+    def all(self, names: Iterable[str]) -> dict[str, str]:
+        """An identifier for each of several names."""
+        return {name: self.fresh(name) for name in names}
+
+
+def literal(value: float | int | bool, dtype: DType) -> str:
+    """A constant as it stands in an expression of other blocks."""
+    if dtype is DType.bool:
+        return "True" if value else "False"
+    if not dtype.is_float:
+        return str(int(value))
+    if math.isnan(value):
+        return 'float("nan")'
+    if math.isinf(value):
+        return 'float("inf")' if value > 0 else 'float("-inf")'
+    return repr(float(value))

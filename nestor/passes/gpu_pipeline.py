@@ -1,0 +1,38 @@
+"""From a frontend's Program to kernels for a GPU: the passes of every target but those that are for
+the caches, vectors and cores of a CPU."""
+
+from __future__ import annotations
+
+from nestor.ir.program import Extern, Program
+from nestor.passes.canonical import canonicalize_kernel
+from nestor.passes.context import PassContext, PassOptions
+from nestor.passes.fusion import FusedKernel
+from nestor.passes.gpu_fusion import partition_for_gpu
+from nestor.passes.pipeline import PipelineResult, run_pipeline
+from nestor.target.gpu import GpuTarget
+
+NOT_FOR_GPUS = frozenset(
+    {
+        "pad_operands",  # a masked load costs nothing
+        "trim_windows",
+        "relayout_operands",  # tensor cores take operands either way
+        "transform_windows",
+        "split_softmax",
+        "skip_masked_terms",
+        "split_reductions",
+        "cut_reductions",
+        "group_rows",
+    }
+)
+"""Passes that are left out."""
+
+
+def prepare_for_gpu(program: Program) -> PipelineResult:
+    """Run the passes."""
+    return run_pipeline(program, PassContext(options=PassOptions(disabled=NOT_FOR_GPUS)))
+
+
+def gpu_kernels(main: Program, target: GpuTarget) -> list[FusedKernel | Extern]:
+    """The kernels of a prepared Program, in running order and in canonical names."""
+    partition = partition_for_gpu(main, l2_bytes=target.l2_bytes, processors=target.processors)
+    return [p if isinstance(p, Extern) else canonicalize_kernel(p)[0] for p in partition.parts]

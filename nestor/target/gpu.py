@@ -1,0 +1,66 @@
+"""What a GPU is, as far as schedules and estimates need to know."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from nestor.errors import UserError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuTarget:
+    """An NVIDIA GPU.
+
+    Attributes:
+        capability: of its architecture, 90 for sm_90.
+        processors: streaming multiprocessors.
+        shared_bytes: of shared memory that a program may have [bytes].
+        registers: of 32 bits that a multiprocessor has.
+        l2_bytes: of the last cache [bytes].
+        memory_gbps: bandwidth of its memory [GB/s].
+        tensor_tflops: of dense products of bf16, accumulated in f32 [10¹² operations/s].
+        tflops: of f32 outside tensor cores [10¹² operations/s].
+    """
+
+    capability: int
+    processors: int
+    shared_bytes: int
+    registers: int = 65536
+    l2_bytes: int
+    memory_gbps: float
+    tensor_tflops: float
+    tflops: float
+
+    @property
+    def name(self) -> str:
+        """``sm_90``."""
+        return f"sm_{self.capability}"
+
+
+_KNOWN = {
+    80: GpuTarget(
+        capability=80, processors=108, shared_bytes=163 << 10, l2_bytes=40 << 20,
+        memory_gbps=2039, tensor_tflops=312, tflops=19.5,
+    ),
+    90: GpuTarget(
+        capability=90, processors=132, shared_bytes=227 << 10, l2_bytes=50 << 20,
+        memory_gbps=4800, tensor_tflops=989, tflops=67,
+    ),
+    100: GpuTarget(
+        capability=100, processors=148, shared_bytes=227 << 10, l2_bytes=126 << 20,
+        memory_gbps=8000, tensor_tflops=2250, tflops=75,
+    ),
+}  # fmt: skip
+"""The largest chip of each architecture that is supported; from NVIDIA's data sheets of A100, H200
+and B200."""
+
+
+def parse_gpu_target(text: str) -> GpuTarget:
+    """The GPU called ``sm_90``. Raises: ``UserError`` naming those that there are."""
+    found = re.fullmatch(r"sm_(\d+)", text)
+    target = _KNOWN.get(int(found[1])) if found else None
+    if target is None:
+        known = ", ".join(t.name for t in _KNOWN.values())
+        raise UserError(f"{text!r} is no GPU that code is generated for; there are: {known}")
+    return target

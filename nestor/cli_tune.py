@@ -168,6 +168,7 @@ def tuning_to_json(tuning: Tuning) -> dict[str, Any]:
         "interrupted": tuning.interrupted,
         "reason": tuning.reason,
         "kept_default": tuning.kept_default,
+        "unmeasured": tuning.unmeasured,
         "default_ns": tuning.default_ns,
         "tuned_ns": tuning.tuned_ns,
         "kernels": [
@@ -233,6 +234,7 @@ def _table(view: View, tuning: Tuning) -> Table:
         + f"; {tuning.reason}; kernels together {whole:.3f}× the default"
         + (f"; failed: {failed}" if failed else "")
         + ("; the whole model was no faster and keeps the default" if tuning.kept_default else "")
+        + "".join(f"; {k} is not searched: {why}" for k, why in tuning.unmeasured.items())
         + (f"; {view.peer} {format_seconds(view.peer_seconds)} a call" if view.peer else "")
     )
     columns = ("kernel", ">calls", ">default", ">trials", ">gain", "decided otherwise")

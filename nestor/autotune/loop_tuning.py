@@ -14,6 +14,7 @@ import numpy as np
 
 from nestor.autotune.space import Candidate, RuleSpace
 from nestor.config import Config
+from nestor.errors import InternalError
 from nestor.ir.hashing import canonicalize
 from nestor.ir.program import Program
 from nestor.ir.schedule import Parallel, Schedule
@@ -153,6 +154,7 @@ def tune_loop(
     """Search a schedule for one loop kernel at its sizes; records keep what is measured.
 
     The winner, if one is confirmed, is the task's ``best``, in canonical names.
+    Raises: ``InternalError`` if the untuned schedule cannot be measured.
     """
     from nestor.autotune.measuring import Limits, Measurer
     from nestor.autotune.records import Records
@@ -171,4 +173,7 @@ def tune_loop(
         ) as measurer,
     ):
         setting = (problem.target, problem.threads, measurer, records, options)
-        return Tuner([task], *setting, report=report).run()
+        found = Tuner([task], *setting, report=report).run()
+    for reason in found.unmeasured.values():
+        raise InternalError(reason)
+    return found

@@ -24,6 +24,7 @@ from nestor.autotune.records.record import KernelKey, Record, TargetKey, current
 from nestor.autotune.space import Candidate, RuleSpace, readable_point
 from nestor.autotune.strategies import Ranker
 from nestor.autotune.task import Task
+from nestor.errors import InternalError
 from nestor.ir.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -108,6 +109,8 @@ class Tuning:
     Attributes: tasks: every kernel that has decisions, the most time first. trials, seconds: spent.
         statuses: how many candidates ended how. interrupted: stopped by Ctrl-C.
         kept_default: the whole model was no faster, and kept its default schedules.
+        unmeasured: by name of a kernel, why its default schedule cannot be measured: it is not
+            searched, and keeps that.
         reason: why it ended. history: every trial in order, remembered ones first.
     """
 
@@ -117,6 +120,7 @@ class Tuning:
     statuses: dict[str, int] = field(default_factory=dict)
     interrupted: bool = False
     kept_default: bool = False
+    unmeasured: dict[str, str] = field(default_factory=dict)
     reason: str = ""
     history: list[Trial] = field(default_factory=list)
 
@@ -278,9 +282,10 @@ class Tuner:
                     else:
                         flights.depart(_Batch(task, [task.default], best=1.0))
                 elif flights:
-                    batch, (found,) = flights.arrive()
-                    if found.samples_ns:
-                        batch.task.default_ns = min(min(pair) for pair in found.samples_ns)
+                    batch, found = flights.arrive()
+                    for measured in found:
+                        if measured.samples_ns:
+                            batch.task.default_ns = min(map(min, measured.samples_ns))
                     self._know_default(batch.task)
                 else:
                     break
@@ -356,8 +361,8 @@ class Tuner:
             count = self.result.statuses.get(measured.status, 0)
             self.result.statuses[measured.status] = count + 1
         self._records.add_many(records)
-        self.result.trials += len(batch.candidates)
-        task.end_batch(len(batch.candidates), self._spent() - batch.begin)
+        self.result.trials += len(found)
+        task.end_batch(len(found), self._spent() - batch.begin)
 
     def _confirm(self) -> None:
         """Measure new winners at length, those that gain most first."""
@@ -413,20 +418,27 @@ class Tuner:
         return max(1, min(count, self._options.trials - self.result.trials - flying))
 
     def _measure(self, batch: _Batch) -> list[Measurement]:
-        """Candidates beside the default; of what takes long, few pairs."""
+        """Candidates beside the default; of what takes long, few pairs. None where the default
+        itself cannot be measured: its kernel is then left as it is.
+        """
         task, policy = batch.task, None
         if not task.default_ns:
             policy = _FIRST_LOOK
         elif task.default_ns > LONG_NS:
             policy = _LONG_POLICY
-        return self._measurer.measure(
-            [self._scheduled(task, c) for c in batch.candidates],
-            self._scheduled(task, task.default),
-            sizes=task.sizes,
-            inputs=task.inputs,
-            best=batch.best,
-            policy=policy,
-        )
+        try:
+            return self._measurer.measure(
+                [self._scheduled(task, c) for c in batch.candidates],
+                self._scheduled(task, task.default),
+                sizes=task.sizes,
+                inputs=task.inputs,
+                best=batch.best,
+                policy=policy,
+            )
+        except InternalError as error:
+            task.is_exhausted = True
+            self.result.unmeasured[task.name] = str(error)
+            return []
 
     def _scheduled(self, task: Task, candidate: Candidate) -> Scheduled:
         return Scheduled(kernel=task.kernel, schedule=candidate.schedule)

@@ -21,7 +21,7 @@ from nestor.autotune.task import Task
 from nestor.autotune.tuner import CONFIRMED, Progress, Tuner, confirmed_schedule
 from nestor.compiler import ModelKernels
 from nestor.config import Config
-from nestor.errors import UserError
+from nestor.errors import InternalError, UserError
 from nestor.ir.program import Program
 from nestor.ir.schedule import Tile
 from nestor.passes.canonical import canonicalize_kernel
@@ -61,6 +61,7 @@ class Machine:
     asked: list[Program] = field(default_factory=list)
     confirmed: list[Candidate] = field(default_factory=list)
     stop_after: int = 10**9
+    broken: Program | None = None
     faster_alone: bool = True
     slots: int = 1
 
@@ -70,6 +71,8 @@ class Machine:
         self.asked.append(reference.kernel)
         if len(self.asked) > self.stop_after:
             raise KeyboardInterrupt
+        if reference.kernel == self.broken:
+            raise InternalError("the reference schedule is wrong")
         return [self._one(c, reference) for c in candidates]
 
     def _one(self, candidate: Candidate, reference: Candidate) -> Measurement:
@@ -126,6 +129,16 @@ def test_what_is_found_is_confirmed_kept_and_chosen(tmp_path: Path) -> None:
     both = kernels((LARGE, 1), (SMALL, 1))
     chosen = chosen_schedules(lambda: both, Config(cache_dir=tmp_path))
     assert chosen == {LARGE.kernel: task.best.schedule}
+
+
+def test_a_kernel_whose_default_is_wrong_stops_no_other(tmp_path: Path) -> None:
+    machine = Machine(broken=SMALL.kernel)
+    search, records = tuner(tmp_path, machine, (SMALL, 10**6), (LARGE, 1), trials=40)
+    found = search.run()
+    assert found.unmeasured == {"k0": "the reference schedule is wrong"}
+    assert {t.name: t.trials for t in found.tasks} == {"k0": 0, "k1": 40}
+    assert found.trials == found.statuses["ok"] == 40
+    assert not records.history(KernelKey.of(SMALL.kernel).digest)
 
 
 def test_nothing_recorded_costs_nothing(tmp_path: Path) -> None:

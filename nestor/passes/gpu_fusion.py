@@ -56,7 +56,9 @@ class _GpuPartitioner(Partitioner):
         full = all(r is not None for r in rows)
         is_alike = full and len(rows) == len(statement.domain.names)
         if any(contraction_of(s, self.tensors) is not None for s in group.statements):
-            return None if is_alike else "a product's tile is no whole row"
+            if is_alike or is_online(statement):
+                return None
+            return "a product's tile is no whole row"
         if is_alike and statement.reduction is None:
             return None
         keep = [p for p, r in enumerate(rows) if r is not None]
@@ -71,6 +73,11 @@ class _GpuPartitioner(Partitioner):
         """Whether both write one tensor, for each that they write."""
         mine = {self.root[w.tensor] for w in a.writes}
         yield any(self.root[w.tensor] in mine for w in b.writes)
+
+
+def is_online(s: Statement) -> bool:
+    """Whether it is an attention's sum, with the softmax that runs along with it."""
+    return s.reduction is not None and s.reduction.monoid.name == "online_softmax"
 
 
 def _loads(s: Statement) -> Iterator[Load]:

@@ -3,12 +3,15 @@ the caches, vectors and cores of a CPU."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from nestor.ir.program import Extern, Program
 from nestor.passes.canonical import canonicalize_kernel
 from nestor.passes.context import PassContext, PassOptions
 from nestor.passes.fusion import FusedKernel
 from nestor.passes.gpu_fusion import partition_for_gpu
-from nestor.passes.pipeline import PipelineResult, run_pipeline
+from nestor.passes.online_attention import merge_attention
+from nestor.passes.pipeline import PipelineResult, run_pass, run_pipeline
 from nestor.target.gpu import GpuTarget
 
 NOT_FOR_GPUS = frozenset(
@@ -29,7 +32,9 @@ NOT_FOR_GPUS = frozenset(
 
 def prepare_for_gpu(program: Program) -> PipelineResult:
     """Run the passes."""
-    return run_pipeline(program, PassContext(options=PassOptions(disabled=NOT_FOR_GPUS)))
+    ctx = PassContext(options=PassOptions(disabled=NOT_FOR_GPUS))
+    result = run_pipeline(program, ctx)
+    return replace(result, main=run_pass(result.main, merge_attention, ctx))
 
 
 def gpu_kernels(main: Program, target: GpuTarget) -> list[FusedKernel | Extern]:

@@ -7,9 +7,11 @@ leaves over is masked.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 
+from nestor.ir.affine import Affine, affine
+from nestor.ir.expr import loads
 from nestor.ir.program import Statement
 from nestor.ir.schedule import (
     Accumulate,
@@ -25,6 +27,7 @@ from nestor.ir.schedule import (
 )
 from nestor.passes.contraction import Contraction, contraction_of
 from nestor.passes.fusion import FusedKernel
+from nestor.passes.gpu_fusion import is_online
 from nestor.passes.knobs import Choices
 from nestor.passes.statement_facts import extent_of, free_indices, is_constant, reduced_indices
 from nestor.passes.strides import access_strides
@@ -41,6 +44,9 @@ LONG = 1 << 16
 PRODUCT = (128, 128, 32)
 """Rows, columns and terms of a product's tile at most."""
 
+ATTENTION = (64, 64)
+"""Queries and keys of an attention's tile at most."""
+
 LEAST = 16
 """Of each side of a product's tile: tensor cores take no less."""
 
@@ -49,15 +55,23 @@ LEAST = 16
 class _Plan:
     """How one statement runs.
 
-    Attributes: grid: loops of the grid, outermost first. serial: loops of a program.
-        tile: loops of its tile. steps: that make them.
+    Attributes: grid: loops of the grid, outermost first. shared: loops of a program that all
+        statements are in. serial: its other loops. tile: loops of its tile. steps: that make
+        them. notes: how they run.
     """
 
     statement: Statement
-    grid: list[str]
-    serial: list[str]
-    tile: list[str]
-    steps: list[Step]
+    grid: list[str] = field(default_factory=list)
+    shared: list[str] = field(default_factory=list)
+    serial: list[str] = field(default_factory=list)
+    tile: list[str] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    notes: list[Step] = field(default_factory=list)
+
+    def all_steps(self) -> list[Step]:
+        """What makes the loops, orders them, and says how they run."""
+        loops = (*self.grid, *self.shared, *self.serial, *self.tile)
+        return [*self.steps, Reorder(statement=self.statement.name, loops=loops), *self.notes]
 
 
 def gpu_schedule(fused: FusedKernel, choices: Choices | None = None) -> Schedule:
@@ -78,7 +92,9 @@ class _Rules:
     def schedule(self) -> Schedule:
         """All steps."""
         product = contraction_of(self.statements[0], self.tensors)
-        if product is not None and self._is_tiled_alike():
+        if is_online(self.statements[-1]):
+            plans = self._attention(self.statements[-1])
+        elif product is not None and self._is_tiled_alike():
             plans = self._product(product)
         else:
             plans = self._rows()
@@ -111,6 +127,49 @@ class _Rules:
             free = [*order, *(n for n in free_indices(user) if n not in order)]
             plans.append(self._plan(user, free, sizes))
         return plans
+
+    def _attention(self, last: Statement) -> list[_Plan]:
+        """Tiles of queries; keys in tiles, one after the other, for scores and sums alike."""
+        assert last.reduction is not None
+        (key,) = last.reduction.indices
+        shared = self.fused.shared[last.name]
+        query = max(shared, key=lambda n: self._extent(last, n))
+        queries, keys = (
+            max(LEAST, self._power(last, n, most)) for n, most in zip((query, key), ATTENTION)
+        )
+        plans = []
+        for s in self.statements:
+            rows = list(self.fused.shared[s.name])
+            places = dict(zip(shared, rows))
+            keyed = key if s is last else self._keyed(s, last, key)
+            sizes = {n: self._power(s, n, LONG) for n in self._others(s) if n != keyed}
+            sizes[places[query]] = queries
+            plan = self._plan(s, rows, {**sizes, keyed: keys})
+            # Keys come first of what a program loops over, so that all statements can share them.
+            loop = f"{s.name}.{keyed}.o"
+            plan.serial.remove(loop)
+            plan.shared.append(loop)
+            plans.append(plan)
+        return plans
+
+    def _keyed(self, s: Statement, last: Statement, key: str) -> str:
+        """What a statement that makes scores calls the keys: the index of what it writes where the
+        next statement's load has them."""
+        readers = {s.name: key for s in (last,)}
+        for reader in reversed(self.statements):
+            name = readers.get(reader.name)
+            if name is None:
+                continue
+            for element in reader.elements:
+                for load in loads(element):
+                    for writer in self.statements:
+                        for write in writer.writes:
+                            if write.tensor != load.tensor:
+                                continue
+                            for w, r in zip(write.indices, load.indices):
+                                if r == affine(name) and isinstance(w, Affine) and w.terms:
+                                    readers.setdefault(writer.name, str(w))
+        return readers[s.name]
 
     def _rows(self) -> list[_Plan]:
         """Rows of all statements side by side; of each, what is left of its indices as a tile."""
@@ -160,7 +219,7 @@ class _Rules:
 
     def _plan(self, s: Statement, shared: list[str], sizes: dict[str, int]) -> _Plan:
         """Loops of a statement that is tiled by ``sizes``."""
-        plan = _Plan(s, [], [], [], [])
+        plan = _Plan(s)
         reduced = reduced_indices(s)
         inside: list[str] = []
         for name in [*shared, *(n for n in s.domain.names if n not in shared)]:
@@ -176,19 +235,19 @@ class _Rules:
         kept = [n for n in inside if n not in reduced]
         summed = [n for n in inside if n in reduced]
         plan.tile = [f"{s.name}.{n}.i" for n in (*kept, *summed)]
-        plan.steps.append(Reorder(statement=s.name, loops=(*plan.grid, *plan.serial, *plan.tile)))
-        plan.steps += [Vectorize(loop=f"{s.name}.{n}.i") for n in kept]
-        plan.steps += [Unroll(loop=f"{s.name}.{n}.i") for n in summed]
+        plan.notes += [Vectorize(loop=f"{s.name}.{n}.i") for n in kept]
+        plan.notes += [Unroll(loop=f"{s.name}.{n}.i") for n in summed]
         if s.reduction is not None:
-            plan.steps.append(Accumulate(statement=s.name, scope="register"))
+            plan.notes.append(Accumulate(statement=s.name, scope="register"))
         return plan
 
     def _steps(self, plans: list[_Plan]) -> list[Step]:
         """Everything, with the grid's loops shared."""
-        steps = [step for plan in plans for step in plan.steps]
+        steps = [step for plan in plans for step in plan.all_steps()]
         first = plans[0]
         for plan in plans[1:]:
-            steps += [Fuse(first=a, second=b) for a, b in zip(first.grid, plan.grid)]
+            pairs = zip((*first.grid, *first.shared), (*plan.grid, *plan.shared))
+            steps += [Fuse(first=a, second=b) for a, b in pairs]
         steps += [Bind(loop=loop) for loop in first.grid]
         if len(plans) > 1:
             steps += [

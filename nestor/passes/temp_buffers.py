@@ -41,7 +41,7 @@ def _place(
     writer = next((u for u, _, is_write in accesses if is_write), None)
     if writer is None:
         raise UserError(f"temp '{name}' of kernel '{state.kernel.name}' is never written")
-    path = _shared_path(state, [u for u, _, _ in accesses])
+    path = _shared_path(state, name, [u for u, _, _ in accesses])
     base: list[Affine] = []
     shape: list[Affine] = []
     for d in range(len(tensor.shape)):
@@ -72,16 +72,27 @@ def _accesses(
                     yield user, load.indices, False
 
 
-def _shared_path(state: ScheduleState, users: list[StatementState]) -> tuple[str, ...]:
-    """Loops around every user, outermost first; not into vector loops (lanes share a buffer)."""
+def _shared_path(state: ScheduleState, name: str, users: list[StatementState]) -> tuple[str, ...]:
+    """Loops around every user, outermost first; not into vector loops (lanes share a buffer), nor
+    into a reduction's for what its result is made of or goes to: that lies outside."""
+    outside = [u for u in users if name in _outside(u)]
     path: list[str] = []
     for names in zip(*(u.loops for u in users)):
         if len(set(names)) > 1 or state.loops[names[0]].kind == "vector":
             break
-        if any(names[0] in u.reduced for u in users):
+        if any(names[0] in u.reduced for u in outside):
             break
         path.append(names[0])
     return tuple(path)
+
+
+def _outside(user: StatementState) -> set[str]:
+    """Tensors that a statement touches after its reduced loops."""
+    reduction = user.statement.reduction
+    found = {w.tensor for w in user.statement.writes}
+    for final in reduction.final if reduction else ():
+        found |= {load.tensor for load in loads(final)}
+    return found
 
 
 def _dimension(

@@ -26,8 +26,8 @@ class Value:
 
 @dataclass(slots=True)
 class Register:
-    """A buffer that a program holds: a block whose dimensions are the buffer's that are larger
-    than 1, in order, as long as the tile's loops along them (``sizes``, by the buffer's dimension).
+    """A buffer that a program holds: a block whose dimensions are those of the buffer (``places``)
+    along which it varies, in order, as long as the tile's loops there (``sizes``).
 
     ``name`` is empty until something was stored. ``running``: the loops of the tile that a scan's
     states vary over, one more than the buffer has: what is read is the state at each.
@@ -38,11 +38,7 @@ class Register:
     name: str = ""
     running: tuple[str, ...] = ()
     sizes: dict[int, int] = field(default_factory=dict)
-
-    @property
-    def places(self) -> tuple[int, ...]:
-        """The buffer's dimensions that the block has."""
-        return tuple(d for d, size in enumerate(self.shape) if size > 1)
+    places: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)

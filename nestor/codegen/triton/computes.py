@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-
 from nestor.codegen.triton.blocks import Context, Register, Value
 from nestor.codegen.triton.expressions import Expressions, register_dims, store
-from nestor.codegen.triton.names import TYPES, literal
+from nestor.codegen.triton.names import TYPES, combine_name, literal
+from nestor.codegen.triton.online import emit_online
 from nestor.codegen.triton.products import emit_product
 from nestor.errors import Unsupported
 from nestor.ir.affine import Affine
@@ -60,7 +59,7 @@ def _update(ctx: Context, node: Compute) -> None:
     state = [_state_of(ctx, s) for s in node.stores]
     kept = frozenset(d for dims in state for d in dims)
     over = tuple(a for a in ctx.axes if a not in kept)
-    if over and emit_product(ctx, node, state[0], over):
+    if over and (emit_product(ctx, node, state[0], over) or emit_online(ctx, node, state, over)):
         return
     writer = Expressions(ctx)
     values = [writer.value(v) for v in node.values]
@@ -124,7 +123,9 @@ def emit_scan(ctx: Context, update: Compute, final: Compute) -> None:
     for target, value, expr in zip(update.stores, running, update.values):
         name = ctx.assign("running", value).text
         before = kept[target.target]
-        ctx.registers[target.target] = Register(expr.dtype, before.shape, name, ctx.axes)
+        ctx.registers[target.target] = Register(
+            expr.dtype, before.shape, name, ctx.axes, places=before.places
+        )
     _store_all(ctx, final)
     ctx.registers.update(kept)
     last = _reduced(ctx, [Value(t, dims) for t in named], monoid, dims - {axis}, (axis,))
@@ -203,13 +204,6 @@ def _combined(ctx: Context, monoid: Monoid, old: list[Value], values: list[Value
     if len(found) > 1:
         found = [ctx.assign("state", v) for v in found]
     return found
-
-
-def combine_name(monoid: Monoid) -> str:
-    """The name of a monoid's function."""
-    text = "/".join(map(str, (monoid.name, monoid.dtypes, monoid.combine)))
-    kind = "_".join(str(d) for d in dict.fromkeys(monoid.dtypes))
-    return f"{monoid.name}_{kind}_{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
 def combine_function(monoid: Monoid) -> str:

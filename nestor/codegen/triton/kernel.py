@@ -8,6 +8,8 @@ from math import prod
 from nestor.codegen.triton.blocks import Context, Register
 from nestor.codegen.triton.computes import combine_function, emit_compute, emit_scan, scan_parts
 from nestor.codegen.triton.names import Names
+from nestor.codegen.triton.online import reduced_monoids
+from nestor.codegen.triton.states import narrow_states
 from nestor.errors import Unsupported
 from nestor.ir.affine import Affine
 from nestor.ir.loopnest import Alloc, Block, Compute, Guard, Loop, LoopNest, Node, computes
@@ -105,7 +107,8 @@ class _Emitter:
         seen: dict[str, None] = {}
         for compute in computes(self.nest.body):
             if compute.monoid is not None:
-                seen.setdefault(combine_function(compute.monoid))
+                for monoid in reduced_monoids(compute.monoid):
+                    seen.setdefault(combine_function(monoid))
         for text in seen:
             lines += ["", *text.splitlines(), ""]
         return lines
@@ -192,7 +195,12 @@ class _Emitter:
         for b in node.buffers:
             if not all(e.is_const for e in b.shape):
                 raise Unsupported(f"buffer {b.name} has no constant size")
-            ctx.registers[b.name] = Register(b.dtype, tuple(e.const for e in b.shape))
+            shape = tuple(e.const for e in b.shape)
+            places = tuple(d for d, size in enumerate(shape) if size > 1)
+            ctx.registers[b.name] = Register(b.dtype, shape, places=places)
+        for compute in computes(node.body):
+            if compute.phase == "update":
+                narrow_states(ctx, compute)
         self._node(node.body)
         ctx.registers = before
 

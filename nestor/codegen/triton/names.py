@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import keyword
 import math
 import re
 from collections.abc import Iterable
 
+from nestor.ir.monoid import Monoid
 from nestor.ir.types import DType
 
 TYPES = {
@@ -59,3 +61,10 @@ def literal(value: float | int | bool, dtype: DType) -> str:
     if math.isinf(value):
         return 'float("inf")' if value > 0 else 'float("-inf")'
     return repr(float(value))
+
+
+def combine_name(monoid: Monoid) -> str:
+    """The name of a monoid's function."""
+    text = "/".join(map(str, (monoid.name, monoid.dtypes, monoid.combine)))
+    kind = "_".join(str(d) for d in dict.fromkeys(monoid.dtypes))
+    return f"{monoid.name}_{kind}_{hashlib.sha256(text.encode()).hexdigest()[:6]}"

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from nestor.codegen.triton.blocks import Context, Value
 from nestor.codegen.triton.expressions import Expressions
 from nestor.codegen.triton.names import TYPES
-from nestor.ir.affine import Affine
-from nestor.ir.expr import Binary, Cast, Expr, Index, Load, walk
+from nestor.codegen.triton.states import expression_loops
+from nestor.ir.expr import Binary, Cast, Expr, Load
 from nestor.ir.loopnest import Compute
 from nestor.ir.types import DType
 
@@ -54,8 +54,10 @@ def emit_product(
     sides = _sides(ctx, node.values[0], frozenset({row}), frozenset({column}), over[0])
     if sides is None:
         return False
-    left = _operand(ctx, sides.left, (*batch, row, over[0]), over[0], dtype)
-    right = _operand(ctx, sides.right, (*batch, over[0], column), over[0], dtype)
+    left, left_kind = side_of(ctx, sides.left, (*batch, row, over[0]), over[0], dtype)
+    right, right_kind = side_of(ctx, sides.right, (*batch, over[0], column), over[0], dtype)
+    if left_kind != right_kind:  # both exact, and tensor cores take one type
+        left, right = (f"{side}.to({TYPES[dtype]})" for side in (left, right))
     register = ctx.registers[node.stores[0].target]
     extra = f', input_precision="{ctx.precision}"' if dtype is DType.f32 else ""
     out = f", out_dtype={TYPES[dtype]}"
@@ -91,23 +93,14 @@ def _sides(
 
 def variables(ctx: Context, expr: Expr) -> frozenset[str]:
     """The tile's loops that an expression's value varies over."""
-    found: set[str] = set()
-    for node in walk(expr):
-        if isinstance(node, Index):
-            found |= node.value.variables()
-        elif isinstance(node, Load):
-            for index in node.indices:
-                if isinstance(index, Affine):
-                    found |= index.variables()
-            for p in node.predicate:
-                found |= p.variables()
-    return frozenset(found & set(ctx.axes))
+    return expression_loops(expr) & frozenset(ctx.axes)
 
 
-def _operand(
+def side_of(
     ctx: Context, factors: tuple[Expr, ...], axes: tuple[str, ...], over: str, dtype: DType
-) -> str:
-    """A block of the product of ``factors`` with the dimensions ``axes``."""
+) -> tuple[str, str]:
+    """A block of the product of ``factors`` with the dimensions ``axes``, zero where a test leaves
+    terms out, and its type: that in memory, where products of it are exact in ``dtype``."""
     before, conditions = ctx.axes, ctx.conditions
     ctx.axes = axes
     hidden = frozenset(before) - frozenset(axes)
@@ -116,12 +109,12 @@ def _operand(
     stripped = plain.x if isinstance(plain, Cast) and plain.x.dtype in _EXACT[dtype] else plain
     writer = Expressions(ctx)
     if len(factors) == 1:
-        value = writer.value(stripped)
+        value, kind = writer.value(stripped), stripped.dtype
     else:
         product = factors[0]
         for f in factors[1:]:
             product = Binary(op="mul", a=product, b=f)
-        value = writer.value(product)
+        value, kind = writer.value(product), dtype
     dims = frozenset(axes)
     is_loaded = (
         len(factors) == 1
@@ -138,4 +131,4 @@ def _operand(
         text = f"tl.broadcast_to({text}, {ctx.shape(dims)})"
     found = ctx.assign("side", Value(text, dims)).text if not text.isidentifier() else text
     ctx.axes, ctx.conditions = before, conditions
-    return found
+    return found, TYPES[kind]

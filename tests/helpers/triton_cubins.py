@@ -1,0 +1,41 @@
+"""Compile the kernels of all cases for several architectures and print what they take, as JSON:
+``python -m tests.helpers.triton_cubins``. A process of its own: Triton compiles or interprets."""
+
+from __future__ import annotations
+
+import json
+
+from nestor.codegen.triton import emit_kernel
+from nestor.codegen.triton.cubin import compile_cubin
+from nestor.passes.gpu_schedule import gpu_schedule
+from nestor.passes.nest import apply_schedule
+from tests.helpers.triton_cases import CASES, kernels_of
+
+CAPABILITIES = (80, 90, 100)
+
+
+def main() -> None:
+    """See the module."""
+    found = []
+    for name, case in CASES.items():
+        for number, fused in enumerate(kernels_of(*case)):
+            nest = apply_schedule(fused.kernel, gpu_schedule(fused))
+            kernel = emit_kernel(nest)
+            tensors = {t.name: t for t in nest.tensors}
+            for capability in CAPABILITIES:
+                made = compile_cubin(kernel, tensors, capability)
+                found.append(
+                    {
+                        "kernel": f"{name} {number}",
+                        "capability": capability,
+                        "shared": made.shared_bytes,
+                        "registers": made.registers,
+                        "spilled": made.spilled_bytes,
+                        "bytes": len(made.code),
+                    }
+                )
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -34,12 +34,23 @@ _INFIX = {
 }  # fmt: skip
 
 _PLAIN = {
-    "exp": "tl.exp", "exp2": "tl.exp2", "log": "tl.log", "log2": "tl.log2", "sqrt": "tl.sqrt_rn",
+    "exp": "tl.exp", "exp2": "tl.exp2", "log": "tl.log", "log2": "tl.log2",
     "sin": "tl.sin", "cos": "tl.cos", "erf": "tl.erf", "floor": "tl.floor", "ceil": "tl.ceil",
     "abs": "tl.abs",
 }  # fmt: skip
 
 _NARROW = (DType.i16, DType.i8, DType.u8)
+
+
+LIBRARY = frozenset("expm1 isinf log1p round rsqrt sigmoid sign tanh trunc".split())
+"""The functions of ``library``."""
+
+
+def library_name(function: str) -> str:
+    """What a function is called in a kernel. Raises: ``Unsupported`` if there is none."""
+    if function not in LIBRARY:
+        raise Unsupported(f"'{function}' has no Triton code yet")
+    return f"lib.{function}"
 
 
 class Expressions:
@@ -105,11 +116,15 @@ class Expressions:
             return Value(f"(~{x.text})", x.dims)
         if op == "isnan":
             return Value(f"({x.text} != {x.text})", x.dims)
-        if op in _PLAIN and not (
-            op in ("exp", "log", "exp2", "log2", "erf") and dtype is DType.f64
-        ):
+        if op in ("sqrt", "reciprocal"):  # correctly rounded, which tl's plain ones are not in f32
+            is_single = dtype is DType.f32
+            if op == "sqrt":
+                return Value(f"tl.sqrt{'_rn' if is_single else ''}({x.text})", x.dims)
+            text = f"tl.div_rn(1.0, {x.text})" if is_single else f"(1.0 / {x.text})"
+            return Value(text, x.dims)
+        if op in _PLAIN:
             return Value(f"{_PLAIN[op]}({x.text})", x.dims)
-        return Value(f"lib.{op}({x.text})", x.dims)
+        return Value(f"{library_name(op)}({x.text})", x.dims)
 
     def _binary(self, node: Binary) -> Value:
         a, b = self._visit(node.a), self._visit(node.b)
@@ -128,7 +143,7 @@ class Expressions:
         if op in ("min", "max"):
             return Value(f"({a.text} {'&' if op == 'min' else '|'} {b.text})", dims)
         kind = "float" if dtype.is_float else "int"
-        return Value(f"lib.{op}_{kind}({a.text}, {b.text})", dims)
+        return Value(f"{library_name(f'{op}_{kind}')}({a.text}, {b.text})", dims)
 
     def _cast(self, node: Cast) -> Value:
         x, source, target = self._visit(node.x), node.x.dtype, node.dtype
@@ -138,7 +153,7 @@ class Expressions:
             return Value(f"({x.text} != 0)", x.dims)
         if source.is_float and target.is_int:
             wide = "int64" if target is DType.i64 else "int32"
-            text = f"lib.to_{wide}({x.text})"
+            text = f"{library_name(f'to_{wide}')}({x.text})"
             if target in _NARROW:
                 text = f"{text}.to({TYPES[target]})"
             return Value(text, x.dims)
@@ -157,7 +172,7 @@ class Expressions:
         texts = ", ".join(a.text for a in args)
         if node.function == "fma":
             return Value(f"tl.fma({texts})", dims)
-        return Value(f"lib.{node.function}_{node.dtype}({texts})", dims)
+        return Value(f"{library_name(f'{node.function}_{node.dtype}')}({texts})", dims)
 
     # ---------------------------------------------------------------- memory
 

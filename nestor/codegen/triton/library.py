@@ -16,11 +16,6 @@ def rsqrt(x):
 
 
 @triton.jit
-def reciprocal(x):
-    return 1.0 / x
-
-
-@triton.jit
 def sigmoid(x):
     return 1.0 / (1.0 + tl.exp(-x))
 
@@ -47,11 +42,6 @@ def tanh(x):
     e = expm1(2.0 * tl.abs(x))
     y = tl.where(tl.abs(x) > 10.0, 1.0, e / (e + 2.0))
     return tl.where(x != x, x, tl.where(x < 0.0, -y, y))
-
-
-@triton.jit
-def erfc(x):
-    return 1.0 - tl.erf(x)
 
 
 @triton.jit

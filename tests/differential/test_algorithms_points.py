@@ -166,7 +166,7 @@ class Stopwatch:
     def __init__(self, real: Any, ns: Any):
         self.target, self.threads, self.ns = real.target, real.threads, ns
 
-    def measure(self, candidates: Sequence[Any], reference: Any) -> list[Any]:
+    def measure(self, candidates: Sequence[Any], reference: Any, **more: Any) -> list[Any]:
         from nestor.autotune.measuring import Measurement
 
         time = self.ns(reference.kernel)

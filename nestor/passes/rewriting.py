@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
+from nestor.errors import InternalError
 from nestor.ir.affine import Affine, AffineLike, Interval, variable
 from nestor.ir.expr import Binary, Const, Expr, Index, IndexExpr, Load, map_affines, map_expr, walk
 from nestor.ir.names import Names as Names
@@ -187,20 +188,57 @@ def replace_statements(
 
 
 def renumber(statements: Iterable[AnyStatement]) -> list[AnyStatement]:
-    """Give statements, in the order they come, top-level positions 0, 1, … (a region keeps one)."""
-    out: list[AnyStatement] = []
-    position = -1
-    last: int | None = None
+    """Give statements, in the order they come, top-level positions 0, 1, …
+
+    The statements of a ``seq`` region keep one position. What stands between them, such as the
+    expression of weights that a pass took out of one, runs before the region.
+    Raises: ``InternalError`` if it needs what the region computes.
+    """
+    groups: list[list[AnyStatement]] = []
+    region_of: dict[int, list[AnyStatement]] = {}
     for statement in statements:
-        if is_sequential(statement) and last == statement.order[0]:
-            pass
+        region = region_of.get(first_position(statement)) if is_sequential(statement) else None
+        if region is None:
+            groups.append([statement])
+            if is_sequential(statement):
+                region_of[first_position(statement)] = groups[-1]
+            continue
+        if region is not groups[-1]:
+            at = next(n for n, g in enumerate(groups) if g is region)
+            between = groups[at + 1 :]
+            _check_independent([s for g in between for s in g], region)
+            groups[at:] = [*between, region]
+        region.append(statement)
+    return [
+        s if s.order[0] == position else replace(s, order=(position, *s.order[1:]))
+        for position, group in enumerate(groups)
+        for s in group
+    ]
+
+
+def _check_independent(moved: list[AnyStatement], region: list[AnyStatement]) -> None:
+    read, written = _touched(moved)
+    region_read, region_written = _touched(region)
+    if shared := (read & region_written) | (written & (region_read | region_written)):
+        names = " and ".join(s.name for s in moved)
+        raise InternalError(
+            f"{names} stand among statements that run step by step, and share "
+            f"{', '.join(sorted(shared))} with them"
+        )
+
+
+def _touched(statements: list[AnyStatement]) -> tuple[set[str], set[str]]:
+    """Tensors that are read, and those that are written."""
+    read: set[str] = set()
+    written: set[str] = set()
+    for s in statements:
+        if isinstance(s, Statement):
+            read |= {x.tensor for x in statement_loads(s)}
+            written |= {w.tensor for w in s.writes}
         else:
-            position += 1
-            last = int(statement.order[0]) if is_sequential(statement) else None
-        if statement.order[0] != position:
-            statement = replace(statement, order=(position, *statement.order[1:]))
-        out.append(statement)
-    return out
+            read |= set(s.inputs)
+            written |= set(s.outputs)
+    return read, written
 
 
 def names_of(program: Program) -> Names:

@@ -75,9 +75,9 @@ _SAMPLE_S = 5e-3
 _PAUSE_S = 0.03
 """Before each sample, so that threads of the one before have stopped waiting for work [s]."""
 
-_TVM_PAUSE_S = 0.3
-"""After one of TVM's, whose threads go on asking for work for a tenth of a second, on the cores
-that others need: calls that follow at once take five times as long [s]."""
+_WARM_UP_S = 0.02
+"""Calls before those that are timed: code and data come back into the caches, threads wake up, and
+the system takes them apart where it has put two on one core [s]."""
 
 _ROUNDS = 41
 
@@ -101,7 +101,9 @@ def sampler(call: Call) -> Sampler:
 
     def sample(seconds: float) -> float:
         time.sleep(_PAUSE_S)
-        call()  # its threads wake up, its code and data come back into the caches
+        clock = time.perf_counter()
+        while time.perf_counter() - clock < _WARM_UP_S:
+            call()
         count, clock = 0, time.perf_counter()
         while count == 0 or time.perf_counter() - clock < seconds:
             call()
@@ -212,7 +214,8 @@ def tvm_peer(
     """TVM's MetaSchedule on an operator, in a process of its own (``tvm_tuner.py``).
 
     Gives: its version and trials, or under ``failed`` why it has no schedule; and samples of its
-    calls, None if it has failed.
+    calls, None if it has failed. Between them the process stands still: its threads ask for work
+    for long after a call, on the cores that others need, whose calls then take five times as long.
     """
     script = Path(__file__).with_name("tvm_tuner.py")
     threads = str(Config.load().thread_count())
@@ -234,10 +237,11 @@ def tvm_peer(
                 os.killpg(process.pid, signal.SIGKILL)
 
         def sample(for_seconds: float) -> float:
+            os.killpg(process.pid, signal.SIGCONT)
             asked.write(f"{for_seconds}\n")
             asked.flush()
             found = float(answers.readline())
-            time.sleep(_TVM_PAUSE_S)
+            os.killpg(process.pid, signal.SIGSTOP)
             return found
 
         watch = threading.Timer(3 * seconds + 60, kill)

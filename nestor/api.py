@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nestor.config import Config
-from nestor.errors import InputError, UserError
+from nestor.errors import InputError, Unsupported, UserError
 
 if TYPE_CHECKING:
     from nestor.autotune.background import BackgroundTuning
     from nestor.autotune.choosing import ModelTuner
     from nestor.autotune.options import TuneRequest
     from nestor.building import BuiltModel
+    from nestor.gpu_building import BuiltGpuModel
     from nestor.report import Report
 
 MAX_SIGNATURES = 8
@@ -50,8 +51,8 @@ class CompiledModel:
         self._name = name
         self._releases_weights = release_weights
         self._lock = threading.Lock()
-        self._fixed: BuiltModel | None = None
-        self._built: dict[object, BuiltModel] = {}
+        self._fixed: BuiltModel | BuiltGpuModel | None = None
+        self._built: dict[object, BuiltModel | BuiltGpuModel] = {}
 
     def compile_for(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> None:
         """Compile now for example inputs, and accept only calls that fit them.
@@ -76,7 +77,9 @@ class CompiledModel:
             return self._fixed.executable(*args, **kwargs)
         return self._for_signature(args, kwargs).executable(*args, **kwargs)
 
-    def _for_signature(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> BuiltModel:
+    def _for_signature(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> BuiltModel | BuiltGpuModel:
         key = _signature((args, kwargs))
         built = self._built.get(key)
         if built is not None:
@@ -98,7 +101,10 @@ class CompiledModel:
             self._tune_beside(built, args, kwargs)
             return built
 
-    def _build(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> BuiltModel:
+    def _build(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> BuiltModel | BuiltGpuModel:
+        device = gpu_device(args, kwargs)
+        if device is not None:
+            return self._build_for_gpu(args, kwargs, device)
         from nestor.building import build_model
 
         tuner = self._tuner()
@@ -115,6 +121,26 @@ class CompiledModel:
             decide=None if tuner is None else tuner.decide,
         )
 
+    def _build_for_gpu(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], device: Any
+    ) -> BuiltGpuModel:
+        if self._tune is not None or self._releases_weights:
+            raise Unsupported(
+                "tune and release_weights are for CPUs so far\nfix: leave them out on a GPU"
+            )
+        from nestor.gpu_building import build_gpu_model, target_of
+
+        return build_gpu_model(
+            self._model,
+            args,
+            kwargs,
+            self._config,
+            target_of(device),
+            device,
+            dynamic_shapes=self._dynamic_shapes,
+            name=self._name,
+        )
+
     def _tuner(self) -> ModelTuner | None:
         """What searches before the model is compiled, if that was asked for."""
         request = self._tune
@@ -128,11 +154,13 @@ class CompiledModel:
     # ------------------------------------------------------------------ tuning beside calls
 
     def _tune_beside(
-        self, built: BuiltModel, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, built: BuiltModel | BuiltGpuModel, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         if self._tune is not None and self._tune.in_background:
             from nestor.autotune.background import BackgroundTuning
-            from nestor.building import copy_arguments
+            from nestor.building import BuiltModel, copy_arguments
+
+            assert isinstance(built, BuiltModel)  # tuning is refused on GPUs
 
             args, kwargs = copy_arguments((args, kwargs))
             seconds = self._tune.seconds
@@ -165,7 +193,7 @@ class CompiledModel:
         """
         return self._tunings[-1] if self._tunings else None
 
-    def _current(self) -> BuiltModel:
+    def _current(self) -> BuiltModel | BuiltGpuModel:
         built = self._fixed or next(reversed(self._built.values()), None)
         if built is None:
             raise UserError(
@@ -277,6 +305,22 @@ def load(path: str | Path, *, threads: int | None = None) -> Any:
     from nestor.runtime.artifact import load_artifact
 
     return load_artifact(path, threads=threads)
+
+
+def gpu_device(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """The GPU that tensors among the arguments lie on, a ``torch.device``; None: there is none."""
+    for value in (*args, *kwargs.values()):
+        device = getattr(value, "device", None)
+        if getattr(device, "type", "") == "cuda":
+            return device
+        found = None
+        if isinstance(value, tuple | list):
+            found = gpu_device(tuple(value), {})
+        elif isinstance(value, Mapping):
+            found = gpu_device((), value)
+        if found is not None:
+            return found
+    return None
 
 
 def _signature(value: Any) -> object:

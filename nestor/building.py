@@ -21,18 +21,17 @@ from nestor.config import Config
 from nestor.interface import InterfaceBuilder
 from nestor.ir.program import Extern
 from nestor.linking import Linker
+from nestor.model_weights import ModelWeights
 from nestor.passes.knobs import Choices
 from nestor.report import ExternReport, KernelReport, Report
 from nestor.runtime.executable import Executable
-from nestor.runtime.manifest import ExternCall, Manifest, TargetInfo, WeightSource, check_manifest
+from nestor.runtime.manifest import ExternCall, Manifest, TargetInfo, check_manifest
 from nestor.runtime.threads import openmp
-from nestor.runtime.weights import Watched, WeightWatcher
+from nestor.runtime.weights import WeightWatcher
 from nestor.target.cpu import CpuTarget, parse_target
-from nestor.weights import WEIGHT_ROLES, evaluate_weights, is_live, slot_arrays
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
 
     from nestor.autotune.background_worker import Assignment
     from nestor.autotune.pairing import Pair
@@ -185,7 +184,7 @@ class BuiltModel:
         seconds: dict[str, float],
         beside: BuiltModel | None = None,
     ):
-        self._imported = imported
+        self.weights = ModelWeights(imported, compiled)
         self._compiled = compiled
         self._target = target
         self._config = config
@@ -200,12 +199,12 @@ class BuiltModel:
         self.manifest = self._make_manifest(linker)
         # The watcher before the weights: what changes in between is then seen.
         if beside is None:
-            watcher = WeightWatcher(list(self._watched()))
+            watcher = WeightWatcher(list(self.weights.watched()))
             self.executable = self._make_executable(self._weights(), watcher)
         else:
             with beside.executable.steady_weights() as arrays:
-                self._imported = beside._imported
-                watcher = WeightWatcher(list(self._watched()))
+                self.weights.imported = beside.weights.imported
+                watcher = WeightWatcher(list(self.weights.watched()))
                 weights = self._weights(self._known_weights(beside, arrays))
                 self.executable = self._make_executable(weights, watcher)
             self.executable.take_turns_with(beside.executable)
@@ -276,6 +275,10 @@ class BuiltModel:
         )
 
     @property
+    def _imported(self) -> ImportedModel:
+        return self.weights.imported
+
+    @property
     def has_chosen_schedules(self) -> bool:
         """Whether any kernel's schedule is not the default."""
         return bool(self._compiled.chosen)
@@ -283,19 +286,6 @@ class BuiltModel:
     def _make_manifest(self, linker: Linker) -> Manifest:
         imported = self._imported
         interface = InterfaceBuilder(imported, linker)
-        sources = [
-            WeightSource(
-                slot=position,
-                key=self._key(position),
-                how="state"
-                if slot.tensor.role == "state"
-                else "live"
-                if is_live(slot, imported.weights)
-                else "packed",
-            )
-            for position, slot in enumerate(self._compiled.slots)
-            if slot.tensor.role in WEIGHT_ROLES and slot.tensor.alias_of is None
-        ]
         manifest = Manifest(
             name=imported.program.name,
             target=TargetInfo(
@@ -311,7 +301,7 @@ class BuiltModel:
             inputs=interface.inputs,
             outputs=interface.outputs,
             symbols=interface.symbols,
-            weights=(*sources, *interface.extra_weights),
+            weights=(*self.weights.sources(), *interface.extra_weights),
             mutations=interface.mutations,
             input_tree=interface.input_tree,
             output_tree=interface.output_tree,
@@ -321,16 +311,12 @@ class BuiltModel:
         self._extra_states = interface.extra_states
         return manifest
 
-    def _key(self, position: int) -> str:
-        slot = self._compiled.slots[position]
-        return slot.tensor.name if slot.layout is None else f"{slot.tensor.name}@{position}"
-
     def _known_weights(self, beside: BuiltModel, arrays: Mapping[str, Any]) -> dict[Slot, Any]:
         """What ``beside`` has of this one's weights, by what they are: a tensor in a layout."""
         theirs, original = beside._compiled, self._imported.weights
         # A derived weight is known by its name only where the same program derives it.
         is_same = self._compiled.weight_program == theirs.weight_program
-        keys = ((s, beside._key(n)) for n, s in enumerate(theirs.slots))
+        keys = ((s, beside.weights.key(n)) for n, s in enumerate(theirs.slots))
         return {
             slot: arrays[key]
             for slot, key in keys
@@ -338,64 +324,14 @@ class BuiltModel:
         }
 
     def _weights(self, known: Mapping[Slot, Any] | None = None) -> dict[str, Any]:
-        """Arrays by weight key: the model's own storage where kernels may read it, else packed.
-
-        Args: known: arrays that are there already.
-        """
+        """Arrays by weight key. Args: known: what is there already."""
         if self._taken is not None:
             return self._taken
-        known = known or {}
-        slots = [None if s in known else s for s in self._compiled.slots]
-        arrays = {self._key(n): known[s] for n, s in enumerate(self._compiled.slots) if s in known}
-        return {**arrays, **self._made_weights(slots), **self._extra_states}
-
-    def _made_weights(self, slots: list[Slot | None]) -> dict[str, Any]:
-        """Arrays by weight key for these slots; None stands for one that needs none."""
-        weights = self._imported.weights
-        arrays: dict[str, Any] = {}
-        rest: list[Slot | None] = []
-        for position, slot in enumerate(slots):
-            is_used = slot is not None and (slot.tensor.role == "state" or is_live(slot, weights))
-            if slot is not None and is_used and slot.tensor.name in weights:
-                arrays[self._key(position)] = weights[slot.tensor.name].detach()
-            rest.append(None if is_used else slot)
-        is_derived = any(
-            s.tensor.role in WEIGHT_ROLES and s.tensor.name not in weights for s in rest if s
-        )
-        program = self._compiled.weight_program if is_derived else None
-        for position, array in slot_arrays(
-            rest, weights, evaluate_weights(weights, program)
-        ).items():
-            arrays[self._key(position)] = array
-        return arrays
-
-    def _watched(self) -> Any:
-        """Every weight that has a place in the model; values of live ones may change freely."""
-        live = {
-            s.tensor.name
-            for s in self._compiled.slots
-            if s.tensor.role == "state" or is_live(s, self._imported.weights)
-        }
-        packed = {
-            s.tensor.name for s in self._compiled.slots if s.tensor.name not in live or s.layout
-        }
-        program = self._compiled.weight_program
-        if program is not None:
-            packed |= {t.name for t in program.by_role("parameter", "constant", "input", "state")}
-        for name, owner in self._imported.owners.items():
-            container = _container(owner.module, owner.attribute)
-            if container is not None:
-                tensor = self._imported.weights[name]
-                yield Watched(container, owner.attribute, tensor, check_values=name in packed)
+        return {**self.weights.arrays(known), **self._extra_states}
 
     def _repack(self) -> dict[str, Any]:
         """The arrays anew, from the tensors that the model holds now."""
-        weights = dict(self._imported.weights)
-        for name, owner in self._imported.owners.items():
-            current = owner.current()
-            if current is not None:
-                weights[name] = current
-        self._imported = replace(self._imported, weights=weights)
+        self.weights.renew()
         return self._weights()
 
     def take_weights(self, model: Any) -> None:
@@ -408,7 +344,7 @@ class BuiltModel:
         self._taken = self.executable.own_weights()
         states = [self._taken[s.key] for s in self.manifest.weights if s.how == "state"]
         release_weights(model, states)
-        self._imported = replace(self._imported, weights={}, owners={})
+        self.weights.imported = replace(self._imported, weights={}, owners={})
 
     def _run_extern(
         self,
@@ -493,15 +429,6 @@ def _kernel_report(name: str, compiled: CompiledProgram, key: str, uses: list[An
         compile_seconds=sum(seconds.values()) if fresh else None,
         refused=compiled_kernel.refused or "",
     )
-
-
-def _container(module: torch.nn.Module | None, attribute: str) -> Mapping[str, Any] | None:
-    if module is None:
-        return None
-    for container in (module._parameters, module._buffers, module.__dict__):
-        if attribute in container:
-            return container
-    return None
 
 
 def copy_arguments(tree: Any) -> Any:

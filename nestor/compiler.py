@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from nestor.config import Config
@@ -50,26 +50,39 @@ class Call:
 
 
 @dataclass(slots=True, kw_only=True)
-class CompiledProgram:
-    """Everything that linking needs.
+class ProgramCalls:
+    """Which arrays a running model has, and which kernels it calls with which.
 
-    Attributes: blocks: how often all calls run, on the next part of the tensors ``in_blocks``.
-        chosen: keys of kernels whose schedule is not the default.
+    Attributes: key_of: of each kernel. blocks: how often all calls run, on the next part of the
+        tensors ``in_blocks``.
     """
 
     main: Program
     weight_program: Program | None
     slots: list[Slot] = field(default_factory=list)
     calls: list[Call | Extern] = field(default_factory=list)
-    objects: dict[str, KernelObject] = field(default_factory=dict)
     key_of: dict[Program, str] = field(default_factory=dict)
+    blocks: int = 1
+    in_blocks: frozenset[str] = frozenset()
+
+    def externs(self) -> list[Extern]:
+        """Operators that nobody lowered, in running order."""
+        return [c for c in self.calls if isinstance(c, Extern)]
+
+
+@dataclass(slots=True, kw_only=True)
+class CompiledProgram(ProgramCalls):
+    """Everything that linking needs.
+
+    Attributes: chosen: keys of kernels whose schedule is not the default.
+    """
+
+    objects: dict[str, KernelObject] = field(default_factory=dict)
     refused_fusions: list[str] = field(default_factory=list)
     layouts: list[tuple[str, str]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     cached: frozenset[str] = frozenset()
     chosen: set[str] = field(default_factory=set)
-    blocks: int = 1
-    in_blocks: frozenset[str] = frozenset()
 
     @property
     def cache_hits(self) -> int:
@@ -79,10 +92,6 @@ class CompiledProgram:
     def schedules(self) -> dict[Program, Schedule]:
         """The schedule that each kernel runs with."""
         return {kernel: self.objects[key].schedule for kernel, key in self.key_of.items()}
-
-    def externs(self) -> list[Extern]:
-        """Operators that nobody lowered, in running order."""
-        return [c for c in self.calls if isinstance(c, Extern)]
 
 
 def compile_program(
@@ -138,7 +147,12 @@ def compile_prepared(
     clock = time.perf_counter()
     compiled.objects, compiled.cached = compile_jobs(jobs, config, progress)
     compiled.seconds["kernels"] = time.perf_counter() - clock
-    _plan_calls(compiled, kernels.originals, kernels.canonical)
+    plan_calls(
+        compiled,
+        kernels.originals,
+        kernels.canonical,
+        lambda kernel, key: kernel_arguments(kernel, compiled.objects[key].schedule),
+    )
     dump_compilation(compiled, context, prepared.target, config)
     return compiled
 
@@ -323,12 +337,16 @@ def _plan_jobs(
     return jobs
 
 
-def _plan_calls(
-    compiled: CompiledProgram,
-    originals: list[FusedKernel | Extern],
-    canonical: list[tuple[FusedKernel, dict[str, str]] | Extern],
+def plan_calls(
+    compiled: ProgramCalls,
+    originals: Sequence[FusedKernel | Extern],
+    canonical: Sequence[tuple[FusedKernel, dict[str, str]] | Extern],
+    arguments_of: Callable[[Program, str], tuple[Tensor, ...]],
 ) -> None:
-    """Fill ``slots`` and ``calls``: which arrays exist, and which kernel runs on which."""
+    """Fill ``slots`` and ``calls``: which arrays exist, and which kernel runs on which.
+
+    Args: arguments_of: the tensors that the function of a kernel, with its key, takes.
+    """
     slot_of: dict[tuple[str, Layout | None], int] = {}
     tensors = {t.name: t for t in compiled.main.tensors}
 
@@ -351,7 +369,7 @@ def _plan_calls(
             continue
         fused, names = renamed
         key = compiled.key_of[fused.kernel]
-        arguments = kernel_arguments(fused.kernel, compiled.objects[key].schedule)
+        arguments = arguments_of(fused.kernel, key)
         own = {t.name: t.layout for t in fused.kernel.tensors}
         origins = (str(s.origin) for s in part.kernel.statements if s.origin)
         compiled.calls.append(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from nestor.errors import Unsupported
 from nestor.ir.affine import Affine
-from nestor.linking import Linker, dim_of
+from nestor.linking import SlotTable, dim_of
 from nestor.runtime.dims import Dim, DimExpr
 from nestor.runtime.manifest import (
     InputSpec,
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 class InterfaceBuilder:
     """Turns what the frontend knows of a call into fields of the manifest."""
 
-    def __init__(self, imported: frontend.ImportedModel, linker: Linker):
+    def __init__(self, imported: frontend.ImportedModel, table: SlotTable):
         self.imported = imported
-        self._slots = list(linker.slots)
-        self._slot_of = dict(linker.slot_of)
+        self._slots = list(table.slots)
+        self._slot_of = dict(table.slot_of)
         self._inputs: list[InputSpec] = []
         self._position: dict[str, int] = {}
         self.extra_weights: tuple[WeightSource, ...] = ()

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 
 from nestor.cache import ObjectCache
-from nestor.compiler import Call, CompiledProgram, Slot
+from nestor.compiler import Call, CompiledProgram, ProgramCalls, Slot
 from nestor.config import Config
 from nestor.ir.affine import Affine, FloorDiv
 from nestor.ir.program import Extern
@@ -22,28 +22,17 @@ from nestor.runtime.manifest import (
 from nestor.target.cpu import CpuTarget
 
 
-class Linker:
-    """Numbers functions and slots, and makes the entry function of each segment.
+class SlotTable:
+    """Numbers slots.
 
-    Attributes: slots, functions, calls, segments, blocks: fields of the manifest.
-    objects: digest → code.
+    Attributes: slots: of the manifest. slot_of: by tensor. symbols: names, in order.
     """
 
-    def __init__(self, compiled: CompiledProgram, target: CpuTarget, config: Config):
-        self.compiled = compiled
-        self.target = target
-        self.config = config
-        self.objects: dict[str, bytes] = {}
-        self.symbols = tuple(s.name for s in compiled.main.symbols)
-        self.slot_of = {s.tensor.name: n for n, s in reversed(list(enumerate(compiled.slots)))}
-        self.slots = tuple(self._slot(s) for s in compiled.slots)
-        self.functions: list[FunctionRef] = []
-        self._function_of: dict[str, int] = {}
-        self.calls: tuple[KernelCall | ExternCall, ...] = tuple(
-            self._extern(c) if isinstance(c, Extern) else self._kernel(c) for c in compiled.calls
-        )
-        self.segments = tuple(self._segments())
-        self.blocks = self._blocks()
+    def __init__(self, program: ProgramCalls):
+        self._program = program
+        self.symbols = tuple(s.name for s in program.main.symbols)
+        self.slot_of = {s.tensor.name: n for n, s in reversed(list(enumerate(program.slots)))}
+        self.slots = tuple(self._slot(s) for s in program.slots)
 
     def _slot(self, slot: Slot) -> TensorSlot:
         tensor = slot.tensor
@@ -54,7 +43,7 @@ class Linker:
         if slot.layout is not None:
             physical = tuple(dim_of(e) for e in slot.layout.shape)
         shape = tuple(dim_of(e) for e in tensor.shape)
-        in_blocks = tensor.name in self.compiled.in_blocks
+        in_blocks = tensor.name in self._program.in_blocks
         if in_blocks:
             # Calls see one block; the caller's array holds all of them, one after the other.
             shape = (self._all_blocks(shape[0]), *shape[1:])
@@ -71,7 +60,28 @@ class Linker:
 
     def _all_blocks(self, extent: Dim) -> int:
         assert isinstance(extent, int)
-        return extent * self.compiled.blocks
+        return extent * self._program.blocks
+
+
+class Linker(SlotTable):
+    """Numbers functions, and makes the entry function of each segment.
+
+    Attributes: functions, calls, segments, blocks: fields of the manifest. objects: digest → code.
+    """
+
+    def __init__(self, compiled: CompiledProgram, target: CpuTarget, config: Config):
+        super().__init__(compiled)
+        self.compiled = compiled
+        self.target = target
+        self.config = config
+        self.objects: dict[str, bytes] = {}
+        self.functions: list[FunctionRef] = []
+        self._function_of: dict[str, int] = {}
+        self.calls: tuple[KernelCall | ExternCall, ...] = tuple(
+            self._extern(c) if isinstance(c, Extern) else self._kernel(c) for c in compiled.calls
+        )
+        self.segments = tuple(self._segments())
+        self.blocks = self._blocks()
 
     def _add_object(self, code: bytes) -> str:
         digest = hashlib.sha256(code).hexdigest()

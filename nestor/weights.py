@@ -24,7 +24,7 @@ def memory_array(tensor: torch.Tensor) -> Array:
     """A torch tensor's elements as NumPy sees the memory (bfloat16 as its 16 bits), dense."""
     import torch
 
-    dense = tensor.detach().contiguous()
+    dense = tensor.detach().cpu().contiguous()
     if dense.dtype is torch.bfloat16:
         return dense.view(torch.int16).numpy().view(np.uint16)
     return dense.numpy()
@@ -34,7 +34,7 @@ def value_array(tensor: torch.Tensor) -> Array:
     """A torch tensor's values as the interpreter takes them (bfloat16 as float32)."""
     import torch
 
-    dense = tensor.detach()
+    dense = tensor.detach().cpu()
     return (dense.float() if dense.dtype is torch.bfloat16 else dense).contiguous().numpy()
 
 

@@ -77,7 +77,7 @@ def model(
                 torch.manual_seed(_SEED)
                 model = make()
                 if not pretrained:
-                    _make_lively(model)
+                    make_lively(model)
             return model.eval().requires_grad_(False)
 
         @functools.wraps(make)
@@ -97,7 +97,7 @@ def model(
     return register
 
 
-def _make_lively(model: nn.Module) -> None:
+def make_lively(model: nn.Module) -> None:
     """Give biases, norm scales and running statistics values as a trained network has."""
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):

@@ -409,7 +409,7 @@ class Partitioner:
             if isinstance(group, Extern):
                 self.partition.parts.append(group)
             else:
-                kernel = self._kernel(group, f"k{len(self.partition.parts)}")
+                kernel = self.make_kernel(group, f"k{len(self.partition.parts)}")
                 self.partition.parts.append(FusedKernel(kernel, group.shared))
 
     def _topological(self) -> list[int]:
@@ -440,7 +440,8 @@ class Partitioner:
                 visit(g)
         return done
 
-    def _kernel(self, group: Group, name: str) -> Kernel:
+    def make_kernel(self, group: Group, name: str) -> Kernel:
+        """The Program of a group: what only it uses is a temp of its own."""
         inside = group.names
         used: dict[str, Tensor] = {}
         read: set[str] = set()

@@ -25,9 +25,10 @@ from nestor.ir.schedule import (
     Unroll,
     Vectorize,
 )
+from nestor.passes.analysis import expression_variables
 from nestor.passes.contraction import Contraction, contraction_of
 from nestor.passes.fusion import FusedKernel
-from nestor.passes.gpu_fusion import is_online
+from nestor.passes.gpu_fusion import is_online, scatters
 from nestor.passes.knobs import Choices
 from nestor.passes.statement_facts import extent_of, free_indices, is_constant, reduced_indices
 from nestor.passes.strides import access_strides
@@ -94,6 +95,8 @@ class _Rules:
         product = contraction_of(self.statements[0], self.tensors)
         if is_online(self.statements[-1]):
             plans = self._attention(self.statements[-1])
+        elif scatters(self.statements[0]):
+            plans = [self._scatter(s) for s in self.statements]
         elif product is not None and self._is_tiled_alike():
             plans = self._product(product)
         else:
@@ -171,6 +174,16 @@ class _Rules:
                                     readers.setdefault(writer.name, str(w))
         return readers[s.name]
 
+    def _scatter(self, s: Statement) -> _Plan:
+        """Side by side what surely goes to different places; the rest in order."""
+        together: set[str] = set()
+        if s.scatter != "unique":
+            gathered = (i for w in s.writes for i in w.indices if not isinstance(i, Affine))
+            together = {n for i in gathered for n in expression_variables(i)}
+            together |= set(reduced_indices(s))
+        apart = [n for n in s.domain.names if n not in together]
+        return self._plan(s, apart, self._tile_of(s, apart, TILE))
+
     def _rows(self) -> list[_Plan]:
         """Rows of all statements side by side; of each, what is left of its indices as a tile."""
         widths = [prod(self._power(s, n, LONG) for n in self._others(s)) for s in self.statements]
@@ -237,7 +250,7 @@ class _Rules:
         plan.tile = [f"{s.name}.{n}.i" for n in (*kept, *summed)]
         plan.notes += [Vectorize(loop=f"{s.name}.{n}.i") for n in kept]
         plan.notes += [Unroll(loop=f"{s.name}.{n}.i") for n in summed]
-        if s.reduction is not None:
+        if s.reduction is not None and not s.reduction.into:
             plan.notes.append(Accumulate(statement=s.name, scope="register"))
         return plan
 

@@ -30,11 +30,11 @@ def tensor_error(tensor: InputTensor, library: Library, problem: str) -> InputEr
             f"input '{tensor.name}': {problem}, but the model was compiled for {wanted}"
             f"\n  fix: {fix}"
         )
-    way = "cpu()" if problem.startswith("device") else "to_dense()"
+    way = library.move if problem.startswith("device") else "to_dense()"
     if problem.startswith("a "):
         way = "detach()"
     return InputError(
-        f"input '{tensor.name}': {problem}, but the model runs on plain tensors in CPU memory"
+        f"input '{tensor.name}': {problem}, but the model runs on plain tensors in {library.place}"
         f"\n  fix: {tensor.name}.{way}"
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import threading
 import time
 from collections import deque
@@ -13,23 +14,14 @@ from typing import Any, Literal
 import numpy as np
 
 from nestor.errors import IndexOutOfRange, InputError, InternalError, Unsupported
-from nestor.runtime.checks import (
-    call_name,
-    check_overwritten,
-    check_plain,
-    describe,
-    tensor_error,
-)
-from nestor.runtime.dims import evaluate_all
+from nestor.runtime.calls import ModelCalls
+from nestor.runtime.checks import call_name, check_overwritten
 from nestor.runtime.frames import CodeTable, Frame
 from nestor.runtime.manifest import ExternCall, KernelCall, Manifest
 from nestor.runtime.memory import copy_bytes
-from nestor.runtime.outputs import OutputPlan
-from nestor.runtime.plan import Layout, ShapePlan, bind_symbols
+from nestor.runtime.plan import ShapePlan
 from nestor.runtime.pool import POOLED_BYTES, OutputPool
-from nestor.runtime.structure import CallFlattener, check_tree, make_builder
 from nestor.runtime.tensors import (
-    DTYPE_NAMES,
     NUMPY,
     Library,
     array_at,
@@ -44,11 +36,8 @@ ExternRunner = Callable[
 ]
 """Runs an operator of PyTorch: call, input arrays, output arrays to fill, symbols."""
 
-MAX_PLANS = 256
-"""Combinations of input shapes whose plans are kept."""
 
-
-class Executable:
+class Executable(ModelCalls):
     """A compiled model, ready to run; any number of threads may call it.
 
     Args:
@@ -81,26 +70,20 @@ class Executable:
             names = ", ".join(dict.fromkeys(e.operator for e in manifest.externs))
             raise Unsupported(f"model '{manifest.name}' calls PyTorch operators ({names})")
         thread_count(threads)
-        self.manifest = manifest
+        super().__init__(manifest)
         self.threads = threads
         self.prefer = prefer
-        self._layout = Layout(manifest)
         self._code = CodeTable(manifest, objects)
         self._weights = bind_weights(manifest, self._layout, weights or {})
         self._extern_runner = extern_runner
         self._watcher = watcher
         self._repack = repack
-        self._plans: dict[object, tuple[ShapePlan, OutputPlan]] = {}
         self._frames: deque[Frame] = deque()
         self._pool = OutputPool()
-        self._lock = threading.Lock()
         # Calls that update state take turns, as the second must see what the first wrote.
         self._state_lock = threading.RLock() if self._weights.states else None
         self._steps = self._make_steps()
-        self._plain_inputs = [(i, s) for i, s in enumerate(manifest.inputs) if s.kind != "tensor"]
         self._overwrites = any(t.is_overwritten for t in self._layout.inputs)
-        self._flatten = self._make_flattener()
-        self._build = self._make_builder()
         self._plan_fixed_shapes()
 
     def _make_steps(self) -> list[Any]:
@@ -114,42 +97,6 @@ class Executable:
             elif isinstance(call, ExternCall):
                 steps.append(call)
         return steps
-
-    def _make_flattener(self) -> CallFlattener:
-        manifest = self.manifest
-        if manifest.input_tree is not None:
-            check_tree(manifest.input_tree, len(manifest.inputs), "manifest.input_tree")
-        nones = frozenset(
-            i for i, s in self._plain_inputs if s.kind == "constant" and s.constant is None
-        )
-        return CallFlattener(manifest.input_tree, manifest.argument_names, nones)
-
-    def _make_builder(self) -> Callable[[Sequence[Any]], Any]:
-        tree = self.manifest.output_tree
-        count = len(self.manifest.outputs)
-        if tree is None:
-            return (lambda values: values[0]) if count == 1 else tuple
-        check_tree(tree, count, "manifest.output_tree")
-        return make_builder(tree)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the model on arguments of the structure it was compiled with.
-
-        Raises:
-            InputError: number, structure, dtype, shape or device do not fit.
-            IndexOutOfRange: a data-dependent index lies outside its tensor.
-        """
-        return self._build(self.run(self._flatten(args, kwargs)))
-
-    def accepts(self, *args: Any, **kwargs: Any) -> bool:
-        """Whether a call with these arguments would pass the checks; nothing runs."""
-        try:
-            inputs = self._flatten(args, kwargs)
-            self._check_tensors(inputs)
-            self._plan_for(inputs)
-        except InputError:
-            return False
-        return True
 
     def run(self, inputs: Sequence[Any]) -> list[Any]:
         """Flat inputs (tensors of PyTorch or NumPy, any strides; scalars) → flat outputs.
@@ -202,9 +149,16 @@ class Executable:
             run_steps(frame, plan)
             if self._overwrites or self.manifest.mutations or weights.states:
                 self._write_back(inputs, dense, libraries, weights, frame)
-            return outputs.collect(arrays, dense, inputs, frame, (library, libraries))
+            copy_out = functools.partial(self._copy_out, plan, frame, library)
+            return outputs.collect(arrays, dense, inputs, copy_out, (library, libraries))
         finally:
             self._frames.append(frame)
+
+    def _copy_out(self, plan: ShapePlan, frame: Frame, library: Library, slot: int) -> Any:
+        info = self.manifest.slots[slot]
+        array = library.empty(plan.shapes[slot], info.dtype, info.permutation)
+        copy_bytes(library.pointer(array), int(frame.table[slot]), plan.sizes[slot])
+        return array
 
     def _run_steps(self, frame: Frame, plan: ShapePlan) -> None:
         functions, symbols = self._code.address, plan.symbol_address
@@ -224,61 +178,11 @@ class Executable:
             if status:
                 raise self._failure(status, frame)
 
-    def _check_tensors(self, inputs: Sequence[Any]) -> list[Library]:
-        """Number, kind, dtype and device of the inputs; the library of each tensor."""
-        specs = self.manifest.inputs
-        if len(inputs) != len(specs):
-            names = ", ".join(s.name for s in specs)
-            model = self.manifest.name
-            raise InputError(
-                f"{len(inputs)} inputs, but model '{model}' takes {len(specs)}: {names}"
-            )
-        libraries: list[Library] = []
-        for tensor in self._layout.inputs:
-            value = inputs[tensor.position]
-            library = NUMPY if type(value) is np.ndarray else library_of(value)
-            if library is None:
-                raise InputError(
-                    f"input '{tensor.name}': a tensor of {DTYPE_NAMES[tensor.dtype]} expected "
-                    f"(PyTorch or NumPy), got {describe(value)}"
-                )
-            problem = library.problem(value, tensor.dtype)
-            if problem is not None:
-                raise tensor_error(tensor, library, problem)
-            libraries.append(library)
-        return libraries
+    def _library_of(self, value: Any) -> Library | None:
+        return NUMPY if type(value) is np.ndarray else library_of(value)
 
-    def _plan_for(self, inputs: Sequence[Any]) -> tuple[ShapePlan, OutputPlan]:
-        """The plan for these input shapes; made, checked and kept at their first call."""
-        key: tuple[Any, ...] = tuple([inputs[t.position].shape for t in self._layout.inputs])
-        if self._plain_inputs:
-            for position, spec in self._plain_inputs:
-                check_plain(spec, inputs[position])
-                if spec.kind == "integer":
-                    key = (*key, inputs[position])
-        found = self._plans.get(key)
-        if found is not None:
-            return found
-        shapes = [tuple(inputs[t.position].shape) for t in self._layout.inputs]
-        return self._add_plan(key, bind_symbols(self._layout, inputs, shapes))
-
-    def _plan_fixed_shapes(self) -> None:
-        """Plan at load where there is but one plan: the first call then takes no time for it."""
-        manifest = self.manifest
-        if manifest.symbols or any(s.kind == "integer" for _, s in self._plain_inputs):
-            return
-        shapes = [manifest.slots[t.slot].shape for t in self._layout.inputs]
-        self._add_plan(tuple(evaluate_all(s, {}) for s in shapes), {})
-
-    def _add_plan(self, key: object, symbols: Mapping[str, int]) -> tuple[ShapePlan, OutputPlan]:
-        plan = ShapePlan(self._layout, symbols)
+    def _planned(self, plan: ShapePlan) -> None:
         self._pool.allow(plan.sizes[o.slot] for o, _ in plan.outputs)
-        made = plan, OutputPlan(self._layout, plan)
-        with self._lock:
-            while len(self._plans) >= MAX_PLANS:
-                self._plans.pop(next(iter(self._plans)))
-            self._plans[key] = made
-        return made
 
     def _output_library(self, libraries: list[Library]) -> Library:
         for library in libraries:
@@ -456,10 +360,6 @@ class Executable:
             "arena_lower_bound": max((p.arena.lower_bound for p in plans), default=0),
             "outputs": max((sum(p.sizes[o.slot] for o, _ in p.outputs) for p in plans), default=0),
         }
-
-    def plan_for_symbols(self, symbols: Mapping[str, int] | None = None) -> ShapePlan:
-        """Sizes and places for given symbol values, without a call."""
-        return ShapePlan(self._layout, symbols or {})
 
     def trim(self) -> None:
         """Give the memory of arenas that no call uses back to the system."""

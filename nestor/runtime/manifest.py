@@ -33,6 +33,11 @@ class TargetInfo:
     features: tuple[str, ...]
     name: str = ""
 
+    @property
+    def is_gpu(self) -> bool:
+        """Whether kernels run on a GPU."""
+        return self.triple.startswith("nvptx")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorSlot:
@@ -138,6 +143,18 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StepLoop:
+    """``calls[first:last]``, kernels of a GPU, run once for each step from 0 up to ``extent``.
+
+    They take the step as a symbol: loop n as the nth after the symbols of the manifest.
+    """
+
+    first: int
+    last: int
+    extent: Dim
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Blocks:
     """All calls run ``count`` times, each time on the next part of the slots ``in_blocks``.
 
@@ -213,6 +230,7 @@ class Manifest:
         functions: the function table.
         calls: in running order; ``segments`` cover its kernels.
         blocks: how often the calls run, if more than once.
+        loops: calls that run again and again; apart from each other, in order.
         inputs, input_tree: flat inputs and how (args, kwargs) are flattened (``structure``).
         argument_names: names of the positional arguments, so that they may be given by name.
         outputs, output_tree: flat outputs and how they are put together.
@@ -234,6 +252,7 @@ class Manifest:
     output_tree: Any = None
     argument_names: tuple[str, ...] = ()
     blocks: Blocks | None = None
+    loops: tuple[StepLoop, ...] = ()
     statistics: dict[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
@@ -344,7 +363,8 @@ def _check_calls(m: Manifest) -> None:
         where = f"calls[{i}]"
         if isinstance(call, KernelCall):
             _require(0 <= call.function < len(m.functions), where, "no such function")
-            _require(all(0 <= s < len(m.symbols) for s in call.symbols), where, "no such symbol")
+            known = len(m.symbols) + len(m.loops)
+            _require(all(0 <= s < known for s in call.symbols), where, "no such symbol")
             slots = call.tensors
         else:
             slots = (*call.inputs, *call.outputs)
@@ -357,8 +377,14 @@ def _check_calls(m: Manifest) -> None:
     for j, segment in enumerate(m.segments):
         _require(0 <= segment.first < segment.last <= total, f"segments[{j}]", "no such calls")
     covered = [i for s in m.segments for i in range(s.first, s.last)]
-    kernels = [i for i, c in enumerate(m.calls) if isinstance(c, KernelCall)]
+    is_native = not m.target.is_gpu  # a GPU's kernels are started one by one
+    kernels = [i for i, c in enumerate(m.calls) if is_native and isinstance(c, KernelCall)]
     _require(covered == kernels, "segments", "they do not cover the kernels, each once, in order")
+    places = [p for s in m.loops for p in (s.first, s.last)]
+    inside = (
+        is_native is False and places == sorted(places) and all(0 <= p <= total for p in places)
+    )
+    _require(inside or not places, "loops", "no calls of a GPU's kernels, one loop after the other")
     firsts = [s.first for s in m.segments]
     _require(firsts == sorted(firsts), "segments", "not in order")
 

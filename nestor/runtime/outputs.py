@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal
 
 from nestor.runtime.dims import evaluate, evaluate_all
-from nestor.runtime.frames import Frame
 from nestor.runtime.manifest import OutputSpec
-from nestor.runtime.memory import copy_bytes
 from nestor.runtime.plan import Layout, ShapePlan
 from nestor.runtime.tensors import Library, Order, Shape
 
@@ -74,7 +72,7 @@ class OutputPlan:
         arrays: Sequence[Any],
         dense: Sequence[Any],
         given: Sequence[Any],
-        frame: Frame,
+        copy_out: Callable[[int], Any],
         libraries: tuple[Library, Sequence[Library]],
     ) -> list[Any]:
         """Flat outputs.
@@ -83,6 +81,7 @@ class OutputPlan:
             arrays: allocated for this call, in the order of ``ShapePlan.outputs``.
             dense: tensors among the inputs, as native code saw them.
             given: flat inputs as the caller gave them.
+            copy_out: gives a copy of a slot's memory, an array of the first of ``libraries``.
             libraries: of the outputs, and of each of ``dense``.
         """
         if self.is_plain:
@@ -105,18 +104,12 @@ class OutputPlan:
                     array, owner = dense[leaf.index], owners[leaf.index]
                 case "memory":
                     if leaf.index not in copies:
-                        copies[leaf.index] = self._copy_out(leaf.index, frame, library)
+                        copies[leaf.index] = copy_out(leaf.index)
                     array = copies[leaf.index]
             results.append(
                 array if leaf.view is None else owner.view(array, leaf.order, *leaf.view)
             )
         return results
-
-    def _copy_out(self, slot: int, frame: Frame, library: Library) -> Any:
-        info = self._layout.manifest.slots[slot]
-        array = library.empty(self._plan.shapes[slot], info.dtype, info.permutation)
-        copy_bytes(library.pointer(array), int(frame.table[slot]), self._plan.sizes[slot])
-        return array
 
 
 def _view_of(spec: OutputSpec, symbols: Mapping[str, int]) -> tuple[Shape, Shape, int] | None:

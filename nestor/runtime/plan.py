@@ -102,8 +102,13 @@ class Layout:
                 touched: Sequence[int] = call.tensors
             else:
                 touched = (*call.inputs, *call.outputs)
+            # What one step leaves may be what the next one takes.
+            span = next(
+                ((s.first, s.last - 1) for s in manifest.loops if s.first <= position < s.last),
+                (position, position),
+            )
             for slot in touched:
-                extend(slot, position, position)
+                extend(slot, *span)
         for index, entry in enumerate(manifest.slots):
             if entry.role == "temp" and entry.first_use >= 0:
                 extend(index, entry.first_use, max(entry.first_use, entry.last_use))

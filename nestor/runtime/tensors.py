@@ -43,6 +43,11 @@ class Library(Protocol):
     """What the runtime needs of an array library; every array is one of that library's."""
 
     name: str
+    place: str
+    """Where its arrays lie, for people."""
+
+    move: str
+    """What brings a tensor there."""
 
     def problem(self, value: Any, dtype: str) -> str | None:
         """What keeps native code from reading ``value`` as ``dtype`` in CPU memory, or None."""
@@ -82,6 +87,8 @@ class NumpyLibrary:
     """``Library`` for ``numpy.ndarray``."""
 
     name = "numpy"
+    place = "CPU memory"
+    move = "cpu()"
 
     def problem(self, value: Any, dtype: str) -> str | None:
         """See ``Library``."""
@@ -152,6 +159,8 @@ class TorchLibrary:
     """``Library`` for ``torch.Tensor``; made once PyTorch is loaded."""
 
     name = "torch"
+    place = "CPU memory"
+    move = "cpu()"
 
     def __init__(self, torch: Any):
         self._torch = torch

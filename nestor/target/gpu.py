@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nestor.errors import UserError
 
@@ -64,3 +64,18 @@ def parse_gpu_target(text: str) -> GpuTarget:
         known = ", ".join(t.name for t in _KNOWN.values())
         raise UserError(f"{text!r} is no GPU that code is generated for; there are: {known}")
     return target
+
+
+def gpu_of(capability: tuple[int, int], processors: int, l2_bytes: int) -> GpuTarget:
+    """The GPU of this machine, as its driver tells of it; the rest as of the architecture.
+
+    Args: capability: major and minor. Raises: ``UserError`` for a chip before Ampere.
+    """
+    number = 10 * capability[0] + capability[1]
+    known = [c for c in _KNOWN if c <= number]
+    if not known:
+        raise UserError(
+            f"this GPU has compute capability {capability[0]}.{capability[1]}; "
+            "code is generated for 8.0 (Ampere) and later"
+        )
+    return replace(_KNOWN[max(known)], capability=number, processors=processors, l2_bytes=l2_bytes)

@@ -15,7 +15,6 @@ from nestor.errors import Unsupported
 from nestor.ir.affine import Affine, affine, affine_sum, modulo
 from nestor.ir.expr import (
     COMPARE,
-    FLOAT_UNARY,
     Binary,
     Cast,
     Expr,
@@ -33,7 +32,7 @@ from nestor.ir.printer import print_program
 from nestor.ir.program import Domain, IndexRange, Order, Program, Statement, Symbol, Tensor, Write
 from nestor.ir.types import DType
 from nestor.ir.verifier import verify_program
-from tests.helpers import ir_programs
+from tests.helpers import every_operation, ir_programs
 from tests.helpers.c_programs import BY_HAND
 
 pytestmark = pytest.mark.skipif(not shutil.which("gcc"), reason="no gcc")
@@ -248,71 +247,13 @@ def test_random_nests_cover_the_printer() -> None:
 
 # ------------------------------------------------------------------------------ operations
 
-FLOATS = [0.0, -0.0, 1.0, -1.0, 0.5, 2.5, -3.5, 3.0, 1e-310, 1e30, -7.25, np.inf, -np.inf, np.nan]
-INTEGERS = {
-    DType.i64: [0, 1, -1, 2, -3, 7, 63, 64, 2**63 - 1, -(2**63)],
-    DType.i32: [0, 1, -1, 2, -3, 7, 31, 32, 2**31 - 1, -(2**31)],
-    DType.i16: [0, 1, -1, 2, -3, 7, 15, 16, 2**15 - 1, -(2**15)],
-    DType.i8: [0, 1, -1, 2, -3, 7, 8, 127, -128],
-    DType.u8: [0, 1, 2, 3, 7, 8, 128, 255],
-    DType.bool: [False, True],
-}
-ROUNDED = FLOAT_UNARY - {"sqrt", "floor", "ceil", "trunc", "round", "reciprocal"} | {"pow", "atan2"}
-"""Functions that the mathematical library need not round correctly."""
 
-
-def operations(dtype: DType) -> list[tuple[str, Expr]]:
-    """Every operation on ``x[i]`` and ``y[i]``, by name."""
-    x = Load(tensor="x", indices=(affine("i"),), dtype=dtype)
-    y = Load(tensor="y", indices=(affine("i"),), dtype=dtype)
-    if dtype is DType.bool:
-        unary, both = ["not"], ["and", "or", "xor", "min", "max", *COMPARE]
-    elif dtype.is_float:
-        unary = sorted(FLOAT_UNARY | {"neg", "abs", "sign", "isnan", "isinf"})
-        both = ["add", "sub", "mul", "div", "floordiv", "truncdiv", "mod", "rem", "min", "max",
-                "pow", "atan2", *COMPARE]  # fmt: skip
-    else:
-        unary = ["neg", "abs", "sign", "not"]
-        both = ["add", "sub", "mul", "floordiv", "truncdiv", "mod", "rem", "min", "max", "pow",
-                "and", "or", "xor", "shl", "shr", *COMPARE]  # fmt: skip
-    out: list[tuple[str, Expr]] = [(op, Unary(op=op, x=x)) for op in unary]
-    out += [(op, Binary(op=op, a=x, b=y)) for op in sorted(both)]
-    targets = [*INTEGERS, DType.f32, DType.f64]
-    out += [(f"to_{t}", Cast(x=x, dtype=t)) for t in targets if t is not dtype]
-    return out
-
-
-@pytest.mark.parametrize("dtype", [DType.f64, DType.f32, *INTEGERS], ids=str)
+@pytest.mark.parametrize("dtype", every_operation.DTYPES, ids=str)
 def test_every_operation(dtype: DType, tmp_path: Path) -> None:
-    values = np.array(FLOATS if dtype.is_float else INTEGERS[dtype], numpy_dtype(dtype))
-    x, y = (v.ravel() for v in np.meshgrid(values, values))
-    found = operations(dtype)
-    loop = Domain(ranges=(IndexRange(name="i", lower=affine(0), upper=affine("N")),))
-    statements = tuple(
-        Statement(
-            name=f"S{k}",
-            domain=loop,
-            order=(k, "i", 0),
-            writes=(Write(tensor=f"out_{name}", indices=(affine("i"),)),),
-            elements=(value,),
-        )
-        for k, (name, value) in enumerate(found)
-    )
-    shape = (affine("N"),)
-    tensors = [Tensor(name=n, shape=shape, dtype=dtype, role="input") for n in "xy"]
-    tensors += [
-        Tensor(name=f"out_{name}", shape=shape, dtype=value.dtype, role="output")
-        for name, value in found
-    ]
-    symbols = (Symbol(name="N"),)
-    program = Program(name="ops", symbols=symbols, tensors=tuple(tensors), statements=statements)
-    expected, got = run_both(program, {"x": x, "y": y}, {"N": len(x)}, tmp_path)
-    for name, _ in found:
-        have, want = got[f"out_{name}"], expected[f"out_{name}"]
-        if name in ROUNDED:
-            np.testing.assert_allclose(have, want, rtol=1e-5 if dtype is DType.f32 else 1e-13)
-        else:
-            np.testing.assert_array_equal(have, want, err_msg=name)
+    program = every_operation.program_of(dtype, affine("N"))
+    inputs = every_operation.operands(dtype)
+    expected, got = run_both(program, inputs, {"N": len(inputs["x"])}, tmp_path)
+    every_operation.compare(dtype, got, expected)
 
 
 # ------------------------------------------------------------------------------ by hand

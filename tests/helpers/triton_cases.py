@@ -52,6 +52,10 @@ CASES: dict[str, tuple[nn.Module, tuple[torch.Tensor, ...]]] = {
         (R(2, 3, 9, 9),),
     ),
     "depthwise": (nn.Conv2d(16, 16, 3, padding=1, groups=16), (R(1, 16, 9, 9),)),
+    "a border around one element": (
+        nn.Conv2d(16, 16, 3, padding=1, groups=16),
+        (R(1, 16, 1, 1),),
+    ),
     "concatenation": (Of(lambda a, b: torch.cat([a, b], 1) * 2), (R(3, 5), R(3, 6))),
     "maximum pool": (nn.MaxPool2d(2), (R(2, 3, 8, 8),)),
     "average pool": (nn.AdaptiveAvgPool2d(1), (R(2, 5, 7, 7),)),

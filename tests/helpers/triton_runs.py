@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,9 +12,11 @@ import torch
 
 os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported: kernels are made for it or not
 
+import triton
 from triton.runtime.interpreter import InterpreterBuilder
 
 from nestor.codegen.triton import TritonKernel, emit_kernel
+from nestor.codegen.triton.launch import load_function
 from nestor.ir.interpreter import run_program
 from nestor.ir.loopnest import LoopNest
 from nestor.ir.numeric import numpy_dtype
@@ -42,15 +43,9 @@ def _splat(self: Any, shape: Any, scalar: Any) -> Any:
 InterpreterBuilder.create_splat = _splat
 
 
-def load_function(kernel: TritonKernel, folder: Path) -> Any:
-    """The kernel's function, from a file in ``folder``."""
-    file = folder / f"{kernel.name}_{len(list(folder.iterdir()))}.py"
-    file.write_text(kernel.source)
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return getattr(module, kernel.name)
+def is_interpreting() -> bool:
+    """Whether kernels that are made from now on run in the interpreter."""
+    return bool(triton.knobs.runtime.interpret)
 
 
 def check_kernel(
@@ -100,7 +95,10 @@ def run_kernel(
         memory[t.name] = tensor.to(torch.bfloat16) if t.dtype is DType.bf16 else tensor.clone()
     function = load_function(kernel, folder)
     pointers = [memory[name] for name in kernel.tensors]
-    function[(kernel.programs(sizes),)](*pointers, *(sizes[s] for s in kernel.symbols))
+    failed = [torch.zeros((), dtype=torch.int32)] * kernel.checks
+    values = [sizes[s] for s in kernel.symbols]
+    function[(kernel.programs(sizes),)](*pointers, *failed, *values)
+    assert not any(failed), "an index lies outside its tensor"
     found = {}
     for t in nest.tensors:
         tensor = memory[t.name].float() if t.dtype is DType.bf16 else memory[t.name]

@@ -135,16 +135,16 @@ def test_symbols_out_of_range_or_unsolvable(rows):
 
 
 def test_many_shapes_do_not_pile_up():
-    from nestor.runtime import executable
+    from nestor.runtime import calls
 
     model = dynamic()
-    executable.MAX_PLANS, saved = 8, executable.MAX_PLANS
+    calls.MAX_PLANS, saved = 8, calls.MAX_PLANS
     try:
         for n in range(2, 40):
             model(np.zeros((2 * n + 1, 3), np.float32))
         assert len(model._plans) <= 8
     finally:
-        executable.MAX_PLANS = saved
+        calls.MAX_PLANS = saved
 
 
 def test_outputs_have_the_stride_order_of_eager():

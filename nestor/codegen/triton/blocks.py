@@ -56,6 +56,8 @@ class Context:
             tile's loops that they vary over.
         wide: whether offsets need 64 bits.
         precision: of products of f32: ``ieee``, ``tf32`` or ``tf32x3``.
+        functions: sources of those that expressions call, by name.
+        checks: whether indices that are data were tested.
     """
 
     tensors: Mapping[str, Tensor]
@@ -72,6 +74,8 @@ class Context:
     loads: dict[tuple[str, str], tuple[str, tuple[int, ...]]] = field(default_factory=dict)
     wide: bool = False
     precision: str = "ieee"
+    functions: dict[str, str] = field(default_factory=dict)
+    checks: bool = False
 
     def line(self, text: str) -> None:
         """Add a line."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from nestor.codegen.triton.blocks import Context, Register, Value
 from nestor.codegen.triton.expressions import Expressions, register_dims, store
-from nestor.codegen.triton.names import TYPES, combine_name, literal
+from nestor.codegen.triton.names import TYPES, Names, combine_name, literal
 from nestor.codegen.triton.online import emit_online
 from nestor.codegen.triton.products import emit_product
 from nestor.errors import Unsupported
 from nestor.ir.affine import Affine
-from nestor.ir.expr import Const
+from nestor.ir.expr import Const, Load
 from nestor.ir.loopnest import Block, Compute, Guard, Node, Store
 from nestor.ir.monoid import Monoid
 
@@ -56,6 +56,9 @@ def _update(ctx: Context, node: Compute) -> None:
     are combined among themselves first."""
     monoid = node.monoid
     assert monoid is not None
+    if all(s.target not in ctx.registers for s in node.stores):
+        _update_memory(ctx, node, monoid)
+        return
     state = [_state_of(ctx, s) for s in node.stores]
     kept = frozenset(d for dims in state for d in dims)
     over = tuple(a for a in ctx.axes if a not in kept)
@@ -73,6 +76,18 @@ def _update(ctx: Context, node: Compute) -> None:
     for target, value, expr in zip(node.stores, new, node.values):
         store(ctx, target, value, expr.dtype)
     ctx.axes = before
+
+
+def _update_memory(ctx: Context, node: Compute, monoid: Monoid) -> None:
+    """Combine elements with what memory holds, as a reduction does that scatters."""
+    writer = Expressions(ctx)
+    values = [writer.value(v) for v in node.values]
+    old = [
+        writer.load(Load(tensor=s.target, indices=s.indices, dtype=v.dtype))
+        for s, v in zip(node.stores, node.values)
+    ]
+    for target, new, expr in zip(node.stores, _combined(ctx, monoid, old, values), node.values):
+        store(ctx, target, new, expr.dtype)
 
 
 def scan_parts(node: Node) -> tuple[Compute, Compute, tuple[Affine, ...]] | None:
@@ -206,12 +221,11 @@ def _combined(ctx: Context, monoid: Monoid, old: list[Value], values: list[Value
     return found
 
 
-def combine_function(monoid: Monoid) -> str:
-    """The source of a monoid's function, which takes two states and gives one."""
-    from nestor.codegen.triton.names import Names
-
+def combine_function(monoid: Monoid, functions: dict[str, str]) -> str:
+    """The source of a monoid's function, which takes two states and gives one; what it calls is
+    added to ``functions``."""
     count = len(monoid.combine)
-    ctx = Context(tensors={}, pointers={}, names=Names())
+    ctx = Context(tensors={}, pointers={}, names=Names(), functions=functions)
     given = [f"{side}{c}" for side in "ab" for c in range(count)]
     writer = Expressions(ctx, {name: Value(name) for name in given})
     results = [writer.value(e).text for e in monoid.combine]

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import subprocess
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from nestor.codegen.triton.kernel import TritonKernel
+from nestor.codegen.triton.launch import load_function
 from nestor.errors import InternalError
 from nestor.ir.program import Tensor
 from nestor.ir.types import DType
@@ -71,11 +70,9 @@ def compile_cubin(
     Raises: ``InternalError`` if Triton refuses it.
     """
     with tempfile.TemporaryDirectory(prefix="nestor-triton-") as folder:
-        file = Path(folder, f"{kernel.name}.py")
-        file.write_text(kernel.source)
-        function = _load(file, kernel.name)
+        function = load_function(kernel, Path(folder))
         types = [_POINTERS[tensors[name].dtype] for name in kernel.tensors]
-        types += ["i64"] * len(kernel.symbols)
+        types += ["*i32"] * kernel.checks + ["i64"] * len(kernel.symbols)
         names = function.arg_names
         aligned = {(n,): [["tt.divisibility", ALIGNMENT]] for n in range(len(kernel.tensors))}
         source = ASTSource(
@@ -98,14 +95,6 @@ def compile_cubin(
         registers=registers,
         spilled_bytes=spilled,
     )
-
-
-def _load(file: Path, name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(f"nestor_triton_{file.parent.name}", file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return getattr(module, name)
 
 
 def resource_usage(code: bytes) -> tuple[int, int]:

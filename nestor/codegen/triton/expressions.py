@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from math import prod
 
+from nestor.codegen.llvm.builder import round_to_f32
 from nestor.codegen.triton.blocks import Context, Register, Value
-from nestor.codegen.triton.names import TYPES, literal
+from nestor.codegen.triton.functions import (
+    binary_function,
+    cast_function,
+    unary_function,
+    uniform_function,
+)
+from nestor.codegen.triton.names import FAILED, TYPES, literal
 from nestor.errors import Unsupported
 from nestor.ir.affine import Affine, affine
 from nestor.ir.expr import (
@@ -39,18 +46,9 @@ _PLAIN = {
     "abs": "tl.abs",
 }  # fmt: skip
 
-_NARROW = (DType.i16, DType.i8, DType.u8)
-
-
-LIBRARY = frozenset("expm1 isinf log1p round rsqrt sigmoid sign tanh trunc".split())
-"""The functions of ``library``."""
-
-
-def library_name(function: str) -> str:
-    """What a function is called in a kernel. Raises: ``Unsupported`` if there is none."""
-    if function not in LIBRARY:
-        raise Unsupported(f"'{function}' has no Triton code yet")
-    return f"lib.{function}"
+_LIBRARY = frozenset("isinf round rsqrt sign trunc".split())
+_LIBRARY_F32 = frozenset("expm1 log1p sigmoid tanh".split())
+"""Functions of one operand that ``library`` has; the latter are short, and good for f32 only."""
 
 
 class Expressions:
@@ -84,6 +82,8 @@ class Expressions:
     def _write(self, node: Expr) -> Value:
         match node:
             case Const():
+                if node.dtype is DType.f64 and round_to_f32(node.value) != node.value:
+                    return self._typed(node)  # Triton takes what fits its range for an f32
                 return Value(literal(node.value, node.dtype))
             case Index():
                 found = self.ctx.affine(node.value)
@@ -108,8 +108,8 @@ class Expressions:
     # ---------------------------------------------------------------- operators
 
     def _unary(self, node: Unary) -> Value:
-        x = self._visit(node.x)
         op, dtype = node.op, node.x.dtype
+        x = self._typed(node.x)
         if op == "neg":
             return Value(f"(-{x.text})", x.dims)
         if op == "not":
@@ -122,57 +122,64 @@ class Expressions:
                 return Value(f"tl.sqrt{'_rn' if is_single else ''}({x.text})", x.dims)
             text = f"tl.div_rn(1.0, {x.text})" if is_single else f"(1.0 / {x.text})"
             return Value(text, x.dims)
-        if op in _PLAIN:
+        if op in _PLAIN and (dtype.is_float or op == "abs"):
             return Value(f"{_PLAIN[op]}({x.text})", x.dims)
-        return Value(f"{library_name(op)}({x.text})", x.dims)
+        own = _LIBRARY | _LIBRARY_F32 if dtype is DType.f32 else _LIBRARY
+        if op in own and (dtype.is_float or op == "sign"):
+            return Value(f"lib.{op}({x.text})", x.dims)
+        return self._function(unary_function(op, dtype), x)
 
     def _binary(self, node: Binary) -> Value:
-        a, b = self._visit(node.a), self._visit(node.b)
-        dims, op, dtype = a.dims | b.dims, node.op, node.a.dtype
+        op, dtype = node.op, node.a.dtype
         if op in _INFIX:
-            return Value(f"({a.text} {_INFIX[op]} {b.text})", dims)
-        if op == "div":
-            return Value(f"tl.div_rn({a.text}, {b.text})" if dtype is DType.f32 else
-                         f"({a.text} / {b.text})", dims)  # fmt: skip
+            a, b = self._visit(node.a), self._visit(node.b)
+            return Value(f"({a.text} {_INFIX[op]} {b.text})", a.dims | b.dims)
+        a, b = self._typed(node.a), self._typed(node.b)
+        dims = a.dims | b.dims
+        if op == "div" and dtype.is_float:
+            text = f"{a.text} / {b.text}"
+            return Value(f"tl.div_rn({a.text}, {b.text})" if dtype is DType.f32 else text, dims)
         if op in ("min", "max") and dtype.is_float:
-            name = "tl.minimum" if op == "min" else "tl.maximum"
             nan = "propagate_nan=tl.PropagateNan.ALL"
-            return Value(f"{name}({a.text}, {b.text}, {nan})", dims)
+            return Value(f"tl.{op}imum({a.text}, {b.text}, {nan})", dims)
         if op in ("min", "max") and dtype is not DType.bool:
             return Value(f"tl.{op}imum({a.text}, {b.text})", dims)
         if op in ("min", "max"):
             return Value(f"({a.text} {'&' if op == 'min' else '|'} {b.text})", dims)
-        kind = "float" if dtype.is_float else "int"
-        return Value(f"{library_name(f'{op}_{kind}')}({a.text}, {b.text})", dims)
+        return self._function(binary_function(op, dtype), a, b)
+
+    def _function(self, found: tuple[str, dict[str, str]], *arguments: Value) -> Value:
+        """A call of a function that the kernel's module has."""
+        name, sources = found
+        self.ctx.functions.update(sources)
+        dims = frozenset().union(*(a.dims for a in arguments))
+        return Value(f"{name}({', '.join(a.text for a in arguments)})", dims)
+
+    def _typed(self, node: Expr) -> Value:
+        """A value that has its type even where nothing stands beside it."""
+        if isinstance(node, Const):
+            return Value(f"tl.full((), {literal(node.value, node.dtype)}, {TYPES[node.dtype]})")
+        return self._visit(node)
 
     def _cast(self, node: Cast) -> Value:
-        x, source, target = self._visit(node.x), node.x.dtype, node.dtype
-        if source is target:
-            return x
+        x, source, target = self._typed(node.x), node.x.dtype, node.dtype
         if target is DType.bool:
             return Value(f"({x.text} != 0)", x.dims)
         if source.is_float and target.is_int:
-            wide = "int64" if target is DType.i64 else "int32"
-            text = f"{library_name(f'to_{wide}')}({x.text})"
-            if target in _NARROW:
-                text = f"{text}.to({TYPES[target]})"
-            return Value(text, x.dims)
+            wide = DType.f32 if source.is_storage_only else source
+            return self._function(cast_function(wide, target), _converted(x, wide, source))
         if source is DType.f64 and target.is_storage_only:
-            return Value(f"({x.text}).to(tl.float32).to({TYPES[target]})", x.dims)
-        if isinstance(node.x, Const):
-            return Value(f"tl.full({self._ones()}, {x.text}, {TYPES[target]})", x.dims)
-        return Value(f"({x.text}).to({TYPES[target]})", x.dims)
-
-    def _ones(self) -> str:
-        return self.ctx.shape(frozenset())
+            x, source = _converted(x, DType.f32), DType.f32
+        return _converted(x, target, source)
 
     def _call(self, node: Call) -> Value:
-        args = [self._visit(a) for a in node.args]
+        args = [self._typed(a) for a in node.args]
+        if node.function == "random_uniform":
+            return self._function(uniform_function(node.dtype), *args)
+        if node.function != "fma":
+            raise Unsupported(f"'{node.function}' has no Triton code yet")
         dims = frozenset().union(*(a.dims for a in args))
-        texts = ", ".join(a.text for a in args)
-        if node.function == "fma":
-            return Value(f"tl.fma({texts})", dims)
-        return Value(f"{library_name(f'{node.function}_{node.dtype}')}({texts})", dims)
+        return Value(f"tl.fma({', '.join(a.text for a in args)})", dims)
 
     # ---------------------------------------------------------------- memory
 
@@ -227,11 +234,17 @@ class Expressions:
     def pointer(
         self, name: str, indices: tuple[IndexExpr, ...], predicate: tuple[Affine, ...] = ()
     ) -> tuple[Value, Value]:
-        """Where elements lie, and which of them may be touched (empty: all)."""
+        """Where elements lie, and which of them may be touched (empty: all).
+
+        Indices that are data are tested: what lies outside is not touched, and reported.
+        """
         ctx = self.ctx
-        offset = self._offset(ctx.tensors[name], indices)
-        conditions = self._relevant((*ctx.conditions, *predicate), offset.dims)
-        mask = ctx.condition(conditions)
+        tensor = ctx.tensors[name]
+        data = {d: self._data(i) for d, i in enumerate(indices) if not isinstance(i, Affine)}
+        offset = self._offset(tensor, indices, data)
+        mask = ctx.condition((*self._relevant(ctx.conditions, offset.dims), *predicate))
+        if data:
+            mask = self._tested(tensor, data, mask)
         dims = offset.dims | mask.dims
         text = offset.text
         if mask.dims - offset.dims:
@@ -239,6 +252,24 @@ class Expressions:
             text = f"({text}) + tl.zeros({ctx.shape(dims)}, tl.int32)"
         base = ctx.pointers[name]
         return Value(base if text == "0" else f"{base} + {text}", dims), mask
+
+    def _data(self, index: Expr) -> Value:
+        found = self._visit(index)
+        return found if found.text.isidentifier() else self.ctx.assign("index", found)
+
+    def _tested(self, tensor: Tensor, data: dict[int, Value], mask: Value) -> Value:
+        """A mask of what lies inside a tensor; the rest of ``mask`` is reported."""
+        ctx = self.ctx
+        tests = []
+        for d, value in data.items():
+            extent = ctx.affine(tensor.shape[d])
+            tests.append(f"({value.text} >= 0) & ({value.text} < {extent.text})")
+        dims = frozenset().union(*(v.dims for v in data.values()))
+        inside = ctx.assign("inside", Value(" & ".join(tests), dims))
+        where = f"({mask.text}) & " if mask.text else ""
+        ctx.line(f"lib.report({FAILED}, {where}~{inside.text})")
+        ctx.checks = True
+        return Value(f"{where}{inside.text}", dims | mask.dims)
 
     def _relevant(self, conditions: tuple[Affine, ...], dims: frozenset[str]) -> tuple[Affine, ...]:
         """The conditions that an access has to heed: those on loops that move it. What fails on
@@ -251,13 +282,12 @@ class Expressions:
                 found.append(c)
         return tuple(found)
 
-    def _offset(self, tensor: Tensor, indices: tuple[IndexExpr, ...]) -> Value:
-        """The element's number in memory."""
-        own = [i if isinstance(i, Affine) else None for i in indices]
-        gathered = {
-            f"\0{d}": self._visit(i) for d, i in enumerate(indices) if not isinstance(i, Affine)
-        }
-        logical = [affine(f"\0{d}") if i is None else i for d, i in enumerate(own)]
+    def _offset(
+        self, tensor: Tensor, indices: tuple[IndexExpr, ...], data: dict[int, Value]
+    ) -> Value:
+        """The element's number in memory. Args: data: values of indices that are no affines."""
+        gathered = {f"\0{d}": value for d, value in data.items()}
+        logical = [i if isinstance(i, Affine) else affine(f"\0{d}") for d, i in enumerate(indices)]
         physical, shape = logical, list(tensor.shape)
         if tensor.layout is not None:
             values = {f"d{d}": i for d, i in enumerate(logical)}
@@ -287,6 +317,13 @@ class Expressions:
             del ctx.loops[name], ctx.ranges[name]
         text = " + ".join(p.text for p in parts)
         return Value(text, dims.union(*(p.dims for p in parts)))
+
+
+def _converted(x: Value, target: DType, source: DType | None = None) -> Value:
+    """A value in another type; itself if that is ``source``."""
+    if source is target:
+        return x
+    return Value(f"({x.text}).to({TYPES[target]})", x.dims)
 
 
 def register_dims(
@@ -321,6 +358,9 @@ def store(ctx: Context, target: Store, value: Value, dtype: DType) -> None:
             raise Unsupported(f"instances store different values to one element of {target.target}")
         guard = f", mask={mask.text}" if mask.text else ""
         ctx.line(f"tl.store({pointer.text}, {value.text}{guard})")
+        if not all(isinstance(i, Affine) for i in target.indices):
+            # Another instance may go to the same place, in another thread.
+            ctx.line("tl.debug_barrier()")
         ctx.loads = {k: v for k, v in ctx.loads.items() if k[0] != target.target}
         return
     dims = register_dims(ctx, target.target, register, target.indices)

@@ -7,7 +7,7 @@ from math import prod
 
 from nestor.codegen.triton.blocks import Context, Register
 from nestor.codegen.triton.computes import combine_function, emit_compute, emit_scan, scan_parts
-from nestor.codegen.triton.names import Names
+from nestor.codegen.triton.names import FAILED, Names
 from nestor.codegen.triton.online import reduced_monoids
 from nestor.codegen.triton.states import narrow_states
 from nestor.errors import Unsupported
@@ -25,6 +25,8 @@ class TritonKernel:
     Attributes:
         name: of its function. source: of a module that has it.
         tensors: the arguments that are pointers, in order; then the sizes ``symbols``.
+        checks: whether there is one more between them: a pointer to an i32, which becomes 1 if an
+            index that is data lies outside its tensor.
         grid: extents whose product is the number of programs.
     """
 
@@ -32,6 +34,7 @@ class TritonKernel:
     source: str
     tensors: tuple[str, ...]
     symbols: tuple[str, ...]
+    checks: bool
     grid: tuple[Affine, ...]
 
     def programs(self, sizes: dict[str, int]) -> int:
@@ -78,7 +81,8 @@ class _Emitter:
         self._tiles(body)
         self._node(body)
         symbols = [ctx.loops[s.name] for s in nest.symbols]
-        arguments = ", ".join([*ctx.pointers.values(), *symbols])
+        failed = [FAILED] if ctx.checks else []
+        arguments = ", ".join([*ctx.pointers.values(), *failed, *symbols])
         summary = self.summary or nest.name
         head = [
             f'"""{summary}"""',
@@ -98,6 +102,7 @@ class _Emitter:
             source="\n".join([*head, *ctx.lines]) + "\n",
             tensors=tuple(t.name for t in nest.tensors),
             symbols=tuple(s.name for s in nest.symbols),
+            checks=ctx.checks,
             grid=tuple(loop.upper[0] for loop in self.grid),
         )
 
@@ -108,8 +113,8 @@ class _Emitter:
         for compute in computes(self.nest.body):
             if compute.monoid is not None:
                 for monoid in reduced_monoids(compute.monoid):
-                    seen.setdefault(combine_function(monoid))
-        for text in seen:
+                    seen.setdefault(combine_function(monoid, self.ctx.functions))
+        for text in (*self.ctx.functions.values(), *seen):
             lines += ["", *text.splitlines(), ""]
         return lines
 

@@ -66,3 +66,51 @@ def sign(x):
 @triton.jit
 def isinf(x):
     return tl.abs(x) == float("inf")
+
+
+@triton.jit
+def copysign(x, y):
+    bits = y.to(tl.int64 if y.dtype == tl.float64 else tl.int32, bitcast=True)
+    return tl.where(bits < 0, -tl.abs(x), tl.abs(x))
+
+
+@triton.jit
+def tan(x):
+    return tl.sin(x) / tl.cos(x)
+
+
+@triton.jit
+def any_of(x):
+    whole = x.to(tl.int32)
+    return (tl.max(whole) if whole.type.is_block() else whole) != 0
+
+
+@triton.jit
+def rem(a, b):
+    # C's fmod, exactly: each turn takes up to 51 bits off the quotient.
+    size = tl.abs(b)
+    valid = (tl.abs(a) < float("inf")) & (size > 0.0)
+    rest = tl.where(valid, tl.abs(a), 0.0)
+    more = valid & (rest >= size)
+    while any_of(more):
+        rest = tl.where(more, less_by_a_multiple(rest, size), rest)
+        more = valid & (rest >= size)
+    return tl.where(valid, copysign(rest, a), float("nan"))
+
+
+@triton.jit
+def less_by_a_multiple(r, size):
+    # Of ``size`` scaled by a power of two; exact, since it takes at most 52 bits off.
+    huge = 1.0715086071862673e301
+    base = tl.where(r / size == float("inf"), size * huge, size)
+    exponent = ((r / base).to(tl.int64, bitcast=True) >> 52) - (1023 + 51)
+    steps = tl.maximum(exponent, 0)
+    multiple = base * ((steps + 1023) << 52).to(tl.float64, bitcast=True)
+    rest = tl.fma(trunc(r / multiple), -multiple, r)
+    return tl.where(rest < 0.0, rest + multiple, rest)
+
+
+@triton.jit
+def report(failed, wrong):
+    if any_of(wrong):
+        tl.store(failed, 1)

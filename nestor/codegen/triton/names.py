@@ -24,7 +24,10 @@ TYPES = {
     DType.bool: "tl.int1",
 }
 
-_TAKEN = {"tl", "triton", "lib", "program", "range", "float", "int", "kernel"}
+FAILED = "failed"
+"""The argument that tells of an index outside its tensor: a pointer to an i32."""
+
+_TAKEN = {"tl", "triton", "lib", "program", "range", "float", "int", "kernel", FAILED}
 
 
 class Names:

@@ -1,0 +1,335 @@
+"""Run a model's kernels on a device: take memory, start one kernel after the other.
+
+Everything is asked of the current stream and of PyTorch's allocator, so a call behaves like a call
+of the model itself: it returns before the device is done.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from nestor.errors import ArtifactError, IndexOutOfRange, Unsupported
+from nestor.runtime.calls import ModelCalls
+from nestor.runtime.checks import check_overwritten
+from nestor.runtime.device_tensors import DeviceLibrary
+from nestor.runtime.dims import Dim, evaluate, evaluate_all
+from nestor.runtime.manifest import KernelCall, Manifest
+from nestor.runtime.outputs import OutputPlan
+from nestor.runtime.plan import ShapePlan
+from nestor.runtime.tensors import Library
+from nestor.runtime.weights import StateArray, WeightWatcher
+
+if TYPE_CHECKING:
+    import torch
+
+Launch = Callable[[int, Sequence[Any], Sequence[int]], None]
+"""Starts a kernel on the current stream: so many programs, on tensors and sizes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuFunction:
+    """A kernel that can be started.
+
+    Attributes: grid: extents, over ``parameters``, whose product is the number of programs.
+        parameters: names of the sizes that it takes, in order.
+        checks: whether it takes one more tensor, an i32 that it sets where an index is wrong.
+    """
+
+    launch: Launch
+    grid: tuple[Dim, ...]
+    parameters: tuple[str, ...] = ()
+    checks: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """One kernel of a plan: its programs, its arrays by slot, its sizes."""
+
+    launch: Launch
+    programs: int
+    slots: tuple[int, ...]
+    sizes: tuple[int, ...]
+    checks: bool
+
+
+@dataclass(slots=True)
+class _Weights:
+    """Weights on the device, by slot (aliases too); and the states among them."""
+
+    tensors: dict[int, Any]
+    states: list[StateArray]
+
+
+class GpuExecutable(ModelCalls):
+    """A compiled model on one device; any number of threads may call it.
+
+    Args:
+        manifest: checked (``check_manifest``).
+        functions: as the manifest numbers them.
+        weights: tensors by key, of any device; copied where they do not lie on this one.
+        device: that calls run on.
+        watcher, repack: when the watcher tells of a change, ``repack()`` gives all weights anew.
+
+    Raises:
+        ArtifactError: weights that do not fit the manifest.
+        Unsupported: it calls PyTorch operators.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        functions: Sequence[GpuFunction],
+        weights: Mapping[str, Any],
+        device: torch.device,
+        *,
+        watcher: WeightWatcher | None = None,
+        repack: Callable[[], Mapping[str, Any]] | None = None,
+    ):
+        import torch
+
+        if manifest.externs:
+            names = ", ".join(dict.fromkeys(e.operator for e in manifest.externs))
+            raise Unsupported(f"model '{manifest.name}' calls PyTorch operators ({names})")
+        super().__init__(manifest)
+        self.device = device
+        self._torch = torch
+        self._functions = tuple(functions)
+        self._library = DeviceLibrary(torch, device)
+        self._watcher, self._repack = watcher, repack
+        self._weights = self._bound(weights)
+        self._starts: dict[int, tuple[ShapePlan, tuple[_Start, ...]]] = {}
+        self._arenas: dict[tuple[int, int], list[dict[int, Any]]] = {}
+        self._failed = torch.zeros((), dtype=torch.int32, device=device)
+        self._checks = any(f.checks for f in self._functions)
+        self._seen = self._failed  # what the host knows of it
+        if device.type == "cuda":
+            self._seen = torch.zeros((), dtype=torch.int32).pin_memory()
+        self._overwrites = any(t.is_overwritten for t in self._layout.inputs)
+        self._state_lock = threading.RLock() if self._weights.states else None
+        self._plan_fixed_shapes()
+
+    # ------------------------------------------------------------------------------ weights
+
+    def _bound(self, weights: Mapping[str, Any]) -> _Weights:
+        tensors: dict[int, Any] = {}
+        states: list[StateArray] = []
+        for source in self.manifest.weights:
+            slot = self.manifest.slots[source.slot]
+            if source.key not in weights:
+                raise ArtifactError(f"weight '{source.key}' is missing")
+            live = self._torch.as_tensor(weights[source.key])
+            wanted = self._library.dtypes[slot.dtype]
+            if slot.dtype == "bf16" and live.dtype is self._torch.uint16:
+                live = live.view(wanted)  # NumPy has its bits only
+            if live.dtype is not wanted or live.numel() != prod(
+                evaluate_all(slot.memory_shape, {})
+            ):
+                raise ArtifactError(
+                    f"weight '{source.key}': {live.dtype} of {tuple(live.shape)}, "
+                    f"expected {slot.dtype} of {slot.memory_shape}"
+                )
+            memory = self._library.dense(live.detach().to(self.device), slot.permutation)
+            if slot.role == "state":
+                states.append(StateArray(source.slot, live, memory))
+            for entry in self._layout.entries[source.slot]:
+                tensors[entry] = memory
+        return _Weights(tensors, states)
+
+    def _current_weights(self) -> _Weights:
+        watcher, repack = self._watcher, self._repack
+        if watcher is not None and repack is not None and watcher.has_changed():
+            with self._lock:
+                if watcher.has_changed():
+                    # First look, then pack: a change in between is found by the next call.
+                    watcher.update()
+                    self._weights = self._bound(repack())
+        return self._weights
+
+    # ------------------------------------------------------------------------------ calls
+
+    def _library_of(self, value: Any) -> Library | None:
+        return self._library if isinstance(value, self._torch.Tensor) else None
+
+    def run(self, inputs: Sequence[Any]) -> list[Any]:
+        """Flat inputs (tensors on the device, any strides; scalars) → flat outputs.
+
+        Raises: as ``__call__``.
+        """
+        if self._state_lock is None:
+            return self._run(inputs)
+        with self._state_lock:
+            return self._run(inputs)
+
+    def _run(self, inputs: Sequence[Any]) -> list[Any]:
+        libraries = self._check_tensors(inputs)
+        plan, outputs = self._plan_for(inputs)
+        weights = self._current_weights()
+        with self._torch.no_grad(), self._on_device():
+            if self._overwrites:
+                check_overwritten(self._layout.inputs, inputs, libraries)
+            key, tensors = self._take_arena(plan)
+            try:
+                return self._run_on(tensors, inputs, plan, outputs, weights)
+            finally:
+                # What follows on this stream finds the memory when these kernels are done.
+                self._arenas.setdefault(key, []).append(tensors)
+
+    def _on_device(self) -> Any:
+        if self.device.type == "cuda":
+            return self._torch.cuda.device(self.device)
+        return self._torch.no_grad()
+
+    def _run_on(
+        self,
+        arena: dict[int, Any],
+        inputs: Sequence[Any],
+        plan: ShapePlan,
+        outputs: OutputPlan,
+        weights: _Weights,
+    ) -> list[Any]:
+        tensors = {**arena, **weights.tensors}
+        dense: list[Any] = []
+        for tensor in self._layout.inputs:
+            value = self._library.dense(inputs[tensor.position], tensor.order)
+            for entry in tensor.entries:
+                tensors[entry] = value
+            dense.append(value)
+        arrays: list[Any] = []
+        for output, shape in plan.outputs:
+            array = self._library.empty(shape, output.dtype, output.order)
+            for entry in output.entries:
+                tensors[entry] = array
+            arrays.append(array)
+        for state in weights.states:
+            state.refresh()
+        for start in self._starts_of(plan):
+            given = [tensors[s] for s in start.slots]
+            if start.checks:
+                given.append(self._failed)
+            start.launch(start.programs, given, start.sizes)
+        if self._seen is not self._failed and self._checks:
+            self._seen.copy_(self._failed, non_blocking=True)
+        self._raise_if_failed()
+        self._write_back(inputs, dense, tensors, weights)
+        libraries = [self._library] * len(dense)
+        return outputs.collect(
+            arrays, dense, inputs, lambda slot: self._copy_out(tensors, plan, slot),
+            (self._library, libraries),
+        )  # fmt: skip
+
+    def _raise_if_failed(self) -> None:
+        """Report an index outside its tensor. On a GPU calls return before it is known: then it is
+        a later call that raises."""
+        if not self._checks or not int(self._seen):
+            return
+        self._failed.zero_()
+        self._seen.zero_()
+        late = ", now or in an earlier call" if self._seen is not self._failed else ""
+        raise IndexOutOfRange(
+            f"model '{self.manifest.name}': an index read from a tensor lies outside the tensor "
+            f"that it selects from{late}\n  fix: check the indices among the inputs (token or "
+            "position ids, gather and scatter indices)"
+        )
+
+    def _copy_out(self, tensors: Mapping[int, Any], plan: ShapePlan, slot: int) -> Any:
+        info = self.manifest.slots[slot]
+        array = self._library.empty(plan.shapes[slot], info.dtype, info.permutation)
+        stored = tensors[slot].reshape(-1)
+        order = info.permutation or tuple(range(len(plan.shapes[slot])))
+        array.permute(order).copy_(stored.view([plan.shapes[slot][p] for p in order]))
+        return array
+
+    def _starts_of(self, plan: ShapePlan) -> tuple[_Start, ...]:
+        """What a plan's call starts, in order; worked out at its first call."""
+        found = self._starts.get(id(plan))
+        if found is not None and found[0] is plan:
+            return found[1]
+        manifest = self.manifest
+        symbols = [plan.symbols[s.name] for s in manifest.symbols]
+        steps = [0] * len(manifest.loops)
+        loops = {s.first: (n, s) for n, s in enumerate(manifest.loops)}
+        made: list[_Start] = []
+        position = 0
+        while position < len(manifest.calls):
+            if position not in loops:
+                made += self._start(position, [*symbols, *steps])
+                position += 1
+                continue
+            number, loop = loops[position]
+            for step in range(evaluate(loop.extent, plan.symbols)):
+                steps[number] = step
+                for inner in range(loop.first, loop.last):
+                    made += self._start(inner, [*symbols, *steps])
+            position = loop.last
+        self._starts[id(plan)] = (plan, tuple(made))
+        return self._starts[id(plan)][1]
+
+    def _start(self, position: int, symbols: Sequence[int]) -> list[_Start]:
+        """One call, if it has any program to run."""
+        call = self.manifest.calls[position]
+        assert isinstance(call, KernelCall)
+        function = self._functions[call.function]
+        sizes = tuple(symbols[s] for s in call.symbols)
+        own = dict(zip(function.parameters, sizes))
+        programs = prod(evaluate(e, own) for e in function.grid)
+        return (
+            [_Start(function.launch, programs, call.tensors, sizes, function.checks)]
+            if programs
+            else []
+        )
+
+    def _take_arena(self, plan: ShapePlan) -> tuple[tuple[int, int], dict[int, Any]]:
+        """Memory of a call's temps, by slot, for nobody else but later calls on this stream."""
+        stream = 0
+        if self.device.type == "cuda":
+            stream = int(self._torch.cuda.current_stream(self.device).cuda_stream)
+        key = id(plan), stream
+        try:
+            return key, self._arenas[key].pop()
+        except (KeyError, IndexError):
+            pass
+        total = max(1, plan.arena.total)
+        memory = self._torch.empty(total, dtype=self._torch.uint8, device=self.device)
+        slots = self.manifest.slots
+        tensors = {}
+        for entry, offset in plan.arena_entries:
+            part = memory[offset : offset + plan.sizes[entry]]
+            tensors[entry] = part.view(self._library.dtypes[slots[entry].dtype])
+        return key, tensors
+
+    def _write_back(
+        self,
+        inputs: Sequence[Any],
+        dense: Sequence[Any],
+        tensors: Mapping[int, Any],
+        weights: _Weights,
+    ) -> None:
+        """Copy new values of states and overwritten inputs to where the caller sees them."""
+        targets = {self._layout.roots[m.target] for m in self.manifest.mutations}
+        moves = [
+            (tensors[m.target], tensors[m.source], self._layout.roots[m.source])
+            for m in self.manifest.mutations
+        ]
+        # A source that is itself a target is read before anything is written.
+        moves = [(t, s.clone() if root in targets else s, root) for t, s, root in moves]
+        for target, source, _ in moves:
+            flat = source.reshape(-1).view(target.dtype)
+            target.as_strided((flat.numel(),), (1,), target.storage_offset()).copy_(flat)
+        for state in weights.states:
+            state.write_back()
+        for tensor, value in zip(self._layout.inputs, dense):
+            if tensor.is_overwritten:
+                given = inputs[tensor.position]
+                if value is given:
+                    self._library.touched(given)
+                else:
+                    self._library.assign(given, value)
+
+    @property
+    def writes_arguments(self) -> bool:
+        """Whether a call changes states or inputs, so that it cannot be repeated."""
+        return bool(self._overwrites or self.manifest.mutations or self._weights.states)

@@ -22,7 +22,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	"$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
 	&& { echo "$$p"; break; }; done)
 
-.PHONY: demo test check format bench bench-models bench-polybench bench-ops fuzz golden \
+.PHONY: demo test check format bench bench-gpu bench-models bench-polybench bench-ops fuzz golden \
 	clean help
 
 help:
@@ -33,6 +33,7 @@ help:
 	@echo "make bench-models  the same for MODELS=\"resnet50 gpt2\" PEERS=eager,ort,nestor BATCH=1,8"
 	@echo "make bench-polybench  loop kernels against clang and gcc: KERNELS=\"gemm lu\" SIZE=MEDIUM"
 	@echo "make bench-ops     single operators against libraries: OPS=\"gemm_1024 attention\""
+	@echo "make bench-gpu     kernels and models on this machine's GPU: GPU=\"products models\""
 	@echo "make fuzz SEED=7   random programs and schedules, 2,000 cases"
 	@echo "make golden        write the expected texts of tests/golden anew"
 	@echo "make clean         remove the environment, caches and built files"
@@ -75,6 +76,9 @@ bench-polybench: $(STAMP)
 
 bench-ops: $(STAMP)
 	$(BIN)/python -m benchmarks.ops $(OPS) --peers $(OP_PEERS) --threads $(THREADS)
+
+bench-gpu: $(STAMP)
+	$(BIN)/python -m benchmarks.gpu $(GPU)
 
 fuzz: $(STAMP)
 	$(BIN)/python -m pytest tests/fuzz --fuzz-seed $(SEED) --fuzz-cases $(CASES) $(PYTEST_ARGS)

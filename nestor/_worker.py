@@ -29,6 +29,7 @@ from nestor import errors
 KINDS = {
     "candidate": "nestor.autotune.compile_candidates:run_job",
     "compile": "nestor._worker:compile_llvm",
+    "cubin": "nestor.codegen.triton.cubin:run_pickled_job",
     "kernel": "nestor.kernel_store:run_pickled_job",
     "isl": "nestor.isl_stages:run_job",
     "isl-warm": "nestor.isl_stages:warm_up",

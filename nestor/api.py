@@ -137,6 +137,7 @@ class CompiledModel:
             self._config,
             target_of(device),
             device,
+            strict=self._strict,
             dynamic_shapes=self._dynamic_shapes,
             name=self._name,
         )

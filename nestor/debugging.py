@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nestor.config import Config
-from nestor.ir.schedule import schedule_to_json
+from nestor.ir.loopnest import LoopNest
+from nestor.ir.schedule import Schedule, schedule_to_json
+from nestor.passes.nest import apply_schedule
 from nestor.target.cpu import CpuTarget
 
 if TYPE_CHECKING:
     from nestor.compiler import CompiledProgram
+    from nestor.gpu_building import GpuProgram
     from nestor.ir.program import Program
     from nestor.passes.pipeline import PassContext
 
@@ -43,6 +47,24 @@ def dump_compilation(
     return folder
 
 
+def dump_gpu_compilation(program: GpuProgram, config: Config) -> Path | None:
+    """As ``dump_compilation``, for a GPU: ``fusion``, ``schedule`` and ``code`` (of Triton)."""
+    if not config.debug:
+        return None
+    folder = _new_folder(config.debug_dir, program.main.name)
+    if "fusion" in config.debug:
+        _write(folder / "fusion.txt", "\n".join(program.refused_fusions))
+    for number, (kernel, key) in enumerate(program.key_of.items()):
+        made = program.kernels[key]
+        part = folder / f"k{number}"
+        if "schedule" in config.debug:
+            nest = apply_schedule(kernel, made.schedule)
+            _dump_schedule(part, kernel, made.schedule, nest, {"all": made.seconds})
+        if "code" in config.debug:
+            _write(part / "kernel.py", made.triton.source)
+    return folder
+
+
 def _legality(compiled: CompiledProgram) -> dict[str, dict[str, object]]:
     return {
         f"k{number}": {
@@ -61,20 +83,29 @@ def _dump_kernel(
     target: CpuTarget,
     config: Config,
 ) -> None:
-    from nestor.ir.printer import print_nest, print_program
-    from nestor.passes.nest import apply_schedule
-
-    schedule = compiled.objects[key].schedule
-    nest = apply_schedule(kernel, schedule)
+    made = compiled.objects[key]
+    nest = apply_schedule(kernel, made.schedule)
     if "schedule" in config.debug:
-        _write(folder / "kernel.txt", print_program(kernel))
-        _write(folder / "schedule.json", json.dumps(schedule_to_json(schedule), indent=1))
-        _write(folder / "nest.txt", print_nest(nest))
-        _write(folder / "seconds.json", json.dumps(compiled.objects[key].seconds))
+        _dump_schedule(folder, kernel, made.schedule, nest, made.seconds)
     if "code" in config.debug:
         from nestor.codegen.llvm import emit_kernel
 
         _write(folder / "kernel.ll", emit_kernel(nest, target, function_name="kernel"))
+
+
+def _dump_schedule(
+    folder: Path,
+    kernel: Program,
+    schedule: Schedule,
+    nest: LoopNest,
+    seconds: Mapping[str, float],
+) -> None:
+    from nestor.ir.printer import print_nest, print_program
+
+    _write(folder / "kernel.txt", print_program(kernel))
+    _write(folder / "schedule.json", json.dumps(schedule_to_json(schedule), indent=1))
+    _write(folder / "nest.txt", print_nest(nest))
+    _write(folder / "seconds.json", json.dumps(dict(seconds)))
 
 
 def _new_folder(parent: Path, name: str) -> Path:

@@ -62,6 +62,16 @@ class SlotTable:
         assert isinstance(extent, int)
         return extent * self._program.blocks
 
+    def extern_call(self, extern: Extern) -> ExternCall:
+        """A call of an operator that nobody lowered."""
+        return ExternCall(
+            operator=extern.operator,
+            arguments={"extern": self._program.externs().index(extern)},
+            inputs=tuple(self.slot_of[n] for n in extern.inputs),
+            outputs=tuple(self.slot_of[n] for n in extern.outputs),
+            origin=str(extern.origin or ""),
+        )
+
 
 class Linker(SlotTable):
     """Numbers functions, and makes the entry function of each segment.
@@ -78,7 +88,8 @@ class Linker(SlotTable):
         self.functions: list[FunctionRef] = []
         self._function_of: dict[str, int] = {}
         self.calls: tuple[KernelCall | ExternCall, ...] = tuple(
-            self._extern(c) if isinstance(c, Extern) else self._kernel(c) for c in compiled.calls
+            self.extern_call(c) if isinstance(c, Extern) else self._kernel(c)
+            for c in compiled.calls
         )
         self.segments = tuple(self._segments())
         self.blocks = self._blocks()
@@ -102,15 +113,6 @@ class Linker(SlotTable):
             symbols=tuple(self.symbols.index(n) for n in call.symbols),
             name="+".join(call.statements),
             origin="; ".join(call.origins),
-        )
-
-    def _extern(self, extern: Extern) -> ExternCall:
-        return ExternCall(
-            operator=extern.operator,
-            arguments={"extern": self.compiled.externs().index(extern)},
-            inputs=tuple(self.slot_of[n] for n in extern.inputs),
-            outputs=tuple(self.slot_of[n] for n in extern.outputs),
-            origin=str(extern.origin or ""),
         )
 
     def _segments(self) -> Iterator[Segment]:

@@ -33,6 +33,18 @@ class PredicatedTile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Collapse:
+    """Make one loop of two, the second directly inside the first and of a constant extent:
+    ``for i < N: for j < M`` → ``for c < N·M`` with ``i = c // M`` and ``j = c % M``.
+
+    ``S.i`` and ``S.j`` become ``S.i_j``.
+    """
+
+    outer: str
+    inner: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reorder:
     """Give a statement's loops a new order, outermost first; names all of its loops."""
 
@@ -64,6 +76,15 @@ class Bind:
     dependence."""
 
     loop: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Warps:
+    """Run each program of a GPU's grid on ``count`` warps, with the loads of ``stages`` iterations
+    of a loop under way at once. Changes no loop."""
+
+    count: int
+    stages: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,10 +231,12 @@ Step = Union[
     Promote,
     Tile,
     PredicatedTile,
+    Collapse,
     Reorder,
     Fuse,
     Parallel,
     Bind,
+    Warps,
     Vectorize,
     Unroll,
     Accumulate,
@@ -226,8 +249,8 @@ STEPS: dict[str, type] = {
     c.__name__: c
     for c in (
         Arrange, Interchange, Skew, Shift, Reverse, Distribute, Promote,
-        Tile, PredicatedTile, Reorder, Fuse, Parallel, Bind, Vectorize, Unroll, Accumulate,
-        ComputeAt,
+        Tile, PredicatedTile, Collapse, Reorder, Fuse, Parallel, Bind, Warps, Vectorize, Unroll,
+        Accumulate, ComputeAt,
         SplitReduction, BlockReduction, Pack,
     )
 }  # fmt: skip

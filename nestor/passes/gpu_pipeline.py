@@ -8,6 +8,7 @@ from dataclasses import replace
 from nestor.ir.program import Extern, Program
 from nestor.passes.canonical import canonicalize_kernel
 from nestor.passes.context import PassContext, PassOptions
+from nestor.passes.epilogues import absorb_epilogues
 from nestor.passes.fusion import FusedKernel
 from nestor.passes.gpu_fusion import partition_for_gpu
 from nestor.passes.online_attention import merge_attention
@@ -34,7 +35,8 @@ def prepare_for_gpu(program: Program) -> PipelineResult:
     """Run the passes."""
     ctx = PassContext(options=PassOptions(disabled=NOT_FOR_GPUS))
     result = run_pipeline(program, ctx)
-    return replace(result, main=run_pass(result.main, merge_attention, ctx))
+    main = run_pass(result.main, merge_attention, ctx)
+    return replace(result, main=run_pass(main, absorb_epilogues, ctx))
 
 
 def gpu_kernels(main: Program, target: GpuTarget) -> list[FusedKernel | Extern]:

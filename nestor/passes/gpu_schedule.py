@@ -7,15 +7,19 @@ leaves over is masked.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from math import prod
 
+from nestor.errors import Unsupported
 from nestor.ir.affine import Affine, affine
 from nestor.ir.expr import loads
 from nestor.ir.program import Statement
 from nestor.ir.schedule import (
     Accumulate,
     Bind,
+    Collapse,
     ComputeAt,
     Fuse,
     PredicatedTile,
@@ -24,6 +28,7 @@ from nestor.ir.schedule import (
     Step,
     Unroll,
     Vectorize,
+    Warps,
 )
 from nestor.passes.analysis import expression_variables
 from nestor.passes.contraction import Contraction, contraction_of
@@ -42,8 +47,15 @@ TILE = 1024
 LONG = 1 << 16
 """Taken for the extent of what is only known at run time."""
 
-PRODUCT = (128, 128, 32)
-"""Rows, columns and terms of a product's tile at most."""
+PRODUCT = {2: (128, 128, 64), 4: (64, 64, 32), 8: (32, 32, 32)}
+"""Rows, columns and terms of a product's tile at most, without a search, by bytes of an operand.
+f32 is multiplied outside tensor cores, from registers, unless less than all of it is asked for."""
+
+LARGE = 128 * 128
+"""Results of a product's tile that eight warps share; fewer have four."""
+
+MOST = (256, 256, 128)
+"""The same, with one."""
 
 ATTENTION = (64, 64)
 """Queries and keys of an attention's tile at most."""
@@ -51,14 +63,24 @@ ATTENTION = (64, 64)
 LEAST = 16
 """Of each side of a product's tile: tensor cores take no less."""
 
+SHARED_BYTES = 160 << 10
+"""Of shared memory that the operands of a product's tile may take: what an A100 has [bytes]."""
+
+WARP_ELEMENTS = 256
+"""Elements of a tile that a warp takes: eight a thread."""
+
+Unit = tuple[str, ...]
+"""Indices that make one loop, outermost first."""
+
 
 @dataclass(slots=True)
 class _Plan:
     """How one statement runs.
 
     Attributes: grid: loops of the grid, outermost first. shared: loops of a program that all
-        statements are in. serial: its other loops. tile: loops of its tile. steps: that make
-        them. notes: how they run.
+        statements are in. serial: its other loops. tile: loops of its tile, of ``elements``
+        that make ``results``.
+        steps: that make them. notes: how they run.
     """
 
     statement: Statement
@@ -66,6 +88,8 @@ class _Plan:
     shared: list[str] = field(default_factory=list)
     serial: list[str] = field(default_factory=list)
     tile: list[str] = field(default_factory=list)
+    elements: int = 1
+    results: int = 1
     steps: list[Step] = field(default_factory=list)
     notes: list[Step] = field(default_factory=list)
 
@@ -83,6 +107,11 @@ def gpu_schedule(fused: FusedKernel, choices: Choices | None = None) -> Schedule
     return _Rules(fused, choices or Choices()).schedule()
 
 
+def warps_of(schedule: Schedule) -> Warps:
+    """How a GPU runs the programs of a scheduled kernel."""
+    return next((s for s in schedule if isinstance(s, Warps)), Warps(count=4, stages=3))
+
+
 class _Rules:
     def __init__(self, fused: FusedKernel, choices: Choices):
         self.fused, self.choices = fused, choices
@@ -92,16 +121,16 @@ class _Rules:
 
     def schedule(self) -> Schedule:
         """All steps."""
-        product = contraction_of(self.statements[0], self.tensors)
+        contraction = contraction_of(self.statements[0], self.tensors)
         if is_online(self.statements[-1]):
             plans = self._attention(self.statements[-1])
         elif scatters(self.statements[0]):
             plans = [self._scatter(s) for s in self.statements]
-        elif product is not None and self._is_tiled_alike():
-            plans = self._product(product)
+        elif contraction is not None and self._is_tiled_alike():
+            plans = self._product(contraction)
         else:
             plans = self._rows()
-        return tuple(self._steps(plans))
+        return (*self._steps(plans), self._warps(plans))
 
     def _is_tiled_alike(self) -> bool:
         """Whether all statements have the first one's free indices, so that one tile serves all."""
@@ -114,40 +143,79 @@ class _Rules:
     def _product(self, c: Contraction) -> list[_Plan]:
         """Tiles of rows and columns, summed in tiles of terms."""
         s = c.statement
-        row = max(c.rows, key=lambda n: self._extent(s, n), default=None)
-        terms = max(c.reduced, key=lambda n: self._extent(s, n))
-        sides = [(n, size) for n, size in zip((row, c.vector, terms), PRODUCT) if n is not None]
+        rows = tuple(reversed(c.rows))
+        columns = (*reversed(c.spread), c.vector)
+        sides = self._side(s, rows), self._side(s, columns), self._term_unit(c)
+        tile = self._product_tile(s, sides)
         shared = self.fused.shared[s.name]
         plans = []
         for user in self.statements:
             own = dict(zip(shared, self.fused.shared[user.name]))
-            sizes: dict[str, int] = {}
-            for name, most in sides:
-                index = name if user is s else own.get(name)
-                if index is not None:
-                    sizes[index] = max(LEAST, self._power(user, index, most))
-            order = list(self.fused.shared[user.name])
-            free = [*order, *(n for n in free_indices(user) if n not in order)]
-            plans.append(self._plan(user, free, sizes))
+            sizes: dict[Unit, int] = {}
+            for unit, size in zip(sides, tile):
+                mine = unit if user is s else tuple(own[n] for n in unit if n in own)
+                if mine:
+                    sizes[mine] = size
+            free = [*self.fused.shared[user.name], *free_indices(user)]
+            merged = {n: unit for unit in sizes for n in unit}
+            units = list(dict.fromkeys(merged.get(n, (n,)) for n in free))
+            summed = [sides[2]] if user is s else []
+            plans.append(self._plan(user, units, sizes, summed))
         return plans
+
+    def _side(self, s: Statement, names: Unit) -> Unit:
+        """The indices that make the rows, or the columns, of a product's tile: all of them, as a
+        convolution has the pixels of all images; the longest where others read the tile, which
+        then has to be a box of the tensor."""
+        if len(self.statements) == 1 and all(is_constant(s, n) for n in names[1:]):
+            return names
+        return (max(names, key=lambda n: self._extent(s, (n,))),)
+
+    def _term_unit(self, c: Contraction) -> Unit:
+        """The indices that make the terms of a product's tile: one, or all if they are few."""
+        s = c.statement
+        most = max(c.reduced, key=lambda n: self._extent(s, (n,)))
+        is_short = self._extent(s, (most,)) < 2 * LEAST
+        return c.reduced if is_short and all(is_constant(s, n) for n in c.reduced) else (most,)
+
+    def _product_tile(self, s: Statement, sides: tuple[Unit, Unit, Unit]) -> tuple[int, ...]:
+        """Rows, columns and terms of a tile."""
+        item = max(x.dtype.bytes for e in s.elements for x in loads(e))
+        usual = PRODUCT[min(8, max(2, item))]
+        default = tuple(max(LEAST, self._power(s, unit, n)) for unit, n in zip(sides, usual))
+        ranges = [
+            [n for k in range(4, 9) if (n := 1 << k) <= max(LEAST, self._power(s, unit, most))]
+            for unit, most in zip(sides, MOST)
+        ]
+        fitting = [
+            (rows, columns, terms)
+            for rows, columns, terms in product(*ranges)
+            if rows * columns <= 256 * 128 and 2 * (rows + columns) * terms * item <= SHARED_BYTES
+        ]
+        meaning = "rows, columns and terms of a product's tile"
+        return self.choices.sizes(f"{s.name}.tile", fitting, default, meaning)
 
     def _attention(self, last: Statement) -> list[_Plan]:
         """Tiles of queries; keys in tiles, one after the other, for scores and sums alike."""
         assert last.reduction is not None
         (key,) = last.reduction.indices
         shared = self.fused.shared[last.name]
-        query = max(shared, key=lambda n: self._extent(last, n))
-        queries, keys = (
-            max(LEAST, self._power(last, n, most)) for n, most in zip((query, key), ATTENTION)
+        query = max(shared, key=lambda n: self._extent(last, (n,)))
+        default = tuple(
+            max(LEAST, self._power(last, (n,), most)) for n, most in zip((query, key), ATTENTION)
         )
+        ranges = [[n for n in (16, 32, 64, 128) if n <= 2 * d] for d in default]
+        meaning = "queries and keys of a tile"
+        tile = self.choices.sizes("tile", list(product(*ranges)), default, meaning)
         plans = []
         for s in self.statements:
             rows = list(self.fused.shared[s.name])
             places = dict(zip(shared, rows))
-            keyed = key if s is last else self._keyed(s, last, key)
-            sizes = {n: self._power(s, n, LONG) for n in self._others(s) if n != keyed}
-            sizes[places[query]] = queries
-            plan = self._plan(s, rows, {**sizes, keyed: keys})
+            keyed = self._key_of(s, last, key)
+            others = [n for n in self._others(s) if n != keyed]
+            sizes: dict[Unit, int] = {(n,): self._power(s, (n,), LONG) for n in others}
+            sizes[(places[query],)], sizes[(keyed,)] = tile
+            plan = self._plan(s, [(n,) for n in rows], sizes)
             # Keys come first of what a program loops over, so that all statements can share them.
             loop = f"{s.name}.{keyed}.o"
             plan.serial.remove(loop)
@@ -155,24 +223,19 @@ class _Rules:
             plans.append(plan)
         return plans
 
-    def _keyed(self, s: Statement, last: Statement, key: str) -> str:
-        """What a statement that makes scores calls the keys: the index of what it writes where the
-        next statement's load has them."""
-        readers = {s.name: key for s in (last,)}
-        for reader in reversed(self.statements):
-            name = readers.get(reader.name)
-            if name is None:
-                continue
-            for element in reader.elements:
-                for load in loads(element):
-                    for writer in self.statements:
-                        for write in writer.writes:
-                            if write.tensor != load.tensor:
-                                continue
-                            for w, r in zip(write.indices, load.indices):
-                                if r == affine(name) and isinstance(w, Affine) and w.terms:
-                                    readers.setdefault(writer.name, str(w))
-        return readers[s.name]
+    def _key_of(self, s: Statement, last: Statement, key: str) -> str:
+        """What a statement that makes scores calls the keys: its index where those who read the
+        scores have theirs."""
+        if s is last:
+            return key
+        (write,) = s.writes
+        for reader in self.statements:
+            for load in (x for e in reader.elements for x in loads(e) if x.tensor == write.tensor):
+                theirs = affine(self._key_of(reader, last, key))
+                for mine, index in zip(write.indices, load.indices):
+                    if index == theirs and isinstance(mine, Affine):
+                        return str(mine)
+        raise Unsupported(f"'{s.name}' makes no scores of '{last.name}'")
 
     def _scatter(self, s: Statement) -> _Plan:
         """Side by side what surely goes to different places; the rest in order."""
@@ -182,34 +245,39 @@ class _Rules:
             together = {n for i in gathered for n in expression_variables(i)}
             together |= set(reduced_indices(s))
         apart = [n for n in s.domain.names if n not in together]
-        return self._plan(s, apart, self._tile_of(s, apart, TILE))
+        return self._plan(s, [(n,) for n in apart], self._tile_of(s, apart, TILE))
 
     def _rows(self) -> list[_Plan]:
         """Rows of all statements side by side; of each, what is left of its indices as a tile."""
-        widths = [prod(self._power(s, n, LONG) for n in self._others(s)) for s in self.statements]
+        widths = [
+            prod(self._power(s, (n,), LONG) for n in self._others(s)) for s in self.statements
+        ]
         is_whole = max(widths) <= WHOLE
         last = self.statements[-1]
-        rows = self._tile_of(last, list(self.fused.shared[last.name]), TILE // max(widths))
+        most = max(1, TILE // max(widths))
+        sizes = [n for k in range(15) if (n := 1 << k) * min(max(widths), TILE) <= 4 * WHOLE]
+        most = self.choices.size("rows", sizes, most, "rows or elements side by side")
+        rows = self._tile_of(last, list(self.fused.shared[last.name]), most)
         plans = []
         for s in self.statements:
             shared = self.fused.shared[s.name]
-            sizes = self._tile_of(s, self._others(s), LONG if is_whole else TILE)
+            own = self._tile_of(s, self._others(s), LONG if is_whole else TILE)
             for name, like in zip(shared, self.fused.shared[last.name]):
-                sizes[name] = rows.get(like, 1)
-            plans.append(self._plan(s, list(shared), sizes))
+                own[(name,)] = rows.get((like,), 1)
+            plans.append(self._plan(s, [(n,) for n in shared], own))
         return plans
 
     def _others(self, s: Statement) -> list[str]:
         shared = self.fused.shared[s.name]
         return [n for n in s.domain.names if n not in shared]
 
-    def _tile_of(self, s: Statement, names: list[str], most: int) -> dict[str, int]:
+    def _tile_of(self, s: Statement, names: list[str], most: int) -> dict[Unit, int]:
         """A tile of ``names``, the nearest in memory first."""
-        found: dict[str, int] = {}
+        found: dict[Unit, int] = {}
         for name in self._by_stride(s, names):
             if most > 1:
-                found[name] = self._power(s, name, most)
-                most //= found[name]
+                size = found[(name,)] = self._power(s, (name,), most)
+                most //= size
         return found
 
     def _by_stride(self, s: Statement, names: list[str]) -> list[str]:
@@ -223,33 +291,53 @@ class _Rules:
 
         return sorted(names, key=distance)
 
-    def _extent(self, s: Statement, name: str) -> int:
-        return extent_of(s, name) if is_constant(s, name) else LONG
+    def _extent(self, s: Statement, unit: Unit) -> int:
+        return prod(extent_of(s, n) if is_constant(s, n) else LONG for n in unit)
 
-    def _power(self, s: Statement, name: str, most: int) -> int:
-        """The least power of two that covers an index, or ``most``."""
-        return min(most, 1 << max(0, self._extent(s, name) - 1).bit_length())
+    def _power(self, s: Statement, unit: Unit, most: int) -> int:
+        """The least power of two that covers a loop, or ``most``."""
+        return min(most, 1 << max(0, self._extent(s, unit) - 1).bit_length())
 
-    def _plan(self, s: Statement, shared: list[str], sizes: dict[str, int]) -> _Plan:
-        """Loops of a statement that is tiled by ``sizes``."""
+    # ------------------------------------------------------------------------------ steps
+
+    def _plan(
+        self,
+        s: Statement,
+        shared: Sequence[Unit],
+        sizes: Mapping[Unit, int],
+        summed: Sequence[Unit] = (),
+    ) -> _Plan:
+        """Loops of a statement that is tiled by ``sizes``.
+
+        Args: shared: loops of the grid. summed: reduced ones, where several indices make one.
+        """
         plan = _Plan(s)
         reduced = reduced_indices(s)
-        inside: list[str] = []
-        for name in [*shared, *(n for n in s.domain.names if n not in shared)]:
-            loop = f"{s.name}.{name}"
-            outer = plan.grid if name in shared else plan.serial
-            size = sizes.get(name, 1)
+        taken = {n for unit in (*shared, *summed) for n in unit}
+        units = [*shared, *((n,) for n in s.domain.names if n not in taken), *summed]
+        if any(len(unit) > 1 for unit in units):
+            loops = tuple(f"{s.name}.{n}" for unit in units for n in unit)
+            plan.steps.append(Reorder(statement=s.name, loops=loops))
+        kept: list[str] = []
+        over: list[str] = []
+        for unit in units:
+            loop = f"{s.name}.{unit[0]}"
+            for n in unit[1:]:
+                plan.steps.append(Collapse(outer=loop, inner=f"{s.name}.{n}"))
+                loop = f"{loop}_{n}"
+            outer = plan.grid if unit in shared else plan.serial
+            size = sizes.get(unit, 1)
             if size > 1:
                 plan.steps.append(PredicatedTile(loop=loop, size=size))
                 outer.append(f"{loop}.o")
-                inside.append(name)
+                (over if unit[0] in reduced else kept).append(f"{loop}.i")
+                plan.elements *= size
+                plan.results *= 1 if unit[0] in reduced else size
             else:
                 outer.append(loop)
-        kept = [n for n in inside if n not in reduced]
-        summed = [n for n in inside if n in reduced]
-        plan.tile = [f"{s.name}.{n}.i" for n in (*kept, *summed)]
-        plan.notes += [Vectorize(loop=f"{s.name}.{n}.i") for n in kept]
-        plan.notes += [Unroll(loop=f"{s.name}.{n}.i") for n in summed]
+        plan.tile = [*kept, *over]
+        plan.notes += [Vectorize(loop=loop) for loop in kept]
+        plan.notes += [Unroll(loop=loop) for loop in over]
         if s.reduction is not None and not s.reduction.into:
             plan.notes.append(Accumulate(statement=s.name, scope="register"))
         return plan
@@ -269,3 +357,20 @@ class _Rules:
                 if t.role == "temp"
             ]
         return steps
+
+    def _warps(self, plans: list[_Plan]) -> Warps:
+        """As many warps as keep a thread's share of the largest tile small."""
+        tiles = [p.elements for p in plans]
+        contraction = contraction_of(self.statements[0], self.tensors)
+        if contraction is not None or is_online(self.statements[-1]):
+            # Addresses of what several indices make take registers as well.
+            gathers = any(isinstance(step, Collapse) for p in plans for step in p.steps)
+            wanted = 8 if gathers or max(p.results for p in plans) >= LARGE else 4
+        else:
+            wanted = max(tiles) // WARP_ELEMENTS
+        counts = (1, 2, 4, 8, 16)
+        default = max(n for n in counts if n <= max(4, wanted))
+        count = self.choices.size("warps", counts, default, "warps of a program")
+        meaning = "iterations of a loop whose loads are under way"
+        stages = self.choices.size("stages", (1, 2, 3, 4, 5), 3, meaning)
+        return Warps(count=count, stages=stages)

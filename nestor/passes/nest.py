@@ -20,6 +20,7 @@ from nestor.ir.schedule import (
     Arrange,
     Bind,
     BlockReduction,
+    Collapse,
     ComputeAt,
     Fuse,
     Pack,
@@ -32,6 +33,7 @@ from nestor.ir.schedule import (
     Tile,
     Unroll,
     Vectorize,
+    Warps,
 )
 
 
@@ -171,6 +173,10 @@ def apply_step(state: ScheduleState, step: Step) -> None:
         case PredicatedTile():
             for half in _tile(state, step, step.loop, step.size):
                 state.loops[half].predicated = True
+        case Collapse():
+            _collapse(state, step)
+        case Warps():
+            _warps(step)
         case SplitReduction():
             _split_reduction(state, step)
         case BlockReduction():
@@ -222,6 +228,47 @@ def _tile(state: ScheduleState, step: Step, loop: str, size: int) -> tuple[str, 
         if other.extent is not None:
             other.extent = other.extent.substitute(replacement)
     return outer, inner
+
+
+def _collapse(state: ScheduleState, step: Collapse) -> None:
+    outer, inner = state.find_loop(step.outer, step), state.find_loop(step.inner, step)
+    users = state.users(outer.name)
+    extent = inner.extent
+    if outer.tiled or inner.tiled or outer.extent is None or extent is None:
+        raise UserError(f"{step}: a loop that was tiled, or is a tile's, cannot be collapsed")
+    if not extent.is_const or extent.const < 1:
+        raise UserError(f"{step}: '{inner.name}' runs {extent} times, not a known number of times")
+    for user in users:
+        at = user.loops.index(outer.name)
+        if user.loops[at + 1 : at + 2] != [inner.name]:
+            raise UserError(f"{step}: '{inner.name}' is not directly inside '{outer.name}'")
+        if (outer.name in user.reduced) != (inner.name in user.reduced):
+            raise UserError(f"{step}: one of the loops is reduced, the other is not")
+    both = {outer.name, inner.name}
+    if users != state.users(inner.name) or any(
+        both & info.extent.variables() for info in state.loops.values() if info.extent is not None
+    ):
+        raise UserError(f"{step}: other loops depend on '{outer.name}' or '{inner.name}'")
+    name = f"{outer.name}_{inner.name.split('.', 1)[1]}"
+    state.loops[name] = LoopInfo(name, outer.extent * extent.const)
+    outer.tiled = inner.tiled = True
+    replacement = {
+        outer.name: variable(name) // extent.const,
+        inner.name: variable(name) % extent.const,
+    }
+    for user in users:
+        at = user.loops.index(outer.name)
+        user.loops[at : at + 2] = [name]
+        user.index_map = {k: v.substitute(replacement) for k, v in user.index_map.items()}
+        if outer.name in user.reduced:
+            user.reduced = (user.reduced - both) | {name}
+
+
+def _warps(step: Warps) -> None:
+    if step.count < 1 or step.count > 32 or step.count & (step.count - 1):
+        raise UserError(f"{step}: a program has 1, 2, 4, 8, 16 or 32 warps")
+    if not 1 <= step.stages <= 16:
+        raise UserError(f"{step}: of a loop, 1 to 16 iterations' loads can be under way")
 
 
 def _split_reduction(state: ScheduleState, step: SplitReduction) -> None:

@@ -217,8 +217,8 @@ def renumber(statements: Iterable[AnyStatement]) -> list[AnyStatement]:
 
 
 def _check_independent(moved: list[AnyStatement], region: list[AnyStatement]) -> None:
-    read, written = _touched(moved)
-    region_read, region_written = _touched(region)
+    read, written = touched(moved)
+    region_read, region_written = touched(region)
     if shared := (read & region_written) | (written & (region_read | region_written)):
         names = " and ".join(s.name for s in moved)
         raise InternalError(
@@ -227,7 +227,7 @@ def _check_independent(moved: list[AnyStatement], region: list[AnyStatement]) ->
         )
 
 
-def _touched(statements: list[AnyStatement]) -> tuple[set[str], set[str]]:
+def touched(statements: list[AnyStatement]) -> tuple[set[str], set[str]]:
     """Tensors that are read, and those that are written."""
     read: set[str] = set()
     written: set[str] = set()

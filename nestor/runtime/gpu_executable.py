@@ -6,6 +6,7 @@ of the model itself: it returns before the device is done.
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,11 +14,11 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from nestor.errors import ArtifactError, IndexOutOfRange, Unsupported
-from nestor.runtime.calls import ModelCalls
+from nestor.runtime.calls import MAX_PLANS, ModelCalls
 from nestor.runtime.checks import check_overwritten
 from nestor.runtime.device_tensors import DeviceLibrary
 from nestor.runtime.dims import Dim, evaluate, evaluate_all
-from nestor.runtime.manifest import KernelCall, Manifest
+from nestor.runtime.manifest import ExternCall, Manifest
 from nestor.runtime.outputs import OutputPlan
 from nestor.runtime.plan import ShapePlan
 from nestor.runtime.tensors import Library
@@ -45,15 +46,11 @@ class GpuFunction:
     checks: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Start:
-    """One kernel of a plan: its programs, its arrays by slot, its sizes."""
+Step = Callable[[Mapping[int, Any]], None]
+"""A part of a call: starts a kernel, or runs an operator, on tensors by slot."""
 
-    launch: Launch
-    programs: int
-    slots: tuple[int, ...]
-    sizes: tuple[int, ...]
-    checks: bool
+ExternRunner = Callable[[ExternCall, list[Any], list[Any], Mapping[str, int]], None]
+"""Runs an operator of PyTorch: call, inputs, outputs to fill, symbols."""
 
 
 @dataclass(slots=True)
@@ -72,11 +69,12 @@ class GpuExecutable(ModelCalls):
         functions: as the manifest numbers them.
         weights: tensors by key, of any device; copied where they do not lie on this one.
         device: that calls run on.
+        extern_runner: runs the calls of PyTorch operators, if there are any.
         watcher, repack: when the watcher tells of a change, ``repack()`` gives all weights anew.
 
     Raises:
         ArtifactError: weights that do not fit the manifest.
-        Unsupported: it calls PyTorch operators.
+        Unsupported: it calls PyTorch operators and there is no runner.
     """
 
     def __init__(
@@ -86,12 +84,13 @@ class GpuExecutable(ModelCalls):
         weights: Mapping[str, Any],
         device: torch.device,
         *,
+        extern_runner: ExternRunner | None = None,
         watcher: WeightWatcher | None = None,
         repack: Callable[[], Mapping[str, Any]] | None = None,
     ):
         import torch
 
-        if manifest.externs:
+        if manifest.externs and extern_runner is None:
             names = ", ".join(dict.fromkeys(e.operator for e in manifest.externs))
             raise Unsupported(f"model '{manifest.name}' calls PyTorch operators ({names})")
         super().__init__(manifest)
@@ -100,8 +99,9 @@ class GpuExecutable(ModelCalls):
         self._functions = tuple(functions)
         self._library = DeviceLibrary(torch, device)
         self._watcher, self._repack = watcher, repack
+        self._extern_runner = extern_runner
         self._weights = self._bound(weights)
-        self._starts: dict[int, tuple[ShapePlan, tuple[_Start, ...]]] = {}
+        self._steps: dict[int, tuple[ShapePlan, tuple[Step, ...]]] = {}
         self._arenas: dict[tuple[int, int], list[dict[int, Any]]] = {}
         self._failed = torch.zeros((), dtype=torch.int32, device=device)
         self._checks = any(f.checks for f in self._functions)
@@ -206,11 +206,8 @@ class GpuExecutable(ModelCalls):
             arrays.append(array)
         for state in weights.states:
             state.refresh()
-        for start in self._starts_of(plan):
-            given = [tensors[s] for s in start.slots]
-            if start.checks:
-                given.append(self._failed)
-            start.launch(start.programs, given, start.sizes)
+        for step in self._steps_of(plan):
+            step(tensors)
         if self._seen is not self._failed and self._checks:
             self._seen.copy_(self._failed, non_blocking=True)
         self._raise_if_failed()
@@ -243,44 +240,61 @@ class GpuExecutable(ModelCalls):
         array.permute(order).copy_(stored.view([plan.shapes[slot][p] for p in order]))
         return array
 
-    def _starts_of(self, plan: ShapePlan) -> tuple[_Start, ...]:
+    def _steps_of(self, plan: ShapePlan) -> tuple[Step, ...]:
         """What a plan's call starts, in order; worked out at its first call."""
-        found = self._starts.get(id(plan))
+        found = self._steps.get(id(plan))
         if found is not None and found[0] is plan:
             return found[1]
         manifest = self.manifest
         symbols = [plan.symbols[s.name] for s in manifest.symbols]
         steps = [0] * len(manifest.loops)
         loops = {s.first: (n, s) for n, s in enumerate(manifest.loops)}
-        made: list[_Start] = []
+        made: list[Step] = []
         position = 0
         while position < len(manifest.calls):
             if position not in loops:
-                made += self._start(position, [*symbols, *steps])
+                made += self._start(position, plan, [*symbols, *steps])
                 position += 1
                 continue
             number, loop = loops[position]
             for step in range(evaluate(loop.extent, plan.symbols)):
                 steps[number] = step
                 for inner in range(loop.first, loop.last):
-                    made += self._start(inner, [*symbols, *steps])
+                    made += self._start(inner, plan, [*symbols, *steps])
             position = loop.last
-        self._starts[id(plan)] = (plan, tuple(made))
-        return self._starts[id(plan)][1]
+        if len(self._steps) >= MAX_PLANS:
+            self._steps.clear()
+            self._arenas.clear()
+        self._steps[id(plan)] = (plan, tuple(made))
+        return self._steps[id(plan)][1]
 
-    def _start(self, position: int, symbols: Sequence[int]) -> list[_Start]:
-        """One call, if it has any program to run."""
+    def _start(self, position: int, plan: ShapePlan, symbols: Sequence[int]) -> list[Step]:
+        """One call, if it has anything to do."""
         call = self.manifest.calls[position]
-        assert isinstance(call, KernelCall)
+        if isinstance(call, ExternCall):
+            return [functools.partial(self._run_extern, call, plan)]
         function = self._functions[call.function]
         sizes = tuple(symbols[s] for s in call.symbols)
         own = dict(zip(function.parameters, sizes))
         programs = prod(evaluate(e, own) for e in function.grid)
-        return (
-            [_Start(function.launch, programs, call.tensors, sizes, function.checks)]
-            if programs
-            else []
-        )
+        failed = (self._failed,) if function.checks else ()
+
+        def start(tensors: Mapping[int, Any]) -> None:
+            given = [tensors[s] for s in call.tensors]
+            function.launch(programs, [*given, *failed], sizes)
+
+        return [start] if programs else []
+
+    def _run_extern(self, call: ExternCall, plan: ShapePlan, tensors: Mapping[int, Any]) -> None:
+        """Run an operator of PyTorch. Its tensors are stored row by row."""
+        assert self._extern_runner is not None
+
+        def shaped(slot: int) -> Any:
+            count = prod(plan.shapes[slot])
+            return tensors[slot].reshape(-1)[:count].view(plan.shapes[slot])
+
+        given = [shaped(s) for s in call.inputs]
+        self._extern_runner(call, given, [shaped(s) for s in call.outputs], plan.symbols)
 
     def _take_arena(self, plan: ShapePlan) -> tuple[tuple[int, int], dict[int, Any]]:
         """Memory of a call's temps, by slot, for nobody else but later calls on this stream."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
 import torch
 
 from nestor.passes.gpu_schedule import gpu_schedule
+from nestor.passes.knobs import Choices
 from tests.helpers import ir_programs as programs
 from tests.helpers.pass_checks import random_inputs
 from tests.helpers.triton_cases import CASES, Of, R, kernels_of
@@ -63,4 +65,28 @@ def test_an_attention_is_one_kernel(name: str, tmp_path: Path) -> None:
     (fused,) = kernels_of(*CASES[name])
     kernel = check_kernel(fused.kernel, gpu_schedule(fused), random_inputs(fused.kernel), tmp_path)
     assert kernel.source.count("tl.dot") == 2
+    assert kernel.source.count("tl.store") == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["softmax", "linear", "batched", "convolution", "convolution, norm", "causal attention"]
+)
+def test_any_decisions(name: str, tmp_path: Path) -> None:
+    """Whatever a search may decide is legal, and right."""
+    rng = Random(name)
+    for fused in kernels_of(*CASES[name]):
+        arrays, probe = random_inputs(fused.kernel), Choices()
+        gpu_schedule(fused, probe)
+        assert probe.asked
+        for _ in range(4):
+            point = {k: rng.choice(knob.values) for k, knob in probe.asked.items()}
+            schedule = gpu_schedule(fused, Choices(point))
+            check_kernel(fused.kernel, schedule, arrays, tmp_path)
+
+
+def test_a_convolution_is_one_product(tmp_path: Path) -> None:
+    """Its rows are pixels of all images; what is done to its results happens in registers."""
+    (fused,) = kernels_of(*CASES["convolution, norm"])
+    kernel = check_kernel(fused.kernel, gpu_schedule(fused), random_inputs(fused.kernel), tmp_path)
+    assert "tl.dot" in kernel.source
     assert kernel.source.count("tl.store") == 1

@@ -65,6 +65,7 @@ CASES: dict[str, tuple[nn.Module, tuple[torch.Tensor, ...]]] = {
     "argmax": (Of(lambda a: a.argmax(-1)), (R(6, 50),)),
     "running sums": (Of(lambda a: a.cumsum(-1)), (R(4, 30),)),
     "embedding": (nn.Embedding(10, 32), (torch.randint(0, 10, (3, 5)),)),
+    "integers": (Of(lambda a, b: a // 3 + a % b), (torch.arange(-20, 30), torch.full((50,), 7))),
     "attention": (Of(F.scaled_dot_product_attention), heads),
     "causal attention": (
         Of(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True)),

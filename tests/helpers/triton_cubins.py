@@ -6,8 +6,8 @@ from __future__ import annotations
 import json
 
 from nestor.codegen.triton import emit_kernel
-from nestor.codegen.triton.cubin import compile_cubin
-from nestor.passes.gpu_schedule import gpu_schedule
+from nestor.codegen.triton.cubin import CubinJob, compile_cubin
+from nestor.passes.gpu_schedule import gpu_schedule, warps_of
 from nestor.passes.nest import apply_schedule
 from tests.helpers.triton_cases import CASES, kernels_of
 
@@ -19,11 +19,14 @@ def main() -> None:
     found = []
     for name, case in CASES.items():
         for number, fused in enumerate(kernels_of(*case)):
-            nest = apply_schedule(fused.kernel, gpu_schedule(fused))
-            kernel = emit_kernel(nest)
-            tensors = {t.name: t for t in nest.tensors}
+            schedule = gpu_schedule(fused)
+            kernel = emit_kernel(apply_schedule(fused.kernel, schedule))
+            warps = warps_of(schedule)
             for capability in CAPABILITIES:
-                made = compile_cubin(kernel, tensors, capability)
+                job = CubinJob(
+                    kernel=kernel, capability=capability, warps=warps.count, stages=warps.stages
+                )
+                made = compile_cubin(job)
                 found.append(
                     {
                         "kernel": f"{name} {number}",

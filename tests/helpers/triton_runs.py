@@ -13,6 +13,7 @@ import torch
 os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported: kernels are made for it or not
 
 import triton
+import triton.language as tl
 from triton.runtime.interpreter import InterpreterBuilder
 
 from nestor.codegen.triton import TritonKernel, emit_kernel
@@ -41,6 +42,17 @@ def _splat(self: Any, shape: Any, scalar: Any) -> Any:
 
 
 InterpreterBuilder.create_splat = _splat
+
+_plain_dot = InterpreterBuilder.create_dot
+
+
+def _dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
+    """The interpreter holds bfloat16 as its bits, and multiplies those."""
+    wide = (self.cast_impl(x, tl.float32) if x.dtype.scalar == tl.bfloat16 else x for x in (a, b))
+    return _plain_dot(self, *wide, *rest)
+
+
+InterpreterBuilder.create_dot = _dot
 
 
 def is_interpreting() -> bool:

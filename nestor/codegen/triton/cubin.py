@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import pickle
 import re
+import struct
 import subprocess
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import triton
@@ -16,7 +19,6 @@ from triton.compiler import ASTSource
 from nestor.codegen.triton.kernel import TritonKernel
 from nestor.codegen.triton.launch import load_function
 from nestor.errors import InternalError
-from nestor.ir.program import Tensor
 from nestor.ir.types import DType
 
 _POINTERS = {
@@ -39,11 +41,41 @@ _USAGE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CubinJob:
+    """A kernel to be compiled.
+
+    Attributes: capability: of the architecture, 90 for sm_90. warps: of a program.
+        stages: of loops that load while they compute.
+    """
+
+    kernel: TritonKernel
+    capability: int
+    warps: int = 4
+    stages: int = 3
+
+    def key(self) -> str:
+        """Digest of everything that makes the code."""
+        parts = {
+            "source": self.kernel.source,
+            "dtypes": [str(d) for d in self.kernel.dtypes],
+            "capability": self.capability,
+            "warps": self.warps,
+            "stages": self.stages,
+            "alignment": ALIGNMENT,
+            "triton": triton.__version__,
+            "library": Path(__file__).with_name("library.py").read_text(encoding="utf-8"),
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cubin:
     """Machine code of a kernel.
 
     Attributes:
         code: the file's bytes. function: its entry. warps: of a program.
+        parameters: how many the entry takes, of eight bytes each; those beyond the kernel's own
+            are pointers to memory of Triton's, none of which these kernels need.
         shared_bytes: of shared memory that a program takes [bytes].
         registers: of a thread. spilled_bytes: of a thread's stack [bytes].
     """
@@ -51,50 +83,70 @@ class Cubin:
     code: bytes
     function: str
     warps: int
+    parameters: int
     shared_bytes: int
     registers: int
     spilled_bytes: int
 
+    def encode(self) -> bytes:
+        """Data only: a length, a JSON header, the code."""
+        fields = {k: v for k, v in asdict(self).items() if k != "code"}
+        header = json.dumps(fields).encode()
+        return struct.pack("<Q", len(header)) + header + self.code
 
-def compile_cubin(
-    kernel: TritonKernel,
-    tensors: Mapping[str, Tensor],
-    capability: int,
-    *,
-    warps: int = 4,
-    stages: int = 3,
-) -> Cubin:
-    """Compile a kernel for an architecture, 90 for sm_90.
+    @classmethod
+    def decode(cls, data: bytes) -> Cubin:
+        """Inverse of ``encode``."""
+        (size,) = struct.unpack_from("<Q", data)
+        return cls(code=data[8 + size :], **json.loads(data[8 : 8 + size]))
 
-    Args: tensors: of the kernel, by name. stages: of loops that load while they compute.
-    Raises: ``InternalError`` if Triton refuses it.
-    """
+
+def compile_cubin(job: CubinJob) -> Cubin:
+    """Compile a kernel. Raises: ``InternalError`` if Triton refuses it."""
+    kernel = job.kernel
     with tempfile.TemporaryDirectory(prefix="nestor-triton-") as folder:
         function = load_function(kernel, Path(folder))
-        types = [_POINTERS[tensors[name].dtype] for name in kernel.tensors]
+        types = [_POINTERS[d] for d in kernel.dtypes]
         types += ["*i32"] * kernel.checks + ["i64"] * len(kernel.symbols)
         names = function.arg_names
         aligned = {(n,): [["tt.divisibility", ALIGNMENT]] for n in range(len(kernel.tensors))}
         source = ASTSource(
             fn=function, signature=dict(zip(names, types)), constexprs={}, attrs=aligned
         )
-        options = {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": True}
+        target = GPUTarget("cuda", job.capability, 32)
+        options = {"num_warps": job.warps, "num_stages": job.stages, "enable_fp_fusion": True}
         try:
-            made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+            made = triton.compile(source, target=target, options=options)
         except Exception as error:
             raise InternalError(
                 f"Triton refuses a kernel: {type(error).__name__}: {error}\n{kernel.source}"
             ) from error
+    if made.metadata.global_scratch_size:
+        raise InternalError(f"Triton wants memory of its own for a kernel:\n{kernel.source}")
     code = made.asm["cubin"]
     registers, spilled = resource_usage(code)
     return Cubin(
         code=code,
         function=made.metadata.name,
-        warps=warps,
+        warps=job.warps,
+        parameters=_parameters(made.asm["ptx"]),
         shared_bytes=made.metadata.shared,
         registers=registers,
         spilled_bytes=spilled,
     )
+
+
+def run_pickled_job(payload: bytes) -> bytes:
+    """A worker's side: a pickled ``CubinJob`` from the parent's own pipe → an encoded cubin."""
+    return compile_cubin(pickle.loads(payload)).encode()
+
+
+def _parameters(ptx: str) -> int:
+    """How many parameters the entry of a PTX module takes."""
+    entry = re.search(r"\.entry\s+\w+\s*\((.*?)\)", ptx, flags=re.DOTALL)
+    if entry is None:
+        raise InternalError("Triton's PTX has no entry")
+    return len(re.findall(r"\.param\b", entry[1]))
 
 
 def resource_usage(code: bytes) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from nestor.codegen.triton.states import narrow_states
 from nestor.errors import Unsupported
 from nestor.ir.affine import Affine
 from nestor.ir.loopnest import Alloc, Block, Compute, Guard, Loop, LoopNest, Node, computes
+from nestor.ir.types import DType
 
 _WIDE = 1 << 31
 """From so many elements on, a tensor's offsets need 64 bits."""
@@ -24,7 +25,8 @@ class TritonKernel:
 
     Attributes:
         name: of its function. source: of a module that has it.
-        tensors: the arguments that are pointers, in order; then the sizes ``symbols``.
+        tensors: the arguments that are pointers, in order, to ``dtypes``; then the sizes
+            ``symbols``.
         checks: whether there is one more between them: a pointer to an i32, which becomes 1 if an
             index that is data lies outside its tensor.
         grid: extents whose product is the number of programs.
@@ -33,6 +35,7 @@ class TritonKernel:
     name: str
     source: str
     tensors: tuple[str, ...]
+    dtypes: tuple[DType, ...]
     symbols: tuple[str, ...]
     checks: bool
     grid: tuple[Affine, ...]
@@ -99,8 +102,9 @@ class _Emitter:
         ]
         return TritonKernel(
             name=self.name,
-            source="\n".join([*head, *ctx.lines]) + "\n",
+            source="\n".join([*head, *(ctx.lines or ["    pass"])]) + "\n",
             tensors=tuple(t.name for t in nest.tensors),
+            dtypes=tuple(t.dtype for t in nest.tensors),
             symbols=tuple(s.name for s in nest.symbols),
             checks=ctx.checks,
             grid=tuple(loop.upper[0] for loop in self.grid),

@@ -1,0 +1,41 @@
+"""Triton sources, word for word."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from nestor.codegen.triton import emit_kernel
+from nestor.ir.printer import print_program
+from nestor.passes.gpu_schedule import gpu_schedule
+from nestor.passes.nest import apply_schedule
+from tests.helpers.triton_cases import CASES, kernels_of
+
+NAMES = (
+    "broadcast",
+    "softmax",
+    "layer_norm",
+    "linear",
+    "batched",
+    "convolution",
+    "convolution, norm",
+    "depthwise",
+    "maximum pool",
+    "transpose",
+    "argmax",
+    "running sums",
+    "embedding",
+    "causal attention",
+    "integers",
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_source(name: str, golden: Callable[[str, str], None]) -> None:
+    parts = []
+    for fused in kernels_of(*CASES[name]):
+        kernel = emit_kernel(apply_schedule(fused.kernel, gpu_schedule(fused)))
+        grid = " × ".join(map(str, kernel.grid)) or "1"
+        parts += [print_program(fused.kernel), f"grid: {grid}\n\n{kernel.source}"]
+    golden(f"triton_{name.replace(', ', '_').replace(' ', '_')}.txt", "\n".join(parts))

@@ -205,7 +205,7 @@ def _interpreted(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Call:
     from nestor.target.gpu import parse_gpu_target
 
     target = parse_gpu_target("sm_90")
-    made = build_gpu_model(module, inputs, {}, Config.load(), target, torch.device("cpu"))
+    made = build_gpu_model(module, inputs, {}, Config.load(), [target], torch.device("cpu"))
     return lambda: made.executable(*inputs)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nestor.config import Config
 from nestor.errors import InputError, Unsupported, UserError
+from nestor.target.gpu import GpuTarget, parse_gpu_targets
 
 if TYPE_CHECKING:
     from nestor.autotune.background import BackgroundTuning
@@ -102,9 +103,9 @@ class CompiledModel:
             return built
 
     def _build(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> BuiltModel | BuiltGpuModel:
-        device = gpu_device(args, kwargs)
-        if device is not None:
-            return self._build_for_gpu(args, kwargs, device)
+        device, named = gpu_device(args, kwargs), parse_gpu_targets(self._config.target)
+        if device is not None or named:
+            return self._build_for_gpu(args, kwargs, device, named)
         from nestor.building import build_model
 
         tuner = self._tuner()
@@ -122,7 +123,11 @@ class CompiledModel:
         )
 
     def _build_for_gpu(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], device: Any
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        device: Any,
+        named: tuple[GpuTarget, ...],
     ) -> BuiltGpuModel:
         if self._tune is not None or self._releases_weights:
             raise Unsupported(
@@ -130,12 +135,16 @@ class CompiledModel:
             )
         from nestor.gpu_building import build_gpu_model, target_of
 
+        own = named
+        if device is not None:
+            here = target_of(device)
+            own = (here, *(t for t in named if t.name != here.name))
         return build_gpu_model(
             self._model,
             args,
             kwargs,
             self._config,
-            target_of(device),
+            own,
             device,
             strict=self._strict,
             dynamic_shapes=self._dynamic_shapes,
@@ -234,7 +243,8 @@ def compile(
     Args: model: an ``nn.Module`` in inference mode, or a saved ``torch.export`` program.
         example_inputs: positional arguments (a tuple), or keyword arguments (a dict), or a single
             tensor; None compiles at the first call.
-        target: ``native`` (the default), ``x86-64-v3`` (AVX2) or ``x86-64-v4`` (AVX-512).
+        target: ``native`` (the default), ``x86-64-v3`` (AVX2) or ``x86-64-v4`` (AVX-512); or GPUs
+            to be saved for, ``sm_80,sm_90``. Inputs on a GPU mean that GPU.
         dynamic_shapes: as of ``torch.export.export``.
         strict: refuse operators that would have to run in PyTorch.
         threads: of a call; None: as many as PyTorch uses.

@@ -85,7 +85,10 @@ def _add_compile(commands: _Commands[_Parser]) -> None:
     )
     parser.add_argument("model", metavar="MODEL", help=_MODEL_HELP)
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="artifact to write")
-    parser.add_argument("--target", help="CPU to compile for (default: native, this machine's)")
+    parser.add_argument(
+        "--target",
+        help="CPU to compile for (default: native, this machine's), or GPUs: sm_80,sm_90",
+    )
     parser.add_argument("--threads", help="threads of a call (default: one a core)")
     parser.add_argument("--schedules", action="store_true", help="show each kernel's schedule too")
     parser.set_defaults(handler="nestor.cli_commands:compile_command")

@@ -107,7 +107,8 @@ def _runnable(
                 f"{given.model} needs inputs: {wanted}\n"
                 "  fix: --input FILE.npy for each, or --random SEED to try it"
             )
-        return loaded, files or random_inputs(loaded.manifest, given.random), loaded.manifest.name
+        call = _through_cpu(loaded) if loaded.manifest.target.is_gpu else loaded
+        return call, files or random_inputs(loaded.manifest, given.random), loaded.manifest.name
     if given.random is not None:
         raise UserError("--random is for artifacts; a model has example inputs")
     named = load_model(given.model)
@@ -123,6 +124,20 @@ def _runnable(
     with status(f"compiling {named.name}"):
         compiled = _compile(named, config, strict=False)
     return compiled, named.inputs, named.name
+
+
+def _through_cpu(loaded: Any) -> Callable[..., Any]:
+    """A model on a GPU, called with arrays in the CPU's memory."""
+    import torch
+    from torch.utils import _pytree
+
+    device = loaded.executable.device
+
+    def call(*inputs: Any) -> Any:
+        outputs = loaded(*(torch.as_tensor(x).to(device) for x in inputs))
+        return _pytree.tree_map_only(torch.Tensor, lambda t: t.cpu(), outputs)
+
+    return call
 
 
 def _wanted_inputs(manifest: Any) -> Iterator[str]:

@@ -17,7 +17,7 @@ from nestor.target.cpu import CpuTarget
 
 if TYPE_CHECKING:
     from nestor.compiler import CompiledProgram
-    from nestor.gpu_building import GpuProgram
+    from nestor.gpu_compiler import GpuProgram
     from nestor.ir.program import Program
     from nestor.passes.pipeline import PassContext
 

@@ -1,37 +1,32 @@
-"""Build a model for a GPU: import, passes, Triton kernels, weights on the device."""
+"""Build a model for a GPU: import, compile, place its weights; or save it for other machines."""
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nestor.compiler import Call, ProgramCalls, plan_calls, refuse_externs
+from nestor.compiler import Call, refuse_externs
 from nestor.config import Config
 from nestor.debugging import dump_gpu_compilation
-from nestor.errors import Unsupported
+from nestor.errors import Unsupported, UserError
+from nestor.gpu_compiler import GpuKernel, GpuProgram, compile_for_gpu
 from nestor.interface import InterfaceBuilder
-from nestor.ir.affine import Affine
-from nestor.ir.hashing import canonical_hash
-from nestor.ir.program import Extern, Program
-from nestor.ir.schedule import Schedule, format_schedule
+from nestor.ir.program import Extern
+from nestor.ir.schedule import format_schedule
 from nestor.linking import SlotTable, dim_of
 from nestor.model_weights import ModelWeights
-from nestor.passes.canonical import canonicalize_kernel
-from nestor.passes.fusion import FusedKernel
-from nestor.passes.gpu_fusion import partition_for_gpu
-from nestor.passes.gpu_pipeline import prepare_for_gpu
-from nestor.passes.gpu_schedule import gpu_schedule, warps_of
-from nestor.passes.nest import apply_schedule
-from nestor.passes.polyhedral import check_nest
+from nestor.passes.gpu_schedule import warps_of
 from nestor.report import ExternReport, KernelReport, Report
-from nestor.runtime.gpu_executable import GpuExecutable, GpuFunction, Launch
+from nestor.runtime.gpu_executable import GpuExecutable, Launch
+from nestor.runtime.gpu_launches import cuda_launches
 from nestor.runtime.manifest import (
     ExternCall,
     FunctionRef,
+    GpuLaunch,
     KernelCall,
     Manifest,
     StepLoop,
@@ -40,101 +35,15 @@ from nestor.runtime.manifest import (
 )
 from nestor.runtime.weights import WeightWatcher, weight_bytes
 from nestor.target.gpu import GpuTarget, gpu_of
+from nestor.weights import memory_array
 
 if TYPE_CHECKING:
     import torch
 
-    from nestor.codegen.triton import TritonKernel
     from nestor.codegen.triton.cubin import Cubin
     from nestor.frontends.torch.model import ImportedModel
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GpuKernel:
-    """A kernel that was proved. ``seconds``: what proving and writing it took [s]."""
-
-    schedule: Schedule
-    triton: TritonKernel
-    seconds: float
-
-
-@dataclass(slots=True, kw_only=True)
-class GpuProgram(ProgramCalls):
-    """A Program as calls of Triton kernels.
-
-    Attributes: kernels: by key. loops: calls that run again and again: the first, one past the
-        last, how often. refused_fusions: statements that were kept apart, and why.
-    """
-
-    kernels: dict[str, GpuKernel] = field(default_factory=dict)
-    loops: tuple[tuple[int, int, Affine], ...] = ()
-    refused_fusions: list[str] = field(default_factory=list)
-
-
-def compile_for_gpu(
-    imported: ImportedModel, target: GpuTarget, *, strict: bool = False
-) -> GpuProgram:
-    """Passes, kernels and their Triton code for a model.
-
-    Raises: ``Unsupported`` if a kernel has no code or, in ``strict`` mode, an operator no lowering.
-    """
-    prepared = prepare_for_gpu(imported.program)
-    partition = partition_for_gpu(
-        prepared.main, l2_bytes=target.l2_bytes, processors=target.processors
-    )
-    if strict:
-        refuse_externs([p for p in partition.parts if isinstance(p, Extern)])
-    canonical = [p if isinstance(p, Extern) else canonicalize_kernel(p) for p in partition.parts]
-    program = GpuProgram(
-        main=partition.main,
-        weight_program=prepared.weight_program,
-        loops=tuple((first, last, loop.extent) for loop, first, last in partition.loops),
-        refused_fusions=partition.refused,
-    )
-    tensors = {}
-    for fused, origins in _different(partition.parts, canonical):
-        key = program.key_of[fused.kernel] = canonical_hash(fused.kernel)
-        program.kernels[key], tensors[key] = _kernel(fused, origins)
-    plan_calls(program, partition.parts, canonical, lambda kernel, key: tensors[key])
-    return program
-
-
-def _different(
-    originals: Sequence[FusedKernel | Extern],
-    canonical: Sequence[tuple[FusedKernel, dict[str, str]] | Extern],
-) -> list[tuple[FusedKernel, list[str]]]:
-    """Each different kernel once, with the operators that it computes somewhere in the model."""
-    found: dict[Program, tuple[FusedKernel, list[str]]] = {}
-    for original, part in zip(originals, canonical):
-        if isinstance(original, Extern) or isinstance(part, Extern):
-            continue
-        _, origins = found.setdefault(part[0].kernel, (part[0], []))
-        origins += [str(s.origin or s.name).split(" at ")[0] for s in original.kernel.statements]
-    return list(found.values())
-
-
-def _precision(origins: Sequence[str]) -> str:
-    """How products of float32 are made, by what PyTorch is set to; exactly where it leaves that."""
-    import torch
-
-    convolves = [o for o in origins if "conv" in o]
-    if len(convolves) == len(origins) and torch.backends.cudnn.allow_tf32:
-        return "tf32"
-    is_exact = torch.get_float32_matmul_precision() == "highest"
-    return "ieee" if is_exact else "tf32"
-
-
-def _kernel(fused: FusedKernel, origins: Sequence[str]) -> tuple[GpuKernel, Any]:
-    from nestor.codegen.triton import emit_kernel
-
-    clock = time.perf_counter()
-    schedule = gpu_schedule(fused)
-    nest = apply_schedule(fused.kernel, schedule)
-    check_nest(fused.kernel, nest)
-    summary = ", ".join(dict.fromkeys(origins))
-    triton = emit_kernel(nest, summary=summary, precision=_precision(origins))
-    made = GpuKernel(schedule=schedule, triton=triton, seconds=time.perf_counter() - clock)
-    return made, nest.tensors
+TRIPLE = "nvptx64-nvidia-cuda"
 
 
 def build_gpu_model(
@@ -142,15 +51,18 @@ def build_gpu_model(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
     config: Config,
-    target: GpuTarget,
-    device: torch.device,
+    targets: Sequence[GpuTarget],
+    device: torch.device | None,
     *,
     strict: bool = False,
     dynamic_shapes: Any = None,
     name: str = "model",
 ) -> BuiltGpuModel:
-    """Compile ``model`` for example inputs on ``device``.
+    """Compile ``model`` for example inputs.
 
+    Args: targets: that it may be saved for; it runs on the first. device: where it runs, which is
+        a GPU like the first target, or the CPU's memory if Triton interprets; None: it is only
+        saved.
     Raises: ``ExportError``, ``InputError``, ``Unsupported``.
     """
     from nestor.frontends.torch import import_model
@@ -160,41 +72,61 @@ def build_gpu_model(
     seconds = {"export": imported.export_seconds}
     seconds["lowering"] = time.perf_counter() - start - imported.export_seconds
     clock = time.perf_counter()
-    program = compile_for_gpu(imported, target, strict=strict)
+    program = compile_for_gpu(imported, targets[0], strict=strict)
     dump_gpu_compilation(program, config)
     seconds["kernels"] = time.perf_counter() - clock
-    return BuiltGpuModel(imported, program, target, config, device, seconds)
+    return BuiltGpuModel(imported, program, targets, config, device, seconds)
 
 
 class BuiltGpuModel:
-    """A model compiled for a GPU with its weights there, ready to run (``executable``)."""
+    """A model compiled for GPUs: ready to run, with its weights on the device, or to be saved."""
 
     def __init__(
         self,
         imported: ImportedModel,
         program: GpuProgram,
-        target: GpuTarget,
+        targets: Sequence[GpuTarget],
         config: Config,
-        device: torch.device,
+        device: torch.device | None,
         seconds: dict[str, float],
     ):
-        self._program, self._target, self._seconds = program, target, seconds
+        self._program, self._targets, self._seconds = program, tuple(targets), seconds
+        self._config, self._imported = config, imported
         self.weights = ModelWeights(imported, program)
-        self.functions = tuple(
-            GpuFunction(
-                launch=launch,
-                grid=tuple(dim_of(e) for e in k.triton.grid),
-                parameters=k.triton.symbols,
-                checks=k.triton.checks,
+        self._table = SlotTable(program)
+        self._interface = InterfaceBuilder(imported, self._table)
+        self._cubins: dict[str, dict[str, Cubin]] = {}
+        is_compiled = device is None or device.type == "cuda"
+        self.manifest = self._manifest(targets[0], self._code(targets[0]) if is_compiled else None)
+        self._executable: GpuExecutable | None = None
+        if device is not None:
+            self._executable = self._run_on(device)
+
+    @property
+    def executable(self) -> GpuExecutable:
+        """What runs it. Raises: ``UserError`` if it was compiled for another machine."""
+        if self._executable is None:
+            names = ", ".join(t.name for t in self._targets)
+            raise UserError(
+                f"model '{self.manifest.name}' was compiled for {names}, not to be called here\n"
+                "fix: save it, and load it where such a GPU is"
             )
-            for k, launch in zip(program.kernels.values(), self._launches(config, device))
-        )
-        self.manifest = self._make_manifest(imported)
+        return self._executable
+
+    def _run_on(self, device: torch.device) -> GpuExecutable:
+        launches: Sequence[Launch]
+        if device.type == "cuda":
+            launches = cuda_launches(self.manifest, self._objects(self._targets[0]), device)
+        else:
+            from nestor.codegen.triton.launch import launcher
+
+            folder = self._config.cache_dir / "triton"
+            launches = [launcher(k.triton, folder) for k in self._program.kernels.values()]
         # The watcher before the weights: what changes in between is then seen.
         watcher = WeightWatcher(list(self.weights.watched()))
-        self.executable = GpuExecutable(
+        return GpuExecutable(
             self.manifest,
-            self.functions,
+            launches,
             self._arrays(),
             device,
             extern_runner=self._run_extern,
@@ -202,38 +134,48 @@ class BuiltGpuModel:
             repack=self._repack,
         )
 
-    def _launches(self, config: Config, device: torch.device) -> list[Launch]:
-        """What starts each kernel: its machine code, or where there is no GPU the interpreter."""
-        kernels = self._program.kernels
-        if device.type != "cuda":
-            from nestor.codegen.triton.launch import launcher
+    # ------------------------------------------------------------------------------ code
 
-            return [launcher(k.triton, config.cache_dir / "triton") for k in kernels.values()]
+    def _code(self, target: GpuTarget) -> dict[str, Cubin]:
+        """Machine code of each kernel, by key; compiled at the first question."""
         from nestor.codegen.triton.cubin import CubinJob
         from nestor.gpu_store import compile_cubins
 
-        clock = time.perf_counter()
-        capability = self._target.capability
-        jobs = {}
-        for name, k in kernels.items():
-            warps = warps_of(k.schedule)
-            jobs[name] = CubinJob(
-                kernel=k.triton, capability=capability, warps=warps.count, stages=warps.stages
-            )
-        cubins = compile_cubins(jobs, config)
-        self._seconds["cubins"] = time.perf_counter() - clock
-        return [cuda_launch(cubins[name], device) for name in kernels]
+        if target.name not in self._cubins:
+            clock = time.perf_counter()
+            jobs = {}
+            for key, kernel in self._program.kernels.items():
+                warps = warps_of(kernel.schedule)
+                jobs[key] = CubinJob(
+                    kernel=kernel.triton,
+                    capability=target.capability,
+                    warps=warps.count,
+                    stages=warps.stages,
+                )
+            self._cubins[target.name] = compile_cubins(jobs, self._config)
+            self._seconds[f"code for {target.name}"] = time.perf_counter() - clock
+        return self._cubins[target.name]
 
-    def _make_manifest(self, imported: ImportedModel) -> Manifest:
-        program, table = self._program, SlotTable(self._program)
-        interface = InterfaceBuilder(imported, table)
+    def _objects(self, target: GpuTarget) -> dict[str, bytes]:
+        return {_digest(c): c.code for c in self._code(target).values()}
+
+    def _manifest(self, target: GpuTarget, code: Mapping[str, Cubin] | None) -> Manifest:
+        """The manifest for a target. Args: code: its machine code; None: Triton interprets."""
+        program, table, interface = self._program, self._table, self._interface
         numbers = {key: n for n, key in enumerate(program.kernels)}
         manifest = Manifest(
-            name=imported.program.name,
-            target=TargetInfo(triple="nvptx64-nvidia-cuda", features=(), name=self._target.name),
+            name=self._imported.program.name,
+            target=TargetInfo(triple=TRIPLE, features=(), name=target.name),
             slots=interface.slots,
             functions=tuple(
-                FunctionRef(object=key, name=k.triton.name) for key, k in program.kernels.items()
+                FunctionRef(object=key, name=kernel.triton.name)
+                if code is None
+                else FunctionRef(object=_digest(code[key]), name=code[key].function)
+                for key, kernel in program.kernels.items()
+            ),
+            launches=tuple(
+                _launch(kernel, None if code is None else code[key])
+                for key, kernel in program.kernels.items()
             ),
             calls=tuple(
                 table.extern_call(c)
@@ -262,11 +204,12 @@ class BuiltGpuModel:
             argument_names=interface.argument_names,
         )
         check_manifest(manifest)
-        self._extra_states = interface.extra_states
         return manifest
 
+    # ------------------------------------------------------------------------------ weights, calls
+
     def _arrays(self) -> dict[str, Any]:
-        return {**self.weights.arrays(), **self._extra_states}
+        return {**self.weights.arrays(), **self._interface.extra_states}
 
     def _repack(self) -> dict[str, Any]:
         self.weights.renew()
@@ -288,11 +231,20 @@ class BuiltGpuModel:
             target.copy_(result)
 
     def save(self, path: Path) -> None:
-        """Refused. Raises: ``Unsupported``."""
-        raise Unsupported(
-            f"'{path}': models compiled for a GPU cannot be saved yet\n"
-            "fix: compile where it runs, or for a CPU"
-        )
+        """Write the artifact, with code for every target.
+
+        Raises: ``Unsupported`` if it needs PyTorch's operators, ``OutputError``.
+        """
+        from nestor.runtime.artifact import save_artifact
+
+        refuse_externs(self._program.externs())
+        manifests = [self._manifest(t, self._code(t)) for t in self._targets]
+        objects = {d: c for t in self._targets for d, c in self._objects(t).items()}
+        arrays = {
+            k: v if type(v).__module__ == "numpy" else memory_array(v)
+            for k, v in self._arrays().items()
+        }
+        save_artifact(path, manifests, objects, arrays)
 
     def report(self) -> Report:
         """What the compilation did."""
@@ -302,7 +254,7 @@ class BuiltGpuModel:
         first = {c.key: c for c in reversed(calls)}
         return Report(
             model=self.manifest.name,
-            target=self._target.name,
+            target=", ".join(t.name for t in self._targets),
             threads=1,
             kernels=tuple(
                 KernelReport(
@@ -325,27 +277,20 @@ class BuiltGpuModel:
         )
 
 
-def cuda_launch(cubin: Cubin, device: torch.device) -> Launch:
-    """What starts a kernel on a device, on PyTorch's current stream."""
-    import torch
+def _launch(kernel: GpuKernel, cubin: Cubin | None) -> GpuLaunch:
+    """How a kernel is started."""
+    return GpuLaunch(
+        grid=tuple(dim_of(e) for e in kernel.triton.grid),
+        sizes=kernel.triton.symbols,
+        checks=kernel.triton.checks,
+        warps=warps_of(kernel.schedule).count,
+        shared_bytes=0 if cubin is None else cubin.shared_bytes,
+        parameters=0 if cubin is None else cubin.parameters,
+    )
 
-    from nestor.runtime.cuda import CudaKernel, driver
 
-    with torch.cuda.device(device):
-        driver().use_device(torch.cuda.current_device())
-        kernel = CudaKernel(
-            cubin.code,
-            cubin.function,
-            warps=cubin.warps,
-            shared_bytes=cubin.shared_bytes,
-            parameters=cubin.parameters,
-        )
-
-    def launch(programs: int, tensors: Sequence[Any], sizes: Sequence[int]) -> None:
-        stream = torch.cuda.current_stream(device).cuda_stream
-        kernel.launch(programs, [*(t.data_ptr() for t in tensors), *sizes], stream)
-
-    return launch
+def _digest(cubin: Cubin) -> str:
+    return hashlib.sha256(cubin.code).hexdigest()
 
 
 def target_of(device: torch.device) -> GpuTarget:

@@ -81,10 +81,12 @@ class Bind:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Warps:
     """Run each program of a GPU's grid on ``count`` warps, with the loads of ``stages`` iterations
-    of a loop under way at once. Changes no loop."""
+    of a loop under way at once. Of the two innermost loops of the grid, ``group`` iterations of the
+    first start together, for the caches' sake. Changes no loop."""
 
     count: int
     stages: int
+    group: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,6 +45,8 @@ class PassOptions:
         least_window_gain: estimated gain from which a sliding window of three is transformed
             (``transform_windows``); 0 transforms every one that may be.
         min_relayout_rows: fewest reuses of an operand that pay for a transposed copy of it.
+        mask_tile: rows and terms of the blocks in which a mask leaves out terms; None: those of the
+            target's register tiles.
         disabled: names of passes to skip.
     """
 
@@ -55,6 +57,7 @@ class PassOptions:
     min_channels: int = 8
     least_window_gain: float = 1.1
     min_relayout_rows: int = 8
+    mask_tile: tuple[int, int] | None = None
     disabled: frozenset[str] = frozenset()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from nestor.ir.affine import Affine, affine, variable
@@ -71,11 +72,27 @@ def cut_reductions(program: Program, ctx: PassContext) -> Program:
     cores = getattr(ctx.target, "cores", 1)
     if cores < 2:
         return program
+    return cut_where(program, ctx, lambda s, work: _parts_for_cores(s, work, cores))
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a reduction does: its ``results``, the ``terms`` of each, and all ``extents``."""
+
+    results: int
+    terms: int
+    extents: dict[str, int]
+
+
+def cut_where(
+    program: Program, ctx: PassContext, parts_of: Callable[[Statement, Work], int]
+) -> Program:
+    """Cut reductions into as many parts as ``parts_of`` says; 1 leaves one whole."""
     names = names_of(program)
     tensors = {t.name: t for t in program.tensors}
     out: list[AnyStatement] = []
     for statement in in_order(program.statements):
-        cut = _cut(statement, cores) if isinstance(statement, Statement) else None
+        cut = _cut(statement, parts_of) if isinstance(statement, Statement) else None
         if cut is None or not isinstance(statement, Statement):
             out.append(statement)
             continue
@@ -86,7 +103,7 @@ def cut_reductions(program: Program, ctx: PassContext) -> Program:
     return replace_statements(program, renumber(out), tensors.values())
 
 
-def _cut(s: Statement, cores: int) -> _Cut | None:
+def _cut(s: Statement, parts_of: Callable[[Statement, Work], int]) -> _Cut | None:
     """Where to cut ``s``; None if it is to stay whole."""
     r = s.reduction
     if r is None or r.scan or r.into or r.state_indices or not r.monoid.commutative:
@@ -100,9 +117,15 @@ def _cut(s: Statement, cores: int) -> _Cut | None:
     extents = {x.name: x.upper.const for x in s.domain.ranges}
     results = math.prod(e for n, e in extents.items() if n not in r.indices)
     terms = math.prod(extents[n] for n in r.indices)
-    shares = _shares(s, extents, results, cores)
-    parts = min(-(-cores // max(1, shares)), results * terms // _PART_TERMS, terms // _LEAST_DEPTH)
+    parts = parts_of(s, Work(results, terms, extents))
     return _along(r.indices, extents, parts) if parts > 1 else None
+
+
+def _parts_for_cores(s: Statement, work: Work, cores: int) -> int:
+    """Parts that give every core of a CPU something to do."""
+    shares = _shares(s, work.extents, work.results, cores)
+    parts = -(-cores // max(1, shares))
+    return min(parts, work.results * work.terms // _PART_TERMS, work.terms // _LEAST_DEPTH)
 
 
 def _shares(s: Statement, extents: dict[str, int], results: int, cores: int) -> int:

@@ -20,6 +20,7 @@ from nestor.passes.fusion import FusedKernel, Group, Partitioner
 from nestor.passes.host_loops import HostLoop, take_out_loops
 from nestor.passes.knobs import Choices
 from nestor.passes.rewriting import statement_loads
+from nestor.passes.statement_facts import free_indices, is_constant
 
 WHOLE = 16384
 """Largest part of a row that a program holds at once [elements]."""
@@ -149,7 +150,22 @@ class _GpuPartitioner(Partitioner):
             inner = frozenset(s.domain.names) - {places[p] for p in keep}
             if domain_volume(s.domain, inner) > WHOLE:
                 return f"a row of '{s.name}' has {domain_volume(s.domain, inner)} elements"
+            if (unknown := self._unbounded(s, (*group.statements, statement), inner)) is not None:
+                return f"the length of '{s.name}' along '{unknown}' is known only when it runs"
         return self.row_reason(group, statement, rows)
+
+    def _unbounded(
+        self, s: Statement, kernel: Sequence[Statement], inner: frozenset[str]
+    ) -> str | None:
+        """An index of a row along which a program would have to hold more than it can know."""
+        made = {self.root[w.tensor] for k in kernel for w in k.writes}
+        read = {self.root[x.tensor] for k in kernel for x in _loads(k)}
+        held = frozenset(free_indices(s)) if s.reduction is not None else frozenset[str]()
+        places = [x.indices for x in _loads(s) if self.root[x.tensor] in made]
+        places += [w.indices for w in s.writes if self.root[w.tensor] in read]
+        for index in (i for place in places for i in place):
+            held |= index.variables() if isinstance(index, Affine) else frozenset()
+        return next((n for n in sorted(held & inner) if not is_constant(s, n)), None)
 
 
 def is_online(s: Statement) -> bool:

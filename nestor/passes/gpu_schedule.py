@@ -34,6 +34,7 @@ from nestor.passes.analysis import expression_variables
 from nestor.passes.contraction import Contraction, contraction_of
 from nestor.passes.fusion import FusedKernel
 from nestor.passes.gpu_fusion import is_online, scatters
+from nestor.passes.gpu_pipeline import ATTENTION
 from nestor.passes.knobs import Choices
 from nestor.passes.statement_facts import extent_of, free_indices, is_constant, reduced_indices
 from nestor.passes.strides import access_strides
@@ -57,14 +58,14 @@ LARGE = 128 * 128
 MOST = (256, 256, 128)
 """The same, with one."""
 
-ATTENTION = (64, 64)
-"""Queries and keys of an attention's tile at most."""
-
 LEAST = 16
 """Of each side of a product's tile: tensor cores take no less."""
 
 SHARED_BYTES = 160 << 10
 """Of shared memory that the operands of a product's tile may take: what an A100 has [bytes]."""
+
+GROUP = 8
+"""Tiles of rows whose programs start together, where there are as many of rows and of columns."""
 
 WARP_ELEMENTS = 256
 """Elements of a tile that a warp takes: eight a thread."""
@@ -79,7 +80,7 @@ class _Plan:
 
     Attributes: grid: loops of the grid, outermost first. shared: loops of a program that all
         statements are in. serial: its other loops. tile: loops of its tile, of ``elements``
-        that make ``results``.
+        that make ``results`` of all that are ``written``.
         steps: that make them. notes: how they run.
     """
 
@@ -90,6 +91,7 @@ class _Plan:
     tile: list[str] = field(default_factory=list)
     elements: int = 1
     results: int = 1
+    written: int = 1
     steps: list[Step] = field(default_factory=list)
     notes: list[Step] = field(default_factory=list)
 
@@ -122,11 +124,11 @@ class _Rules:
     def schedule(self) -> Schedule:
         """All steps."""
         contraction = contraction_of(self.statements[0], self.tensors)
-        if is_online(self.statements[-1]):
+        if self._is_attention(self.statements[-1]):
             plans = self._attention(self.statements[-1])
         elif scatters(self.statements[0]):
             plans = [self._scatter(s) for s in self.statements]
-        elif contraction is not None and self._is_tiled_alike():
+        elif contraction is not None and contraction.rows and self._is_tiled_alike():
             plans = self._product(contraction)
         else:
             plans = self._rows()
@@ -137,6 +139,12 @@ class _Rules:
         rest = self.statements[1:]
         every = all(len(self.fused.shared[s.name]) == len(free_indices(s)) for s in self.statements)
         return not rest or (every and all(s.reduction is None for s in rest))
+
+    def _is_attention(self, last: Statement) -> bool:
+        """Whether the last statement sums over keys, and the others make scores of its queries."""
+        made = (len(s.writes) == 1 for s in self.statements[:-1])
+        shared = self.fused.shared[last.name]
+        return is_online(last) and len(reduced_indices(last)) == 1 and bool(shared) and all(made)
 
     # ------------------------------------------------------------------------------ plans
 
@@ -258,12 +266,18 @@ class _Rules:
         sizes = [n for k in range(15) if (n := 1 << k) * min(max(widths), TILE) <= 4 * WHOLE]
         most = self.choices.size("rows", sizes, most, "rows or elements side by side")
         rows = self._tile_of(last, list(self.fused.shared[last.name]), most)
+        fixed = {
+            like
+            for s in self.statements
+            for name, like in zip(self.fused.shared[s.name], self.fused.shared[last.name])
+            if name in _bounding(s)
+        }
         plans = []
         for s in self.statements:
             shared = self.fused.shared[s.name]
-            own = self._tile_of(s, self._others(s), LONG if is_whole else TILE)
+            own = self._tile_of(s, self._in_tile(s), LONG if is_whole else TILE)
             for name, like in zip(shared, self.fused.shared[last.name]):
-                own[(name,)] = rows.get((like,), 1)
+                own[(name,)] = 1 if like in fixed else rows.get((like,), 1)
             plans.append(self._plan(s, [(n,) for n in shared], own))
         return plans
 
@@ -271,11 +285,21 @@ class _Rules:
         shared = self.fused.shared[s.name]
         return [n for n in s.domain.names if n not in shared]
 
+    def _in_tile(self, s: Statement) -> list[str]:
+        """The own indices that may be a tile: of what is reduced in order, none, but for the
+        innermost of a scan."""
+        r = s.reduction
+        if r is None or not _is_ordered(s):
+            return self._others(s)
+        serial = r.indices[: -1 if r.monoid.commutative else None]
+        return [n for n in self._others(s) if n not in serial]
+
     def _tile_of(self, s: Statement, names: list[str], most: int) -> dict[Unit, int]:
-        """A tile of ``names``, the nearest in memory first."""
+        """A tile of ``names``, the nearest in memory first; what bounds another loop stays out."""
+        bounding = _bounding(s)
         found: dict[Unit, int] = {}
         for name in self._by_stride(s, names):
-            if most > 1:
+            if most > 1 and name not in bounding:
                 size = found[(name,)] = self._power(s, (name,), most)
                 most //= size
         return found
@@ -313,11 +337,19 @@ class _Rules:
         """
         plan = _Plan(s)
         reduced = reduced_indices(s)
+        plan.written = self._extent(s, tuple(free_indices(s)))
         taken = {n for unit in (*shared, *summed) for n in unit}
-        units = [*shared, *((n,) for n in s.domain.names if n not in taken), *summed]
+        ordered = s.domain.names
+        if s.reduction is not None and _is_ordered(s):
+            ordered = (*free_indices(s), *s.reduction.indices)
+        units = [*shared, *((n,) for n in ordered if n not in taken), *summed]
         if any(len(unit) > 1 for unit in units):
             loops = tuple(f"{s.name}.{n}" for unit in units for n in unit)
             plan.steps.append(Reorder(statement=s.name, loops=loops))
+        indices = {*s.domain.names}
+        varying = {
+            r.name for r in s.domain.ranges if (r.lower.variables() | r.upper.variables()) & indices
+        }
         kept: list[str] = []
         over: list[str] = []
         for unit in units:
@@ -326,6 +358,8 @@ class _Rules:
                 plan.steps.append(Collapse(outer=loop, inner=f"{s.name}.{n}"))
                 loop = f"{loop}_{n}"
             outer = plan.grid if unit in shared else plan.serial
+            if outer is plan.grid and varying & {*unit}:
+                outer = plan.shared
             size = sizes.get(unit, 1)
             if size > 1:
                 plan.steps.append(PredicatedTile(loop=loop, size=size))
@@ -373,4 +407,20 @@ class _Rules:
         count = self.choices.size("warps", counts, default, "warps of a program")
         meaning = "iterations of a loop whose loads are under way"
         stages = self.choices.size("stages", (1, 2, 3, 4, 5), 3, meaning)
-        return Warps(count=count, stages=stages)
+        group = 1
+        if contraction is not None and len(plans[0].grid) > 1:
+            default = GROUP if plans[0].results * GROUP**2 <= plans[0].written else 1
+            meaning = "tiles of rows whose programs start together"
+            group = self.choices.size("group", (1, 2, 4, 8, 16), default, meaning)
+        return Warps(count=count, stages=stages, group=group)
+
+
+def _is_ordered(s: Statement) -> bool:
+    """Whether terms are combined one after the other, as the reduced indices are named."""
+    return s.reduction is not None and (s.reduction.scan or not s.reduction.monoid.commutative)
+
+
+def _bounding(s: Statement) -> set[str]:
+    """Indices that bounds of other loops mention."""
+    bounds = (b for r in s.domain.ranges for b in (r.lower, r.upper))
+    return {n for b in bounds for n in b.variables()}

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from nestor.errors import Unsupported
 from nestor.ir.affine import Affine, variable
 from nestor.ir.names import Names
-from nestor.ir.program import AnyStatement, Domain, Program, Statement, Symbol
+from nestor.ir.program import AnyStatement, Domain, Program, Reduction, Statement, Symbol
 from nestor.passes.rewriting import (
     first_position,
     in_order,
@@ -36,7 +36,7 @@ def take_out_loops(program: Program) -> tuple[Program, tuple[HostLoop, ...]]:
     """One step of each sequential loop, its index a symbol; and the loops.
 
     Rewrite: ``seq t: S(t); T(t)`` → ``S(step); T(step)``, to be run for step = 0, 1, ….
-    Raises: ``Unsupported`` for a loop within a loop.
+    Raises: ``Unsupported`` for a loop within a loop, and where steps are reduced.
     """
     indices = {n for s in program.statements if isinstance(s, Statement) for n in s.domain.names}
     names = Names([*indices, *(s.name for s in program.symbols)])
@@ -81,4 +81,15 @@ def _at_step(s: Statement, index: str, value: Affine, position: int) -> Statemen
         ),
         constraints=tuple(at(c) for c in s.domain.constraints),
     )
-    return map_statement_affines(replace(s, domain=domain, order=(position,)), at)
+    step = replace(s, domain=domain, order=(position,), reduction=_reduce_in_step(s, index))
+    return map_statement_affines(step, at)
+
+
+def _reduce_in_step(s: Statement, index: str) -> Reduction | None:
+    """What a step adds to what the steps before it left, if ``index`` itself is reduced."""
+    r = s.reduction
+    if r is None or index not in r.indices:
+        return r
+    if r.scan or not r.into or r.indices == (index,):
+        raise Unsupported(f"'{s.name}' reduces over the steps of a loop")
+    return replace(r, indices=tuple(n for n in r.indices if n != index))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from nestor.ir.affine import Affine, AffineLike, Interval, variable
@@ -66,13 +66,13 @@ def skip_masked_terms(program: Program, ctx: PassContext) -> Program:
     Source: the skipped blocks of Dao et al., "FlashAttention", NeurIPS 2022, section 3.1.
     """
     masks = _Masks(program, program_facts(program))
-    unit = VectorUnit() if ctx.target is None else _unit(ctx)
+    tile = _tile(ctx)
     statements = list(program.statements)
     for number, alive in masks.found:
         members, keys = masks.follow(number, alive)
-        if not masks.pays(members, keys, unit):
+        if not masks.pays(members, keys, tile):
             continue
-        bound = masks.relaxed(number, alive, keys, unit)
+        bound = masks.relaxed(number, alive, keys, tile)
         for member, names in members.items():
             statement = statements[member]
             assert isinstance(statement, Statement)
@@ -84,8 +84,43 @@ def skip_masked_terms(program: Program, ctx: PassContext) -> Program:
     return replace_statements(program, statements)
 
 
-def _unit(ctx: PassContext) -> VectorUnit:
-    return VectorUnit(bits=ctx.target.vector_bits, registers=ctx.target.vector_registers)
+@dataclass(frozen=True, slots=True)
+class _RegisterTile:
+    """Blocks that are a CPU's register tiles."""
+
+    unit: VectorUnit
+
+    def terms(self, row: int) -> int:
+        """Terms of a block, in rows of ``row`` of them."""
+        return KEY_VECTORS[row > _SHORT_ROW] * self.unit.lanes(4)
+
+    def rows(self, extent: int, terms: int) -> int:
+        """Rows of a block of so many terms, of ``extent``."""
+        return choose_register_tile(extent, terms, self.unit.lanes(4), self.unit.registers)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class _FixedTile:
+    """Blocks of one size."""
+
+    size: tuple[int, int]
+
+    def terms(self, row: int) -> int:
+        """See ``_RegisterTile``."""
+        return self.size[1]
+
+    def rows(self, extent: int, terms: int) -> int:
+        """See ``_RegisterTile``."""
+        return self.size[0]
+
+
+def _tile(ctx: PassContext) -> _RegisterTile | _FixedTile:
+    if ctx.options.mask_tile is not None:
+        return _FixedTile(ctx.options.mask_tile)
+    target = ctx.target
+    if target is None:
+        return _RegisterTile(VectorUnit())
+    return _RegisterTile(VectorUnit(bits=target.vector_bits, registers=target.vector_registers))
 
 
 class _Masks:
@@ -248,7 +283,9 @@ class _Masks:
                 return False  # the final map runs for every output point
         return True
 
-    def pays(self, members: Mapping[int, Names], keys: set[str], unit: VectorUnit) -> bool:
+    def pays(
+        self, members: Mapping[int, Names], keys: set[str], tile: _RegisterTile | _FixedTile
+    ) -> bool:
         """A contraction is among the members, and the masked index has several blocks."""
         if len(keys) != 1:
             return False
@@ -261,15 +298,17 @@ class _Masks:
                 r = statement.domain.range_of(names[key])
                 most = (r.upper - r.lower).bounds(self.symbols)[1]
                 terms = row_length(statement, names[key], self.symbols)
-                block = _block(unit, terms)
+                block = tile.terms(terms)
                 return terms > block and (most is None or most > block)
         return False
 
-    def relaxed(self, number: int, alive: Affine, keys: set[str], unit: VectorUnit) -> Affine:
+    def relaxed(
+        self, number: int, alive: Affine, keys: set[str], tile: _RegisterTile | _FixedTile
+    ) -> Affine:
         """An affine that is negative where ``alive`` is, for all rows of a tile and all terms of a
         block; over the indices of the statement ``number``."""
         statement = self._statement(number)
-        block = _block(unit, max(row_length(statement, key, self.symbols) for key in keys))
+        block = tile.terms(max(row_length(statement, key, self.symbols) for key in keys))
         corner: dict[str, AffineLike] = {}
         for atom, c in alive.terms:
             if not isinstance(atom, str) or atom not in statement.domain.names:
@@ -277,7 +316,7 @@ class _Masks:
             size = block
             if atom not in keys:
                 rows = typical_extent(statement, atom)
-                size, _ = choose_register_tile(rows, block, unit.lanes(4), unit.registers)
+                size = tile.rows(rows, block)
             first = variable(atom) // size * size
             corner[atom] = first + (size - 1) if c > 0 else first
         return alive.substitute(corner)
@@ -288,13 +327,9 @@ def _renamed(alive: Affine, names: Names) -> Affine:
     return alive.substitute(mapping)
 
 
-def _block(unit: VectorUnit, terms: int) -> int:
-    return KEY_VECTORS[terms > _SHORT_ROW] * unit.lanes(4)
-
-
 def block_of_terms(ctx: PassContext, terms: int) -> int:
     """Terms of a block in which constraints count, in rows of ``terms``."""
-    return _block(VectorUnit() if ctx.target is None else _unit(ctx), terms)
+    return _tile(ctx).terms(terms)
 
 
 def row_length(statement: Statement, name: str, symbols: Mapping[str, Interval]) -> int:

@@ -269,6 +269,8 @@ def _warps(step: Warps) -> None:
         raise UserError(f"{step}: a program has 1, 2, 4, 8, 16 or 32 warps")
     if not 1 <= step.stages <= 16:
         raise UserError(f"{step}: of a loop, 1 to 16 iterations' loads can be under way")
+    if not 1 <= step.group <= 1024:
+        raise UserError(f"{step}: programs start in groups of 1 to 1024")
 
 
 def _split_reduction(state: ScheduleState, step: SplitReduction) -> None:

@@ -30,7 +30,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -39,6 +39,9 @@ from nestor.runtime import safetensors
 from nestor.runtime.cpu import choose_variant
 from nestor.runtime.executable import Executable
 from nestor.runtime.manifest import Manifest, check_manifest
+
+if TYPE_CHECKING:
+    from nestor.runtime.gpu_executable import GpuExecutable
 
 MAGIC = b"\x93NESTOR\n"
 FORMAT_VERSION = 1
@@ -260,7 +263,12 @@ class LoadedModel:
 
     def __init__(self, contents: ArtifactContents, threads: int | None = None):
         self.path = contents.path
-        position = choose_variant([m.target for m in contents.manifests], str(contents.path))
+        targets = [m.target for m in contents.manifests]
+        self.executable: Executable | GpuExecutable
+        if all(t.is_gpu for t in targets):
+            self.manifest, self.executable = _on_gpu(contents)
+            return
+        position = choose_variant(targets, str(contents.path))
         self.manifest = contents.manifests[position]
         self.executable = Executable(
             self.manifest, contents.objects, contents.weights, threads=threads
@@ -273,6 +281,19 @@ class LoadedModel:
     def __repr__(self) -> str:
         names = ", ".join(s.name for s in self.manifest.inputs)
         return f"<nestor model '{self.manifest.name}' ({names}) from {self.path}>"
+
+
+def _on_gpu(contents: ArtifactContents) -> tuple[Manifest, GpuExecutable]:
+    """A model on PyTorch's current GPU, with the code that the chip runs."""
+    from nestor.runtime.gpu_executable import GpuExecutable
+    from nestor.runtime.gpu_launches import choose_architecture, cuda_launches, current_gpu
+
+    where = str(contents.path)
+    device, capability = current_gpu(where)
+    targets = [m.target for m in contents.manifests]
+    manifest = contents.manifests[choose_architecture(targets, capability, where)]
+    launches = cuda_launches(manifest, contents.objects, device)
+    return manifest, GpuExecutable(manifest, launches, contents.weights, device)
 
 
 def load_artifact(path: str | Path, *, threads: int | None = None) -> LoadedModel:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -17,7 +18,7 @@ from nestor.errors import ArtifactError, IndexOutOfRange, Unsupported
 from nestor.runtime.calls import MAX_PLANS, ModelCalls
 from nestor.runtime.checks import check_overwritten
 from nestor.runtime.device_tensors import DeviceLibrary
-from nestor.runtime.dims import Dim, evaluate, evaluate_all
+from nestor.runtime.dims import evaluate, evaluate_all
 from nestor.runtime.manifest import ExternCall, Manifest
 from nestor.runtime.outputs import OutputPlan
 from nestor.runtime.plan import ShapePlan
@@ -29,21 +30,6 @@ if TYPE_CHECKING:
 
 Launch = Callable[[int, Sequence[Any], Sequence[int]], None]
 """Starts a kernel on the current stream: so many programs, on tensors and sizes."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GpuFunction:
-    """A kernel that can be started.
-
-    Attributes: grid: extents, over ``parameters``, whose product is the number of programs.
-        parameters: names of the sizes that it takes, in order.
-        checks: whether it takes one more tensor, an i32 that it sets where an index is wrong.
-    """
-
-    launch: Launch
-    grid: tuple[Dim, ...]
-    parameters: tuple[str, ...] = ()
-    checks: bool = False
 
 
 Step = Callable[[Mapping[int, Any]], None]
@@ -66,7 +52,7 @@ class GpuExecutable(ModelCalls):
 
     Args:
         manifest: checked (``check_manifest``).
-        functions: as the manifest numbers them.
+        launches: start the manifest's functions.
         weights: tensors by key, of any device; copied where they do not lie on this one.
         device: that calls run on.
         extern_runner: runs the calls of PyTorch operators, if there are any.
@@ -80,7 +66,7 @@ class GpuExecutable(ModelCalls):
     def __init__(
         self,
         manifest: Manifest,
-        functions: Sequence[GpuFunction],
+        launches: Sequence[Launch],
         weights: Mapping[str, Any],
         device: torch.device,
         *,
@@ -96,7 +82,7 @@ class GpuExecutable(ModelCalls):
         super().__init__(manifest)
         self.device = device
         self._torch = torch
-        self._functions = tuple(functions)
+        self._launches = tuple(launches)
         self._library = DeviceLibrary(torch, device)
         self._watcher, self._repack = watcher, repack
         self._extern_runner = extern_runner
@@ -104,7 +90,7 @@ class GpuExecutable(ModelCalls):
         self._steps: dict[int, tuple[ShapePlan, tuple[Step, ...]]] = {}
         self._arenas: dict[tuple[int, int], list[dict[int, Any]]] = {}
         self._failed = torch.zeros((), dtype=torch.int32, device=device)
-        self._checks = any(f.checks for f in self._functions)
+        self._checks = any(launch.checks for launch in manifest.launches)
         self._seen = self._failed  # what the host knows of it
         if device.type == "cuda":
             self._seen = torch.zeros((), dtype=torch.int32).pin_memory()
@@ -121,7 +107,7 @@ class GpuExecutable(ModelCalls):
             slot = self.manifest.slots[source.slot]
             if source.key not in weights:
                 raise ArtifactError(f"weight '{source.key}' is missing")
-            live = self._torch.as_tensor(weights[source.key])
+            live = self._tensor(weights[source.key])
             wanted = self._library.dtypes[slot.dtype]
             if slot.dtype == "bf16" and live.dtype is self._torch.uint16:
                 live = live.view(wanted)  # NumPy has its bits only
@@ -134,10 +120,18 @@ class GpuExecutable(ModelCalls):
                 )
             memory = self._library.dense(live.detach().to(self.device), slot.permutation)
             if slot.role == "state":
-                states.append(StateArray(source.slot, live, memory))
+                # An array out of a file is nobody else's: the state lives on the device.
+                is_shared = isinstance(weights[source.key], self._torch.Tensor)
+                states.append(StateArray(source.slot, live if is_shared else memory, memory))
             for entry in self._layout.entries[source.slot]:
                 tensors[entry] = memory
         return _Weights(tensors, states)
+
+    def _tensor(self, value: Any) -> Any:
+        """A weight as a tensor; arrays of a mapped file are only read."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*not writable.*")
+            return self._torch.as_tensor(value)
 
     def _current_weights(self) -> _Weights:
         watcher, repack = self._watcher, self._repack
@@ -191,6 +185,9 @@ class GpuExecutable(ModelCalls):
         outputs: OutputPlan,
         weights: _Weights,
     ) -> list[Any]:
+        is_late = self._seen is not self._failed
+        if is_late:
+            self._raise_if_failed()
         tensors = {**arena, **weights.tensors}
         dense: list[Any] = []
         for tensor in self._layout.inputs:
@@ -208,9 +205,10 @@ class GpuExecutable(ModelCalls):
             state.refresh()
         for step in self._steps_of(plan):
             step(tensors)
-        if self._seen is not self._failed and self._checks:
+        if is_late and self._checks:
             self._seen.copy_(self._failed, non_blocking=True)
-        self._raise_if_failed()
+        elif not is_late:
+            self._raise_if_failed()
         self._write_back(inputs, dense, tensors, weights)
         libraries = [self._library] * len(dense)
         return outputs.collect(
@@ -225,7 +223,7 @@ class GpuExecutable(ModelCalls):
             return
         self._failed.zero_()
         self._seen.zero_()
-        late = ", now or in an earlier call" if self._seen is not self._failed else ""
+        late = ", in an earlier call" if self._seen is not self._failed else ""
         raise IndexOutOfRange(
             f"model '{self.manifest.name}': an index read from a tensor lies outside the tensor "
             f"that it selects from{late}\n  fix: check the indices among the inputs (token or "
@@ -273,15 +271,16 @@ class GpuExecutable(ModelCalls):
         call = self.manifest.calls[position]
         if isinstance(call, ExternCall):
             return [functools.partial(self._run_extern, call, plan)]
-        function = self._functions[call.function]
+        launch = self._launches[call.function]
+        how = self.manifest.launches[call.function]
         sizes = tuple(symbols[s] for s in call.symbols)
-        own = dict(zip(function.parameters, sizes))
-        programs = prod(evaluate(e, own) for e in function.grid)
-        failed = (self._failed,) if function.checks else ()
+        own = dict(zip(how.sizes, sizes))
+        programs = prod(evaluate(e, own) for e in how.grid)
+        failed = (self._failed,) if how.checks else ()
 
         def start(tensors: Mapping[int, Any]) -> None:
             given = [tensors[s] for s in call.tensors]
-            function.launch(programs, [*given, *failed], sizes)
+            launch(programs, [*given, *failed], sizes)
 
         return [start] if programs else []
 

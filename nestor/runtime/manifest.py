@@ -143,6 +143,27 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GpuLaunch:
+    """How a GPU's kernel is started.
+
+    Attributes:
+        grid: extents, over ``sizes``, whose product is the number of programs.
+        sizes: names of the sizes that it takes behind its tensors, in order.
+        checks: whether it takes one more tensor between them, an i32 that it sets where an index
+            that is data lies outside its tensor.
+        warps: of a program. shared_bytes: of shared memory that a program takes [bytes].
+        parameters: that its machine code takes, of eight bytes each.
+    """
+
+    grid: tuple[Dim, ...]
+    sizes: tuple[str, ...] = ()
+    checks: bool = False
+    warps: int = 4
+    shared_bytes: int = 0
+    parameters: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepLoop:
     """``calls[first:last]``, kernels of a GPU, run once for each step from 0 up to ``extent``.
 
@@ -227,7 +248,7 @@ class Manifest:
     """A compiled model. See ``docs/architecture.md`` for the native interface.
 
     Attributes:
-        functions: the function table.
+        functions: the function table. launches: of a GPU, how each of them is started.
         calls: in running order; ``segments`` cover its kernels.
         blocks: how often the calls run, if more than once.
         loops: calls that run again and again; apart from each other, in order.
@@ -253,6 +274,7 @@ class Manifest:
     argument_names: tuple[str, ...] = ()
     blocks: Blocks | None = None
     loops: tuple[StepLoop, ...] = ()
+    launches: tuple[GpuLaunch, ...] = ()
     statistics: dict[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
@@ -385,6 +407,13 @@ def _check_calls(m: Manifest) -> None:
         is_native is False and places == sorted(places) and all(0 <= p <= total for p in places)
     )
     _require(inside or not places, "loops", "no calls of a GPU's kernels, one loop after the other")
+    started = 0 if is_native else len(m.functions)
+    _require(len(m.launches) == started, "launches", "not one for each function of a GPU")
+    for n, launch in enumerate(m.launches):
+        named = frozenset().union(*(dim_symbols(d) for d in launch.grid))
+        _require(named <= set(launch.sizes), f"launches[{n}]", "a grid names no size")
+        ok = 1 <= launch.warps <= 32 and launch.shared_bytes >= 0 and launch.parameters >= 0
+        _require(ok, f"launches[{n}]", "not what a GPU can start")
     firsts = [s.first for s in m.segments]
     _require(firsts == sorted(firsts), "segments", "not in order")
 

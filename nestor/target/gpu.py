@@ -79,3 +79,11 @@ def gpu_of(capability: tuple[int, int], processors: int, l2_bytes: int) -> GpuTa
             "code is generated for 8.0 (Ampere) and later"
         )
     return replace(_KNOWN[max(known)], capability=number, processors=processors, l2_bytes=l2_bytes)
+
+
+def parse_gpu_targets(text: str) -> tuple[GpuTarget, ...]:
+    """GPUs of ``sm_80,sm_90``; none if ``text`` names a CPU. Raises: as ``parse_gpu_target``."""
+    names = [part.strip() for part in text.split(",")]
+    if not names[0].startswith("sm_"):
+        return ()
+    return tuple(dict.fromkeys(parse_gpu_target(name) for name in names))

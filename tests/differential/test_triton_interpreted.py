@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from random import Random
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from nestor.passes.gpu_schedule import gpu_schedule
 from nestor.passes.knobs import Choices
@@ -90,3 +92,40 @@ def test_a_convolution_is_one_product(tmp_path: Path) -> None:
     kernel = check_kernel(fused.kernel, gpu_schedule(fused), random_inputs(fused.kernel), tmp_path)
     assert "tl.dot" in kernel.source
     assert kernel.source.count("tl.store") == 1
+
+
+def test_tiles_that_a_mask_hides_are_not_made(tmp_path: Path) -> None:
+    """Keys run to a tile's last query only; values behind it may be anything."""
+    shape = (1, 2, 200, 16)
+    attend = Of(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True))
+    (fused,) = kernels_of(attend, (R(*shape), R(*shape), R(*shape)))
+    arrays = random_inputs(fused.kernel)
+    kernel = check_kernel(fused.kernel, gpu_schedule(fused), arrays, tmp_path)
+    (loop,) = re.findall(r"for \w+ in range\((.*)\):", kernel.source)
+    assert "tl.minimum" in loop
+
+
+def test_a_long_sum_has_many_programs(tmp_path: Path) -> None:
+    kernels = kernels_of(Of(lambda a: a.sum()), (R(1000, 3000),))
+    assert len(kernels) == 2
+    made = [
+        check_kernel(k.kernel, gpu_schedule(k), random_inputs(k.kernel), tmp_path) for k in kernels
+    ]
+    assert made[0].programs({}) > 100
+
+
+@pytest.mark.parametrize("shape", [(100, 70, 20), (33, 200, 20), (16, 16, 20)])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_programs_in_groups(shape: tuple[int, int, int], batch: int, tmp_path: Path) -> None:
+    """Rows of tiles in groups, the last one short: every tile is still made once."""
+    m, n, k = shape
+    (fused,) = kernels_of(Of(torch.matmul), (R(batch, m, k), R(batch, k, n)))
+    probe = Choices()
+    gpu_schedule(fused, probe)
+    (tile,) = (name for name in probe.asked if name.endswith(".tile"))
+    arrays = random_inputs(fused.kernel)
+    for group in (1, 2, 4):
+        schedule = gpu_schedule(fused, Choices({tile: (16, 16, 16), "group": group}))
+        kernel = check_kernel(fused.kernel, schedule, arrays, tmp_path)
+        loops = (m > 16) + (n > 16) + (batch > 1)
+        assert ("place" in kernel.source) == (group > 1 and loops > 1)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from benchmarks.models.case import make_lively
 from nestor.config import Config
@@ -27,7 +29,12 @@ def built(module: nn.Module, inputs: Inputs, folder: Path, **more: object) -> Bu
     assert triton_runs.is_interpreting()
     config = Config.load(cache_dir=folder)
     target = parse_gpu_target("sm_90")
-    return build_gpu_model(module.eval(), inputs, {}, config, target, CPU, **more)  # type: ignore[arg-type]
+    return build_gpu_model(module.eval(), inputs, {}, config, [target], CPU, **more)  # type: ignore[arg-type]
+
+
+def flat(outputs: Any) -> torch.Tensor:
+    """All numbers of a model's outputs."""
+    return torch.cat([t.reshape(-1) for t in pytree.tree_leaves(outputs)])
 
 
 def error_and_bound(
@@ -35,10 +42,9 @@ def error_and_bound(
 ) -> tuple[float, float]:
     """The largest error against float64, and four times that of PyTorch in float32."""
     with torch.inference_mode():
-        eager = module(*inputs)
-        found = call(*inputs)
         wide = tuple(x.double() if x.is_floating_point() else x for x in inputs)
-        exact = module.double()(*wide)
+        eager, found = (flat(f(*inputs)) for f in (module, call))
+        exact = flat(module.double()(*wide))
         module.float()
     scale = float(exact.abs().max())
     own = float((eager - exact).abs().max())

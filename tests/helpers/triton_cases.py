@@ -84,7 +84,8 @@ CASES: dict[str, tuple[nn.Module, tuple[torch.Tensor, ...]]] = {
 def kernels_of(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> list[FusedKernel]:
     """The kernels that a module is cut into."""
     imported = import_model(module.eval(), inputs, {}, dynamic_shapes=None, name="m")
-    found = gpu_kernels(prepare_for_gpu(imported.program).main, parse_gpu_target("sm_90"))
+    target = parse_gpu_target("sm_90")
+    found = gpu_kernels(prepare_for_gpu(imported.program, target).main, target)
     kernels = [k for k in found if not isinstance(k, Extern)]
     assert len(kernels) == len(found)
     return kernels

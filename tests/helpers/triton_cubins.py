@@ -20,8 +20,9 @@ def main() -> None:
     for name, case in CASES.items():
         for number, fused in enumerate(kernels_of(*case)):
             schedule = gpu_schedule(fused)
-            kernel = emit_kernel(apply_schedule(fused.kernel, schedule))
             warps = warps_of(schedule)
+            nest = apply_schedule(fused.kernel, schedule)
+            kernel = emit_kernel(nest, group=warps.group)
             for capability in CAPABILITIES:
                 job = CubinJob(
                     kernel=kernel, capability=capability, warps=warps.count, stages=warps.stages

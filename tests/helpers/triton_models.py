@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from benchmarks.models.wrappers import FirstOutput, MaskedEncoder
+from benchmarks.models.wrappers import CachedDecoder, FirstOutput, MaskedEncoder, Translator
 
 Maker = Callable[[], tuple[nn.Module, tuple[torch.Tensor, ...]]]
 MODELS: dict[str, Maker] = {}
@@ -120,6 +120,45 @@ def mobilenetv2() -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
 
     config = MobileNetV2Config(num_labels=10, depth_multiplier=0.1, min_depth=4, image_size=32)
     return FirstOutput(MobileNetV2ForImageClassification(config), "pixel_values"), (_image(),)
+
+
+@model
+def mobilenetv3() -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
+    from benchmarks.models.mobilenet import MobileNetV3Large
+
+    return MobileNetV3Large(10), (_image(),)
+
+
+@model
+def efficientnet() -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
+    from transformers import EfficientNetConfig, EfficientNetForImageClassification
+
+    config = EfficientNetConfig(
+        image_size=32, width_coefficient=0.2, depth_coefficient=0.1, hidden_dim=256, num_labels=10
+    )
+    network = EfficientNetForImageClassification(config)
+    network.efficientnet.pooler = nn.AdaptiveAvgPool2d(1)
+    return FirstOutput(network, "pixel_values"), (_image(),)
+
+
+@model
+def t5() -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    config = T5Config(
+        vocab_size=99, d_model=32, d_kv=16, d_ff=48, num_layers=1, num_heads=2, use_cache=False
+    )
+    mask = torch.ones(2, 16, dtype=torch.int64)
+    return Translator(T5ForConditionalGeneration(config)), (_tokens(99), mask, _tokens(99, 6))
+
+
+@model
+def gpt2_decode() -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(vocab_size=99, n_embd=32, n_layer=2, n_head=2, n_positions=32)
+    past = torch.randn(2, 2, 2, 2, 10, 16, generator=torch.Generator().manual_seed(0))
+    return CachedDecoder(GPT2LMHeadModel(config)), (_tokens(99, 1), past[0], past[1])
 
 
 @model

@@ -14,7 +14,7 @@ os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported: kernels are m
 
 import triton
 import triton.language as tl
-from triton.runtime.interpreter import InterpreterBuilder
+from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 from nestor.codegen.triton import TritonKernel, emit_kernel
 from nestor.codegen.triton.launch import load_function
@@ -24,6 +24,7 @@ from nestor.ir.numeric import numpy_dtype
 from nestor.ir.program import Program, Tensor
 from nestor.ir.schedule import Schedule
 from nestor.ir.types import DType
+from nestor.passes.gpu_schedule import warps_of
 from nestor.passes.nest import apply_schedule
 from nestor.passes.polyhedral import check_nest
 
@@ -54,6 +55,30 @@ def _dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
 
 InterpreterBuilder.create_dot = _dot
 
+_plain_cast = InterpreterBuilder.cast_impl
+
+
+def _cast(self: Any, value: Any, dtype: Any) -> Any:
+    """The interpreter knows bfloat16 from float32 only, takes the smallest numbers for 0, and cuts
+    off what bfloat16 has no bits for; a GPU rounds to nearest even."""
+    source, target = value.dtype.scalar, dtype.scalar
+    if source == tl.bfloat16 and value.data.dtype != np.uint16:
+        source = value.dtype = tl.int1  # of a comparison, whose handle has its operands' type
+    if tl.bfloat16 in (source, target) and tl.float32 not in (source, target) and source != target:
+        return _cast(self, _cast(self, value, tl.float32), dtype)
+    if source == tl.bfloat16 and target == tl.float32:
+        wide = value.data.astype(np.uint32) << np.uint32(16)
+        return TensorHandle(wide.view(np.float32), tl.float32)
+    if source == tl.float32 and target == tl.bfloat16:
+        bits = value.data.view(np.uint32)
+        up = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+        rounded = np.where(np.isnan(value.data), bits | np.uint32(1 << 22), up)
+        return TensorHandle((rounded >> np.uint32(16)).astype(np.uint16), tl.bfloat16)
+    return _plain_cast(self, value, dtype)
+
+
+InterpreterBuilder.cast_impl = _cast
+
 
 def is_interpreting() -> bool:
     """Whether kernels that are made from now on run in the interpreter."""
@@ -76,7 +101,7 @@ def check_kernel(
     values = dict(sizes or {})
     nest = apply_schedule(program, schedule)
     check_nest(program, nest)
-    kernel = emit_kernel(nest)
+    kernel = emit_kernel(nest, group=warps_of(schedule).group)
     wanted = run_program(program, arrays, values)
     found = run_kernel(kernel, nest, arrays, folder, values)
     for name, array in wanted.items():

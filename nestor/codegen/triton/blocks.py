@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from nestor.codegen.triton.names import Names
+from nestor.codegen.triton.names import TYPES, Names
 from nestor.errors import Unsupported
 from nestor.ir.affine import Affine, Atom, FloorDiv, Interval
 from nestor.ir.program import Tensor
@@ -97,6 +97,14 @@ class Context:
     def shape(self, dims: frozenset[str]) -> str:
         """The shape of a block that varies over ``dims``."""
         return shape_text(self.sizes[a] if a in dims else 1 for a in self.axes)
+
+    def spread(self, value: Value, dims: frozenset[str], dtype: DType) -> Value:
+        """A value of type ``dtype`` as a block that has all of ``dims``."""
+        if value.dims == dims:
+            return value
+        if not value.dims:
+            return Value(f"tl.full({self.shape(dims)}, {value.text}, {TYPES[dtype]})", dims)
+        return Value(f"tl.broadcast_to({value.text}, {self.shape(dims)})", dims)
 
     # ---------------------------------------------------------------- index arithmetic
 

@@ -9,7 +9,7 @@ from nestor.codegen.triton.online import emit_online
 from nestor.codegen.triton.products import emit_product
 from nestor.errors import Unsupported
 from nestor.ir.affine import Affine
-from nestor.ir.expr import Const, Load
+from nestor.ir.expr import Const, IndexExpr, Load
 from nestor.ir.loopnest import Block, Compute, Guard, Node, Store
 from nestor.ir.monoid import Monoid
 
@@ -61,21 +61,42 @@ def _update(ctx: Context, node: Compute) -> None:
         return
     state = [_state_of(ctx, s) for s in node.stores]
     kept = frozenset(d for dims in state for d in dims)
+    free = frozenset(n for s in node.stores for i in s.indices for n in _loops_of(i))
+    before, conditions = ctx.axes, ctx.conditions
+    _hide(ctx, frozenset(before) & free - kept)
     over = tuple(a for a in ctx.axes if a not in kept)
-    if over and (emit_product(ctx, node, state[0], over) or emit_online(ctx, node, state, over)):
-        return
-    writer = Expressions(ctx)
-    values = [writer.value(v) for v in node.values]
-    values = _masked(ctx, values, monoid, frozenset(over))
-    if over:
-        values = _reduced(ctx, values, monoid, kept, over)
-    before = ctx.axes
-    ctx.axes = tuple(a for a in before if a in kept)
-    old = [_read(ctx, s, dims) for s, dims in zip(node.stores, state)]
-    new = _combined(ctx, monoid, old, values)
-    for target, value, expr in zip(node.stores, new, node.values):
-        store(ctx, target, value, expr.dtype)
-    ctx.axes = before
+    special = over and (
+        emit_product(ctx, node, state[0], over) or emit_online(ctx, node, state, over)
+    )
+    if not special:
+        if over and monoid.name == "online_softmax":
+            raise Unsupported("a softmax along several loops at once")
+        writer = Expressions(ctx)
+        values = [writer.value(v) for v in node.values]
+        values = _masked(ctx, values, monoid, frozenset(over))
+        if over:
+            values = _reduced(ctx, values, monoid, kept, over)
+        ctx.axes = tuple(a for a in ctx.axes if a in kept)
+        old = [_read(ctx, s, dims) for s, dims in zip(node.stores, state)]
+        new = _combined(ctx, monoid, old, values)
+        for target, value, expr in zip(node.stores, new, node.values):
+            store(ctx, target, value, expr.dtype)
+    ctx.axes, ctx.conditions = before, conditions
+
+
+def _loops_of(index: IndexExpr) -> frozenset[str]:
+    return index.variables() if isinstance(index, Affine) else frozenset()
+
+
+def _hide(ctx: Context, hidden: frozenset[str]) -> None:
+    """Leave loops that the state has, but along which nothing changes it, out of the tile."""
+    rest = frozenset(ctx.axes) - hidden
+    if any(c.variables() & hidden and c.variables() & rest for c in ctx.conditions):
+        raise Unsupported(
+            "a test of which results a term belongs to, where all results are the same"
+        )
+    ctx.axes = tuple(a for a in ctx.axes if a not in hidden)
+    ctx.conditions = tuple(c for c in ctx.conditions if not c.variables() & hidden)
 
 
 def _update_memory(ctx: Context, node: Compute, monoid: Monoid) -> None:
@@ -123,10 +144,7 @@ def emit_scan(ctx: Context, update: Compute, final: Compute) -> None:
     writer = Expressions(ctx)
     values = [writer.value(v) for v in update.values]
     values = _masked(ctx, values, monoid, frozenset({axis}))
-    full = [
-        v if v.dims == dims else Value(f"tl.broadcast_to({v.text}, {ctx.shape(dims)})", dims)
-        for v in values
-    ]
+    full = [ctx.spread(v, dims, t) for v, t in zip(values, monoid.dtypes)]
     named = [ctx.assign("element", v).text for v in full]
     given = named[0] if len(named) == 1 else f"({', '.join(named)})"
     scanned = [ctx.names.fresh("scanned") for _ in named]
@@ -193,11 +211,10 @@ def _reduced(
     over: tuple[str, ...],
 ) -> list[Value]:
     """Elements combined along the loops ``over``; what is left has the dimensions ``kept``."""
+    if not monoid.commutative:
+        raise Unsupported("a reduction in order within a tile")
     dims = kept | frozenset(over)
-    full = [
-        v if v.dims == dims else Value(f"tl.broadcast_to({v.text}, {ctx.shape(dims)})", dims)
-        for v in values
-    ]
+    full = [ctx.spread(v, dims, t) for v, t in zip(values, monoid.dtypes)]
     named = [ctx.assign("element", v) for v in full]
     function = combine_name(monoid)
     texts = [v.text for v in named]

@@ -87,7 +87,7 @@ class Expressions:
                 return Value(literal(node.value, node.dtype))
             case Index():
                 found = self.ctx.affine(node.value)
-                return Value(f"({found.text}).to({TYPES[node.dtype]})", found.dims)
+                return Value(f"tl.cast({found.text}, {TYPES[node.dtype]})", found.dims)
             case Var():
                 return self.variables[node.name]
             case Load():
@@ -374,7 +374,7 @@ def _keep(ctx: Context, name: str, register: Register, dims: tuple[str, ...], va
     text = value.text
     ordered = tuple(a for a in ctx.axes if a in dims)
     if value.dims != frozenset(dims):
-        text = f"tl.broadcast_to({text}, {ctx.shape(frozenset(dims))})"
+        text = ctx.spread(value, frozenset(dims), register.dtype).text
     if ordered != ctx.axes:
         sizes = ", ".join(str(ctx.sizes[a]) for a in ordered)
         text = f"tl.reshape({text}, ({sizes},))" if ordered else text

@@ -46,20 +46,25 @@ class TritonKernel:
 
 
 def emit_kernel(
-    nest: LoopNest, *, name: str = "kernel", summary: str = "", precision: str = "ieee"
+    nest: LoopNest,
+    *,
+    name: str = "kernel",
+    summary: str = "",
+    precision: str = "ieee",
+    group: int = 1,
 ) -> TritonKernel:
     """The source of a nest for a GPU.
 
     Args: summary: what it computes, for people. precision: of products of f32, as ``tl.dot`` has
-        it.
+        it. group: of the last two loops of the grid, iterations of the first that start together.
     Raises: ``Unsupported`` for a nest that no single kernel can run.
     """
-    return _Emitter(nest, name, summary, precision).emit()
+    return _Emitter(nest, name, summary, precision, group).emit()
 
 
 class _Emitter:
-    def __init__(self, nest: LoopNest, name: str, summary: str, precision: str):
-        self.nest, self.name, self.summary = nest, name, summary
+    def __init__(self, nest: LoopNest, name: str, summary: str, precision: str, group: int):
+        self.nest, self.name, self.summary, self.group = nest, name, summary, group
         names = Names()
         pointers = names.all(t.name for t in nest.tensors)
         self.ctx = Context(
@@ -134,17 +139,46 @@ class _Emitter:
                 raise Unsupported(f"grid loop {loop.index} is longer for some programs than others")
         wide = ".to(tl.int64)" if ctx.wide else ""
         ctx.line(f"program = tl.program_id(0){wide}")
-        for position, loop in enumerate(reversed(self.grid)):
+        grid = self.grid
+        if self.group > 1 and len(grid) > 1:
+            self._grouped(*grid[-2:], is_last=len(grid) == 2)
+            grid = grid[:-2]
+        for position, loop in enumerate(reversed(grid)):
             extent = ctx.affine(loop.upper[0]).text
             name = ctx.names.fresh(loop.index)
-            if position == len(self.grid) - 1:
+            if position == len(grid) - 1:
                 ctx.line(f"{name} = program")
             else:
                 ctx.line(f"{name} = program % ({extent})")
                 ctx.line(f"program = program // ({extent})")
-            ctx.loops[loop.index] = name
-            high = loop.upper[0].bounds(ctx.ranges)[1]
-            ctx.ranges[loop.index] = (0, None if high is None else high - 1)
+            self._name(loop, name)
+
+    def _name(self, loop: Loop, name: str) -> None:
+        """A loop of the grid: what its index is called, and its range."""
+        ctx = self.ctx
+        ctx.loops[loop.index] = name
+        high = loop.upper[0].bounds(ctx.ranges)[1]
+        ctx.ranges[loop.index] = (0, None if high is None else high - 1)
+
+    def _grouped(self, outer: Loop, inner: Loop, *, is_last: bool) -> None:
+        """The indices of two loops, some iterations of the first side by side: their programs read
+        the same while it is in the caches."""
+        ctx = self.ctx
+        rows, columns = (ctx.affine(loop.upper[0]).text for loop in (outer, inner))
+        row, column = ctx.names.fresh(outer.index), ctx.names.fresh(inner.index)
+        place, first = ctx.names.fresh("place"), ctx.names.fresh("first")
+        if is_last:
+            ctx.line(f"{place} = program")
+        else:
+            ctx.line(f"{place} = program % (({rows}) * ({columns}))")
+            ctx.line(f"program = program // (({rows}) * ({columns}))")
+        ctx.line(f"{first} = {place} // ({self.group} * ({columns})) * {self.group}")
+        ctx.line(f"{place} = {place} % ({self.group} * ({columns}))")
+        many = f"tl.minimum(({rows}) - {first}, {self.group})"
+        ctx.line(f"{row} = {first} + {place} % {many}")
+        ctx.line(f"{column} = {place} // {many}")
+        self._name(outer, row)
+        self._name(inner, column)
 
     def _tiles(self, node: Node) -> None:
         """Name the elements along the loops of tiles, once at the top; equal sizes share a name."""

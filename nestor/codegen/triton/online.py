@@ -29,6 +29,8 @@ def emit_online(
     monoid = node.monoid
     if monoid is None or monoid.name != "online_softmax" or not is_builtin(monoid):
         return False
+    if len(over) != 1:
+        return False
     rows, (axis,) = state[0], over
     columns = tuple(a for a in state[2] if a not in rows)
     one = node.values[1]
@@ -47,9 +49,7 @@ def emit_online(
     if mask.text:
         score = Value(f'tl.where({mask.text}, {score.text}, float("-inf"))', score.dims | mask.dims)
     every = frozenset(ctx.axes)
-    if score.dims != every:
-        score = Value(f"tl.broadcast_to({score.text}, {ctx.shape(every)})", every)
-    score = ctx.assign("score", score)
+    score = ctx.assign("score", ctx.spread(score, every, monoid.dtypes[0]))
     at, row = len(rows), ctx.expanded
     maximum = combine_name(max_of(monoid.dtypes[0]))
     addition = combine_name(sum_of(monoid.dtypes[0]))

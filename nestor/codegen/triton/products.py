@@ -126,9 +126,7 @@ def side_of(
     mask = ctx.condition(tests)
     if mask.text and not is_loaded:
         value = Value(f"tl.where({mask.text}, {value.text}, 0.0)", value.dims | mask.dims)
-    text = value.text
-    if value.dims != dims:
-        text = f"tl.broadcast_to({text}, {ctx.shape(dims)})"
+    text = ctx.spread(value, dims, kind).text
     found = ctx.assign("side", Value(text, dims)).text if not text.isidentifier() else text
     ctx.axes, ctx.conditions = before, conditions
     return found, TYPES[kind]

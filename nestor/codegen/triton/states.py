@@ -24,6 +24,8 @@ def narrow_states(ctx: Context, update: Compute) -> None:
         for c, combine in enumerate(monoid.combine):
             used = {int(n.name[1:]) for n in walk(combine) if isinstance(n, Var)}
             varies[c] = varies[c].union(*(varies[u] for u in used))
+    if monoid.name != "online_softmax":  # elsewhere components are combined as blocks of one shape
+        varies = [frozenset[str]().union(*varies)] * len(varies)
     for register, store, loops in zip(registers, update.stores, varies):
         assert register is not None
         register.places = tuple(

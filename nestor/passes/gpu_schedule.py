@@ -128,7 +128,7 @@ class _Rules:
             plans = self._attention(self.statements[-1])
         elif scatters(self.statements[0]):
             plans = [self._scatter(s) for s in self.statements]
-        elif contraction is not None and contraction.rows and self._is_tiled_alike():
+        elif contraction is not None and self._is_tiled_alike():
             plans = self._product(contraction)
         else:
             plans = self._rows()
@@ -177,7 +177,7 @@ class _Rules:
         then has to be a box of the tensor."""
         if len(self.statements) == 1 and all(is_constant(s, n) for n in names[1:]):
             return names
-        return (max(names, key=lambda n: self._extent(s, (n,))),)
+        return (max(names, key=lambda n: self._extent(s, (n,))),) if names else ()
 
     def _term_unit(self, c: Contraction) -> Unit:
         """The indices that make the terms of a product's tile: one, or all if they are few."""
@@ -291,7 +291,7 @@ class _Rules:
         r = s.reduction
         if r is None or not _is_ordered(s):
             return self._others(s)
-        serial = r.indices[: -1 if r.monoid.commutative else None]
+        serial = r.indices[: -1 if r.scan else None]
         return [n for n in self._others(s) if n not in serial]
 
     def _tile_of(self, s: Statement, names: list[str], most: int) -> dict[Unit, int]:

@@ -8,7 +8,7 @@ from nestor.codegen.triton.names import TYPES, Names, combine_name, literal
 from nestor.codegen.triton.online import emit_online
 from nestor.codegen.triton.products import emit_product
 from nestor.errors import Unsupported
-from nestor.ir.affine import Affine
+from nestor.ir.affine import Affine, affine
 from nestor.ir.expr import Const, IndexExpr, Load
 from nestor.ir.loopnest import Block, Compute, Guard, Node, Store
 from nestor.ir.monoid import Monoid
@@ -75,6 +75,8 @@ def _update(ctx: Context, node: Compute) -> None:
         values = [writer.value(v) for v in node.values]
         values = _masked(ctx, values, monoid, frozenset(over))
         if over:
+            if not monoid.commutative:
+                raise Unsupported("a reduction in order within a tile")
             values = _reduced(ctx, values, monoid, kept, over)
         ctx.axes = tuple(a for a in ctx.axes if a in kept)
         old = [_read(ctx, s, dims) for s, dims in zip(node.stores, state)]
@@ -161,7 +163,15 @@ def emit_scan(ctx: Context, update: Compute, final: Compute) -> None:
         )
     _store_all(ctx, final)
     ctx.registers.update(kept)
-    last = _reduced(ctx, [Value(t, dims) for t in named], monoid, dims - {axis}, (axis,))
+    if monoid.commutative:
+        last = _reduced(ctx, [Value(t, dims) for t in named], monoid, dims - {axis}, (axis,))
+    else:  # all that a reduction may put in any order is one element, and identities
+        is_last = f"{ctx.affine(affine(axis)).text} == {ctx.sizes[axis] - 1}"
+        ends = [
+            Value(f"tl.where({is_last}, {t}, {literal(i.value, i.dtype)})", dims)
+            for t, i in zip(scanned, monoid.identity)
+        ]
+        last = _reduced(ctx, ends, monoid, dims - {axis}, (axis,))
     ctx.axes = ctx.axes[:-1]
     old = [_read(ctx, s, d) for s, d in zip(update.stores, state)]
     for target, value, expr in zip(update.stores, _combined(ctx, monoid, old, last), update.values):
@@ -211,8 +221,6 @@ def _reduced(
     over: tuple[str, ...],
 ) -> list[Value]:
     """Elements combined along the loops ``over``; what is left has the dimensions ``kept``."""
-    if not monoid.commutative:
-        raise Unsupported("a reduction in order within a tile")
     dims = kept | frozenset(over)
     full = [ctx.spread(v, dims, t) for v, t in zip(values, monoid.dtypes)]
     named = [ctx.assign("element", v) for v in full]

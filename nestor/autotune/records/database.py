@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 import sqlalchemy as sa
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
+from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, IntegrityError
 
 from nestor.autotune.records.mounts import file_system_of, is_network_file_system
 from nestor.autotune.records.schema import (
@@ -40,6 +40,15 @@ PATIENCE_SECONDS = 30.0
 """How long a transaction is repeated while a server restarts, unless told otherwise [s]."""
 
 _MAX_COLLISIONS = 20
+
+_WATCHED_STEPS = 10_000
+"""Of SQLite's machine, between two looks at how many there were."""
+
+_READING_STEPS, _WRITING_STEPS, _STEPS_PER_BYTE = 2_000_000, 2_000_000_000, 4
+"""What a transaction may take, and more for each byte of the file: a record has a thousand bytes,
+and takes some hundred steps to be read."""
+
+_NO_TEXT = "names in it are no text"
 
 _SQLITE_MAGIC = b"SQLite format 3\0"
 
@@ -122,6 +131,8 @@ class Database:
             try:
                 with engine.begin() as connection:
                     return action(connection)
+            except UnicodeDecodeError as error:  # of what SQLite complains of, or of a name
+                raise DatabaseError("", None, sqlite3.DatabaseError(_NO_TEXT)) from error
             except DBAPIError as error:
                 # A kernel or target that somebody else pruned meanwhile, or a fault that stays.
                 collisions += isinstance(error, IntegrityError)
@@ -148,6 +159,10 @@ def _may_pass(error: DBAPIError) -> bool:
 def describe_error(error: BaseException) -> str:
     """One line without the statement and its values."""
     origin = getattr(error, "orig", None) or error
+    if getattr(origin, "sqlite_errorcode", 0) == sqlite3.SQLITE_INTERRUPT:
+        return "its pages lead round in circles"
+    if isinstance(origin, UnicodeDecodeError):
+        return _NO_TEXT
     text = str(origin).strip() or type(origin).__name__
     return text.splitlines()[0]
 
@@ -168,7 +183,7 @@ def open_database(where: str | Path, *, create: bool = True) -> Database | None:
             return _open_sqlite(path, create)
         assert url is not None
         return _open_postgresql(url)
-    except (DBAPIError, sqlite3.Error, OSError) as error:
+    except (DBAPIError, sqlite3.Error, OSError, UnicodeDecodeError) as error:
         label = str(path) if url is None else _shown(url)
         is_away = url is not None and isinstance(error, DBAPIError) and _may_pass(error)
         raise DatabaseUnusable(f"{label}: {describe_error(error)}", is_away) from error
@@ -304,6 +319,26 @@ def _set_aside(path: Path) -> Path:
     return aside
 
 
+class _Watch:
+    """Ends a transaction that takes more steps than a sound file of its size can ask for: pages
+    that are damaged may lead back to each other."""
+
+    def __init__(self, path: Path):
+        self.path, self.left = path, _WRITING_STEPS // _WATCHED_STEPS
+
+    def start(self, is_write: bool) -> None:
+        """A transaction begins."""
+        size = 0
+        with contextlib.suppress(OSError):
+            size = self.path.stat().st_size
+        least = _WRITING_STEPS if is_write else _READING_STEPS
+        self.left = (least + _STEPS_PER_BYTE * size) // _WATCHED_STEPS
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
 def _connect(path: Path, create: bool) -> sqlite3.Connection:
     """A connection without the driver's own transactions, and with every defence switched on."""
     mode = "rwc" if create else "rw"
@@ -327,9 +362,15 @@ def _sqlite_engine(path: Path, create: bool) -> sa.Engine:
         "sqlite://", creator=lambda: _connect(path, create), poolclass=sa.QueuePool
     )
 
+    @sa.event.listens_for(engine, "connect")
+    def connect(plain: sqlite3.Connection, record: Any) -> None:
+        watch = record.info["watch"] = _Watch(path)
+        plain.set_progress_handler(watch, _WATCHED_STEPS)
+
     @sa.event.listens_for(engine, "begin")
     def begin(connection: Any) -> None:
         is_write = connection.get_execution_options().get("nestor_write", False)
+        connection.info["watch"].start(is_write)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if is_write else "BEGIN")
 
     return engine

@@ -187,4 +187,16 @@ def read_rows(connection: sa.Connection, query: sa.Select[Any]) -> list[Mapping[
     return [dict(row) for row in connection.execute(query).mappings()]
 
 
+def ascending(
+    rows: list[Mapping[str, Any]], column: str, after: int | str
+) -> list[Mapping[str, Any]]:
+    """The first rows whose ``column`` grows from ``after`` on: all that were asked for in that
+    order, unless damaged pages lead back to each other and would be read for ever."""
+    for n, row in enumerate(rows):
+        if not (type(row[column]) is type(after) and row[column] > after):
+            return rows[:n]
+        after = row[column]
+    return rows
+
+
 RECORD_COLUMNS = bounded(record_table)

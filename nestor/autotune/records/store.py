@@ -33,6 +33,7 @@ from nestor.autotune.records.rows import (
     RECORD_COLUMNS,
     KeyCache,
     add_row,
+    ascending,
     bounded,
     kernel_row,
     load_keys,
@@ -492,9 +493,9 @@ class Records:
             query = query.order_by(record_table.c.id).limit(_CHUNK)
 
             def ask(
-                connection: sa.Connection, query: sa.Select[Any] = query
+                connection: sa.Connection, query: sa.Select[Any] = query, after: int = last
             ) -> tuple[int | None, list[Record]]:
-                rows = read_rows(connection, query)
+                rows = ascending(read_rows(connection, query), "id", after)
                 sound = self.sound(connection, rows)
                 return (int(rows[-1]["id"]) if rows else None), sound
 

@@ -16,6 +16,7 @@ from nestor.autotune.records.record import CONDEMNED, KernelKey
 from nestor.autotune.records.rows import (
     RECORD_COLUMNS,
     KeyCache,
+    ascending,
     bounded,
     load_keys,
     read_rows,
@@ -207,7 +208,7 @@ def _verify_keys(records: Records, found: Verification) -> None:
         while True:
             query = sa.select(*bounded(table)).where(table.c.digest > last)
             query = query.order_by(table.c.digest).limit(20)
-            rows = _rows(records, query)
+            rows = ascending(_rows(records, query), "digest", last)
             if not rows:
                 break
             last = str(rows[-1]["digest"])
@@ -238,7 +239,7 @@ def _verify_rows(records: Records, found: Verification) -> None:
     while True:
         query = sa.select(*RECORD_COLUMNS).where(record_table.c.id > last)
         query = query.order_by(record_table.c.id).limit(_CHUNK)
-        rows = _rows(records, query)
+        rows = ascending(_rows(records, query), "id", last)
         if not rows:
             break
         last = int(rows[-1]["id"])

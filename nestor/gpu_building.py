@@ -21,8 +21,9 @@ from nestor.linking import SlotTable, dim_of
 from nestor.model_weights import ModelWeights
 from nestor.passes.gpu_schedule import warps_of
 from nestor.report import ExternReport, KernelReport, Report
-from nestor.runtime.gpu_executable import GpuExecutable, Launch
-from nestor.runtime.gpu_launches import cuda_launches
+from nestor.runtime.gpu_executable import GpuExecutable
+from nestor.runtime.gpu_launches import cuda_launches, graph_maker
+from nestor.runtime.gpu_steps import Launch
 from nestor.runtime.manifest import (
     ExternCall,
     FunctionRef,
@@ -130,6 +131,7 @@ class BuiltGpuModel:
             self._arrays(),
             device,
             extern_runner=self._run_extern,
+            make_graph=graph_maker(device) if device.type == "cuda" else None,
             watcher=watcher,
             repack=self._repack,
         )
@@ -283,6 +285,7 @@ def _launch(kernel: GpuKernel, cubin: Cubin | None) -> GpuLaunch:
         grid=tuple(dim_of(e) for e in kernel.triton.grid),
         sizes=kernel.triton.symbols,
         checks=kernel.triton.checks,
+        written=kernel.triton.written,
         warps=warps_of(kernel.schedule).count,
         shared_bytes=0 if cubin is None else cubin.shared_bytes,
         parameters=0 if cubin is None else cubin.parameters,

@@ -110,6 +110,7 @@ class Bench:
         self._images: dict[tuple[str, object], Array] = {}
         self._fences: dict[tuple[str, object, str], Fenced] = {}
         self._filled: set[tuple[str, object, str]] = set()
+        self._drops_fences = False
         self._sets, self._at = 1, 0
         self._cold_bytes = 0
         self._evictor: Array | None = None
@@ -187,6 +188,9 @@ class Bench:
         Raises: ``BadCall`` if it says that an index was out of range.
         """
         one, inputs = self.loaded[name], inputs or self.inputs
+        if self._drops_fences:
+            self._fences.clear()
+            self._filled.clear()
         fences: dict[str, Fenced] = {}
         for t in one.tensors:
             if self._base(t, one.tensors):
@@ -214,9 +218,9 @@ class Bench:
             if t.role in RESULT_ROLES
         }
         damage = "; ".join(f"'{n}': {d}" for n, f in fences.items() if (d := f.damage()))
-        if damage or sum(f.size for f in self._fences.values()) > KEPT_FENCES_BYTES:
-            self._fences.clear()
-            self._filled.clear()
+        # Not now: the results lie in them.
+        total = sum(f.size for f in self._fences.values())
+        self._drops_fences = bool(damage) or total > KEPT_FENCES_BYTES
         return results, damage
 
     def _fenced(

@@ -433,15 +433,11 @@ def _waves(nest: Nest, target: CpuTarget) -> Iterator[Choice]:
     first = _wavefront(nest, target)
     if first is None:
         return
-    free, last = nest.tilable_suffix(), nest.loops[-1]
+    free = nest.tilable_suffix()
     if first.vector:
         yield replace(first, vector=None, is_apart=False)
-        if len(nest.views) > 1:
-            tiles = {n: size for n, size in first.tiles.items() if n != last}
-            if not first.is_apart:
-                yield replace(first, is_apart=True, tiles=tiles)
-            else:
-                yield replace(first, is_apart=False)
+    if first.is_apart:  # needs a loop inside the diagonals
+        yield replace(first, is_apart=False)
     for second in free[2:]:
         if second in first.tiles:
             yield replace(first, wave=(free[0], second), parallel=second)

@@ -19,6 +19,7 @@ from nestor.passes.contraction import contraction_of
 from nestor.passes.fusion import FusedKernel, Group, Partitioner
 from nestor.passes.host_loops import HostLoop, take_out_loops
 from nestor.passes.knobs import Choices
+from nestor.passes.online_attention import is_online
 from nestor.passes.rewriting import statement_loads
 from nestor.passes.statement_facts import free_indices, is_constant
 
@@ -130,6 +131,10 @@ class _GpuPartitioner(Partitioner):
         for load in _loads(statement):
             if self.in_group(group, load.tensor) and not _is_elementwise(load):
                 return f"'{load.tensor}' is read at other places than it is made at"
+        if is_online(statement):
+            values = {x.tensor for e in statement.elements[1:] for x in loads(e)}
+            if any(self.in_group(group, name) for name in values):
+                return "what a softmax weighs lies in memory"
         written = {self.root[w.tensor] for w in statement.writes}
         for s in group.statements:
             if any(self.root[w.tensor] in written for w in s.writes):
@@ -166,11 +171,6 @@ class _GpuPartitioner(Partitioner):
         for index in (i for place in places for i in place):
             held |= index.variables() if isinstance(index, Affine) else frozenset()
         return next((n for n in sorted(held & inner) if not is_constant(s, n)), None)
-
-
-def is_online(s: Statement) -> bool:
-    """Whether it is an attention's sum, with the softmax that runs along with it."""
-    return s.reduction is not None and s.reduction.monoid.name == "online_softmax"
 
 
 def scatters(s: Statement) -> bool:

@@ -9,6 +9,7 @@ from nestor.ir.program import Extern, Program, Statement
 from nestor.passes.analysis import contraction_roles
 from nestor.passes.canonical import canonicalize_kernel
 from nestor.passes.context import PassContext, PassOptions
+from nestor.passes.cut_keys import cut_keys
 from nestor.passes.cut_reductions import Work, cut_where
 from nestor.passes.epilogues import absorb_epilogues
 from nestor.passes.fusion import FusedKernel
@@ -26,7 +27,6 @@ NOT_FOR_GPUS = frozenset(
         "split_softmax",
         "split_reductions",
         "cut_reductions",
-        "group_rows",
     }
 )
 """Passes that are left out."""
@@ -53,7 +53,7 @@ def prepare_for_gpu(program: Program, target: GpuTarget) -> PipelineResult:
     options = PassOptions(disabled=NOT_FOR_GPUS, mask_tile=ATTENTION)
     result = run_pipeline(program, PassContext(options=options))
     main, ctx = result.main, PassContext(target=target)
-    for own in (merge_attention, cut_for_programs, absorb_epilogues):
+    for own in (merge_attention, cut_for_programs, absorb_epilogues, cut_keys):
         main = run_pass(main, own, ctx)
     return replace(result, main=main)
 

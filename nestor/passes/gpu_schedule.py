@@ -33,9 +33,10 @@ from nestor.ir.schedule import (
 from nestor.passes.analysis import expression_variables
 from nestor.passes.contraction import Contraction, contraction_of
 from nestor.passes.fusion import FusedKernel
-from nestor.passes.gpu_fusion import is_online, scatters
+from nestor.passes.gpu_fusion import scatters
 from nestor.passes.gpu_pipeline import ATTENTION
 from nestor.passes.knobs import Choices
+from nestor.passes.online_attention import is_online
 from nestor.passes.statement_facts import extent_of, free_indices, is_constant, reduced_indices
 from nestor.passes.strides import access_strides
 
@@ -208,22 +209,27 @@ class _Rules:
         assert last.reduction is not None
         (key,) = last.reduction.indices
         shared = self.fused.shared[last.name]
-        query = max(shared, key=lambda n: self._extent(last, (n,)))
+        # Rows that the same values are summed for share them; a single one is no tile.
+        alone = expression_variables(last.elements[2])
+        rows = [n for n in shared if n not in alone and self._extent(last, (n,)) > 1]
+        query = max(rows, key=lambda n: self._extent(last, (n,)), default="")
         default = tuple(
-            max(LEAST, self._power(last, (n,), most)) for n, most in zip((query, key), ATTENTION)
+            max(LEAST, self._power(last, (n,), most)) if n else 1
+            for n, most in zip((query, key), ATTENTION)
         )
-        ranges = [[n for n in (16, 32, 64, 128) if n <= 2 * d] for d in default]
+        ranges = [[n for n in (16, 32, 64, 128) if n <= 2 * d] if d > 1 else [1] for d in default]
         meaning = "queries and keys of a tile"
         tile = self.choices.sizes("tile", list(product(*ranges)), default, meaning)
         plans = []
         for s in self.statements:
-            rows = list(self.fused.shared[s.name])
-            places = dict(zip(shared, rows))
+            own = list(self.fused.shared[s.name])
             keyed = self._key_of(s, last, key)
             others = [n for n in self._others(s) if n != keyed]
             sizes: dict[Unit, int] = {(n,): self._power(s, (n,), LONG) for n in others}
-            sizes[(places[query],)], sizes[(keyed,)] = tile
-            plan = self._plan(s, [(n,) for n in rows], sizes)
+            sizes[(keyed,)] = tile[1]
+            if query:
+                sizes[(own[shared.index(query)],)] = tile[0]
+            plan = self._plan(s, [(n,) for n in own], sizes)
             # Keys come first of what a program loops over, so that all statements can share them.
             loop = f"{s.name}.{keyed}.o"
             plan.serial.remove(loop)

@@ -121,6 +121,8 @@ def _members(users: list[Statement], tensor: Tensor, d: int) -> int | None:
         for atom, coefficient in index.terms:
             if coefficient != 1 or not isinstance(atom, str) or len(index.terms) < 2:
                 continue
+            if user.reduction is not None and atom in user.reduction.indices:
+                continue  # what is summed is better counted as one
             members = _extent(user, atom)
             if members is None or members < 2 or extent % members:
                 continue

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from nestor.ir.affine import Affine, AffineLike
-from nestor.ir.expr import Expr, Load, Var, const, loads, map_expr, substitute_vars
+from nestor.ir.expr import Const, Expr, Load, Var, const, loads, map_expr, substitute_vars
 from nestor.ir.monoid import online_softmax_of
 from nestor.ir.program import Program, Reduction, Statement
 from nestor.passes.analysis import contraction_roles, program_facts
@@ -37,6 +37,14 @@ def merge_attention(program: Program, ctx: PassContext) -> Program:
         statements[number] = merged
         program = replace(program, statements=tuple(statements))
     return remove_dead_code(program, ctx)
+
+
+def is_online(s: Statement) -> bool:
+    """Whether it weighs by a softmax that runs along with it, term by term."""
+    if s.reduction is None or s.reduction.monoid.name != "online_softmax":
+        return False
+    total = s.elements[1]
+    return isinstance(total, Const) and total.value == 1
 
 
 def _merged(found: Attention) -> Statement | None:

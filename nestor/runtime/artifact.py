@@ -286,14 +286,21 @@ class LoadedModel:
 def _on_gpu(contents: ArtifactContents) -> tuple[Manifest, GpuExecutable]:
     """A model on PyTorch's current GPU, with the code that the chip runs."""
     from nestor.runtime.gpu_executable import GpuExecutable
-    from nestor.runtime.gpu_launches import choose_architecture, cuda_launches, current_gpu
+    from nestor.runtime.gpu_launches import (
+        choose_architecture,
+        cuda_launches,
+        current_gpu,
+        graph_maker,
+    )
 
     where = str(contents.path)
     device, capability = current_gpu(where)
     targets = [m.target for m in contents.manifests]
     manifest = contents.manifests[choose_architecture(targets, capability, where)]
     launches = cuda_launches(manifest, contents.objects, device)
-    return manifest, GpuExecutable(manifest, launches, contents.weights, device)
+    return manifest, GpuExecutable(
+        manifest, launches, contents.weights, device, make_graph=graph_maker(device)
+    )
 
 
 def load_artifact(path: str | Path, *, threads: int | None = None) -> LoadedModel:

@@ -19,6 +19,7 @@ from nestor.runtime.calls import MAX_PLANS, ModelCalls
 from nestor.runtime.checks import check_overwritten
 from nestor.runtime.device_tensors import DeviceLibrary
 from nestor.runtime.dims import evaluate, evaluate_all
+from nestor.runtime.gpu_steps import Graph, Launch, RecordedCall, Start, Step
 from nestor.runtime.manifest import ExternCall, Manifest
 from nestor.runtime.outputs import OutputPlan
 from nestor.runtime.plan import ShapePlan
@@ -28,12 +29,8 @@ from nestor.runtime.weights import StateArray, WeightWatcher
 if TYPE_CHECKING:
     import torch
 
-Launch = Callable[[int, Sequence[Any], Sequence[int]], None]
-"""Starts a kernel on the current stream: so many programs, on tensors and sizes."""
-
-
-Step = Callable[[Mapping[int, Any]], None]
-"""A part of a call: starts a kernel, or runs an operator, on tensors by slot."""
+MOST_RECORDED = 1 << 14
+"""Kernels of a call that is recorded as a graph; longer ones (recurrences) start one by one."""
 
 ExternRunner = Callable[[ExternCall, list[Any], list[Any], Mapping[str, int]], None]
 """Runs an operator of PyTorch: call, inputs, outputs to fill, symbols."""
@@ -47,6 +44,24 @@ class _Weights:
     states: list[StateArray]
 
 
+@dataclass(slots=True)
+class _Arena:
+    """Memory of a call's temps, by slot; how often it was used, and the call recorded on it."""
+
+    tensors: dict[int, Any]
+    uses: int = 0
+    recorded: RecordedCall | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Steps:
+    """What a plan's calls start, in order. ``moving``: slots that are others in each call."""
+
+    plan: ShapePlan
+    steps: tuple[Step, ...]
+    moving: frozenset[int]
+
+
 class GpuExecutable(ModelCalls):
     """A compiled model on one device; any number of threads may call it.
 
@@ -56,6 +71,7 @@ class GpuExecutable(ModelCalls):
         weights: tensors by key, of any device; copied where they do not lie on this one.
         device: that calls run on.
         extern_runner: runs the calls of PyTorch operators, if there are any.
+        make_graph: makes an empty graph to record calls in; None: kernels start one by one.
         watcher, repack: when the watcher tells of a change, ``repack()`` gives all weights anew.
 
     Raises:
@@ -71,6 +87,7 @@ class GpuExecutable(ModelCalls):
         device: torch.device,
         *,
         extern_runner: ExternRunner | None = None,
+        make_graph: Callable[[], Graph] | None = None,
         watcher: WeightWatcher | None = None,
         repack: Callable[[], Mapping[str, Any]] | None = None,
     ):
@@ -85,10 +102,10 @@ class GpuExecutable(ModelCalls):
         self._launches = tuple(launches)
         self._library = DeviceLibrary(torch, device)
         self._watcher, self._repack = watcher, repack
-        self._extern_runner = extern_runner
+        self._extern_runner, self._make_graph = extern_runner, make_graph
         self._weights = self._bound(weights)
-        self._steps: dict[int, tuple[ShapePlan, tuple[Step, ...]]] = {}
-        self._arenas: dict[tuple[int, int], list[dict[int, Any]]] = {}
+        self._steps: dict[int, _Steps] = {}
+        self._arenas: dict[tuple[int, int], list[_Arena]] = {}
         self._failed = torch.zeros((), dtype=torch.int32, device=device)
         self._checks = any(launch.checks for launch in manifest.launches)
         self._seen = self._failed  # what the host knows of it
@@ -165,12 +182,12 @@ class GpuExecutable(ModelCalls):
         with self._torch.no_grad(), self._on_device():
             if self._overwrites:
                 check_overwritten(self._layout.inputs, inputs, libraries)
-            key, tensors = self._take_arena(plan)
+            key, arena = self._take_arena(plan)
             try:
-                return self._run_on(tensors, inputs, plan, outputs, weights)
+                return self._run_on(arena, inputs, plan, outputs, weights)
             finally:
                 # What follows on this stream finds the memory when these kernels are done.
-                self._arenas.setdefault(key, []).append(tensors)
+                self._arenas.setdefault(key, []).append(arena)
 
     def _on_device(self) -> Any:
         if self.device.type == "cuda":
@@ -179,7 +196,7 @@ class GpuExecutable(ModelCalls):
 
     def _run_on(
         self,
-        arena: dict[int, Any],
+        arena: _Arena,
         inputs: Sequence[Any],
         plan: ShapePlan,
         outputs: OutputPlan,
@@ -188,7 +205,7 @@ class GpuExecutable(ModelCalls):
         is_late = self._seen is not self._failed
         if is_late:
             self._raise_if_failed()
-        tensors = {**arena, **weights.tensors}
+        tensors = {**arena.tensors, **weights.tensors}
         dense: list[Any] = []
         for tensor in self._layout.inputs:
             value = self._library.dense(inputs[tensor.position], tensor.order)
@@ -203,8 +220,7 @@ class GpuExecutable(ModelCalls):
             arrays.append(array)
         for state in weights.states:
             state.refresh()
-        for step in self._steps_of(plan):
-            step(tensors)
+        self._start_all(arena, plan, tensors, weights)
         if is_late and self._checks:
             self._seen.copy_(self._failed, non_blocking=True)
         elif not is_late:
@@ -238,11 +254,36 @@ class GpuExecutable(ModelCalls):
         array.permute(order).copy_(stored.view([plan.shapes[slot][p] for p in order]))
         return array
 
-    def _steps_of(self, plan: ShapePlan) -> tuple[Step, ...]:
-        """What a plan's call starts, in order; worked out at its first call."""
+    def _start_all(
+        self, arena: _Arena, plan: ShapePlan, tensors: Mapping[int, Any], weights: _Weights
+    ) -> None:
+        """Start a call's kernels: one by one the first time, then recorded."""
+        call = self._steps_of(plan)
+        starts = [s for s in call.steps if isinstance(s, Start)]
+        arena.uses += 1
+        if (
+            self._make_graph is None
+            or arena.uses == 1
+            or len(starts) < len(call.steps)
+            or not 1 < len(starts) <= MOST_RECORDED
+        ):
+            for step in call.steps:
+                step(tensors)
+            return
+        recorded = arena.recorded
+        if recorded is None or recorded.weights is not weights:
+            graph = self._make_graph()
+            recorded = RecordedCall(
+                graph, starts, tensors, weights, call.moving, in_order=self._overwrites
+            )
+            arena.recorded = recorded
+        recorded.start(tensors)
+
+    def _steps_of(self, plan: ShapePlan) -> _Steps:
+        """What a plan's call starts; worked out at its first call."""
         found = self._steps.get(id(plan))
-        if found is not None and found[0] is plan:
-            return found[1]
+        if found is not None and found.plan is plan:
+            return found
         manifest = self.manifest
         symbols = [plan.symbols[s.name] for s in manifest.symbols]
         steps = [0] * len(manifest.loops)
@@ -263,25 +304,29 @@ class GpuExecutable(ModelCalls):
         if len(self._steps) >= MAX_PLANS:
             self._steps.clear()
             self._arenas.clear()
-        self._steps[id(plan)] = (plan, tuple(made))
-        return self._steps[id(plan)][1]
+        outside = [t.entries for t in self._layout.inputs]
+        outside += [output.entries for output, _ in plan.outputs]
+        moving = frozenset(entry for entries in outside for entry in entries)
+        found = self._steps[id(plan)] = _Steps(plan, tuple(made), moving)
+        return found
 
     def _start(self, position: int, plan: ShapePlan, symbols: Sequence[int]) -> list[Step]:
         """One call, if it has anything to do."""
         call = self.manifest.calls[position]
         if isinstance(call, ExternCall):
             return [functools.partial(self._run_extern, call, plan)]
-        launch = self._launches[call.function]
         how = self.manifest.launches[call.function]
         sizes = tuple(symbols[s] for s in call.symbols)
         own = dict(zip(how.sizes, sizes))
         programs = prod(evaluate(e, own) for e in how.grid)
-        failed = (self._failed,) if how.checks else ()
-
-        def start(tensors: Mapping[int, Any]) -> None:
-            given = [tensors[s] for s in call.tensors]
-            launch(programs, [*given, *failed], sizes)
-
+        start = Start(
+            launch=self._launches[call.function],
+            programs=programs,
+            slots=tuple(call.tensors),
+            further=(self._failed,) if how.checks else (),
+            sizes=sizes,
+            written=frozenset(how.written),
+        )
         return [start] if programs else []
 
     def _run_extern(self, call: ExternCall, plan: ShapePlan, tensors: Mapping[int, Any]) -> None:
@@ -295,8 +340,8 @@ class GpuExecutable(ModelCalls):
         given = [shaped(s) for s in call.inputs]
         self._extern_runner(call, given, [shaped(s) for s in call.outputs], plan.symbols)
 
-    def _take_arena(self, plan: ShapePlan) -> tuple[tuple[int, int], dict[int, Any]]:
-        """Memory of a call's temps, by slot, for nobody else but later calls on this stream."""
+    def _take_arena(self, plan: ShapePlan) -> tuple[tuple[int, int], _Arena]:
+        """Memory of a call's temps, for nobody else but later calls on this stream."""
         stream = 0
         if self.device.type == "cuda":
             stream = int(self._torch.cuda.current_stream(self.device).cuda_stream)
@@ -312,7 +357,7 @@ class GpuExecutable(ModelCalls):
         for entry, offset in plan.arena_entries:
             part = memory[offset : offset + plan.sizes[entry]]
             tensors[entry] = part.view(self._library.dtypes[slots[entry].dtype])
-        return key, tensors
+        return key, _Arena(tensors)
 
     def _write_back(
         self,

@@ -2,17 +2,77 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nestor.errors import ArtifactError, Unsupported
 from nestor.runtime.cuda import CudaKernel, driver
-from nestor.runtime.gpu_executable import Launch
+from nestor.runtime.cuda_graph import CudaGraph
 from nestor.runtime.manifest import Manifest, TargetInfo
 
 
-def cuda_launches(manifest: Manifest, objects: Mapping[str, bytes], device: Any) -> list[Launch]:
+class CudaLaunch:
+    """Starts a kernel on a device's current stream. Args: device: a ``torch.device``."""
+
+    def __init__(self, kernel: CudaKernel, device: Any):
+        self.kernel, self._device = kernel, device
+
+    def __call__(self, programs: int, tensors: Sequence[Any], sizes: Sequence[int]) -> None:
+        self.kernel.launch(programs, _values(tensors, sizes), _current_stream(self._device))
+
+
+class DeviceGraph:
+    """Kernels of ``CudaLaunch``es that a ``torch.device`` starts as one; see ``Graph``."""
+
+    def __init__(self, device: Any):
+        self._device, self._graph = device, CudaGraph()
+
+    def add(
+        self,
+        launch: Any,
+        programs: int,
+        tensors: Sequence[Any],
+        sizes: Sequence[int],
+        after: Sequence[int],
+    ) -> int:
+        """See ``Graph``."""
+        assert isinstance(launch, CudaLaunch)
+        return self._graph.add(launch.kernel, programs, _values(tensors, sizes), after)
+
+    def finish(self) -> None:
+        """See ``Graph``."""
+        self._graph.finish()
+
+    def change(self, number: int, tensors: Sequence[Any], sizes: Sequence[int]) -> None:
+        """See ``Graph``."""
+        self._graph.change(number, _values(tensors, sizes))
+
+    def start(self) -> None:
+        """See ``Graph``."""
+        self._graph.start(_current_stream(self._device))
+
+
+def graph_maker(device: Any) -> Callable[[], DeviceGraph] | None:
+    """Makes empty graphs for a ``torch.device``; None where the driver has none."""
+    has_graphs = driver().has("cuGraphExecKernelNodeSetParams_v2")
+    return functools.partial(DeviceGraph, device) if has_graphs else None
+
+
+def _values(tensors: Sequence[Any], sizes: Sequence[int]) -> list[int]:
+    return [*(t.data_ptr() for t in tensors), *sizes]
+
+
+def _current_stream(device: Any) -> int:
+    import torch
+
+    return int(torch.cuda.current_stream(device).cuda_stream)
+
+
+def cuda_launches(
+    manifest: Manifest, objects: Mapping[str, bytes], device: Any
+) -> list[CudaLaunch]:
     """What starts each function of ``manifest`` on a ``torch.device``, on its current stream.
 
     Args: objects: machine code by digest.
@@ -32,17 +92,7 @@ def cuda_launches(manifest: Manifest, objects: Mapping[str, bytes], device: Any)
             )
             for function, launch in zip(manifest.functions, manifest.launches)
         ]
-    return [_launch(kernel, device) for kernel in kernels]
-
-
-def _launch(kernel: CudaKernel, device: Any) -> Launch:
-    import torch
-
-    def launch(programs: int, tensors: Sequence[Any], sizes: Sequence[int]) -> None:
-        stream = torch.cuda.current_stream(device).cuda_stream
-        kernel.launch(programs, [*(t.data_ptr() for t in tensors), *sizes], stream)
-
-    return launch
+    return [CudaLaunch(kernel, device) for kernel in kernels]
 
 
 def choose_architecture(targets: Sequence[TargetInfo], capability: int, where: str) -> int:

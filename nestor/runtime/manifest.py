@@ -151,11 +151,13 @@ class GpuLaunch:
         sizes: names of the sizes that it takes behind its tensors, in order.
         checks: whether it takes one more tensor between them, an i32 that it sets where an index
             that is data lies outside its tensor.
+        written: positions among its tensors of those that it writes.
         warps: of a program. shared_bytes: of shared memory that a program takes [bytes].
         parameters: that its machine code takes, of eight bytes each.
     """
 
     grid: tuple[Dim, ...]
+    written: tuple[int, ...]
     sizes: tuple[str, ...] = ()
     checks: bool = False
     warps: int = 4
@@ -414,6 +416,7 @@ def _check_calls(m: Manifest) -> None:
         _require(named <= set(launch.sizes), f"launches[{n}]", "a grid names no size")
         ok = 1 <= launch.warps <= 32 and launch.shared_bytes >= 0 and launch.parameters >= 0
         _require(ok, f"launches[{n}]", "not what a GPU can start")
+        _require(bool(launch.written), f"launches[{n}]", "a kernel that writes nothing")
     firsts = [s.first for s in m.segments]
     _require(firsts == sorted(firsts), "segments", "not in order")
 

@@ -78,6 +78,7 @@ def test_which_code_a_chip_runs() -> None:
     [
         ({"launches": ()}, "not one for each function"),
         ({"warps": 0}, "not what a GPU can start"),
+        ({"written": []}, "a kernel that writes nothing"),
         ({"shared_bytes": -1}, "not what a GPU can start"),
         ({"grid": ("N",)}, "grid"),
     ],

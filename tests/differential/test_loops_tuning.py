@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import subprocess
@@ -91,9 +92,22 @@ def test_points_are_refused_or_right(name: str, tmp_path: Path) -> None:
     assert ends.count("ok") >= 2, [m.detail for m in found]
 
 
-def test_a_sample_runs_on_what_was_given(tmp_path: Path) -> None:
-    """An array that is overwritten is restored: each sample is one call on the caller's values."""
+@pytest.mark.parametrize("name", ["jacobi-1d", "jacobi-2d"])
+def test_every_point_means_a_schedule(name: str, tmp_path: Path) -> None:
     config = Config(cache_dir=tmp_path)
+    kernel = registry.kernel(name, reassociate=True, threads=2)
+    problem = problem_of(kernel, registry.CASES[name].make_inputs("MINI"), config)
+    space, rng = loop_task(problem, TuneOptions(trials=1)).strategy.space, random.Random(5)
+    point = space.sample(rng).point
+    for _ in range(200):
+        made = space.mutate(point, rng)
+        assert made.schedule
+        point = made.point if rng.random() < 0.5 else space.sample(rng).point
+
+
+def doubling_bench(folder: Path) -> tuple[Bench, LoopProblem]:
+    """``doubled`` on 1, 2, …, 1000, as "k"."""
+    config = Config(cache_dir=folder)
     given = np.arange(1.0, 1001.0)
     problem = problem_of(doubled, {"x": given}, config)
     native = doubled._variants.untuned({"N": 1000})
@@ -111,11 +125,32 @@ def test_a_sample_runs_on_what_was_given(tmp_path: Path) -> None:
     bench.inputs = {"x": given}
     made = native.compiled
     bench.load("k", made.code, made.function_name, tuple(native._tensors))
+    return bench, problem
+
+
+def test_a_sample_runs_on_what_was_given(tmp_path: Path) -> None:
+    """An array that is overwritten is restored: each sample is one call on the caller's values."""
+    bench, problem = doubling_bench(tmp_path)
     bench.prepare("k", sample_ns=1.0, cold_bytes=0)
     for _ in range(3):
         bench.sample("k")
     (x,) = (t for t in problem.program.tensors if t.name == "x")
-    np.testing.assert_array_equal(bench._block(x)[0].view.view(np.float64), 2 * given)
+    found = bench._block(x)[0].view.view(np.float64)
+    np.testing.assert_array_equal(found, 2 * np.arange(1.0, 1001.0))
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 1 << 30])
+def test_results_of_a_run_last_until_the_next(
+    kept_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where arrays are too large to be kept."""
+    monkeypatch.setattr("nestor.autotune.measure_bench.KEPT_FENCES_BYTES", kept_bytes)
+    bench, _ = doubling_bench(tmp_path)
+    for side in ("start", "end", "start"):
+        results, damage = bench.run_fenced("k", side)
+        gc.collect()
+        np.testing.assert_array_equal(results["x"], 2 * np.arange(1.0, 1001.0))
+        assert not damage
 
 
 def run_elsewhere(folder: Path, size: int) -> str:

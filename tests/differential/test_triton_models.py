@@ -63,6 +63,27 @@ def test_models(name: str, tmp_path: Path) -> None:
     assert error <= bound
 
 
+@pytest.mark.parametrize("keys", [1024, 1100])
+@pytest.mark.parametrize("mask", [False, True])
+def test_attention_of_one_query_is_cut(keys: int, mask: bool, tmp_path: Path) -> None:
+    class Decode(nn.Module):
+        def forward(
+            self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, seen: torch.Tensor | None
+        ) -> torch.Tensor:
+            more = {"attn_mask": seen, "enable_gqa": True}
+            return nn.functional.scaled_dot_product_attention(q, k, v, **more)
+
+    seen = (torch.arange(keys) < keys - 300)[None] if mask else None
+    inputs = (R(1, 4, 1, 32), R(1, 2, keys, 32), R(1, 2, keys, 32))
+    module = Decode()
+    made = built(module, (*inputs, seen), tmp_path)  # type: ignore[arg-type]
+    assert not made.report().externs
+    sources = [k.triton.source for k in made._program.kernels.values()]
+    assert sum("tl.exp" in s or "lib.exp" in s for s in sources) >= 2
+    wanted = module(*inputs, seen)
+    torch.testing.assert_close(made.executable(*inputs, seen), wanted, rtol=1e-5, atol=1e-5)
+
+
 def test_a_batch_of_any_size(tmp_path: Path) -> None:
     module = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.LayerNorm(30))
     shapes = ({0: torch.export.Dim("batch", max=64)},)

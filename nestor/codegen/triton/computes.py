@@ -5,7 +5,7 @@ from __future__ import annotations
 from nestor.codegen.triton.blocks import Context, Register, Value
 from nestor.codegen.triton.expressions import Expressions, register_dims, store
 from nestor.codegen.triton.names import TYPES, Names, combine_name, literal
-from nestor.codegen.triton.online import emit_online
+from nestor.codegen.triton.online import emit_online, runs_along
 from nestor.codegen.triton.products import emit_product
 from nestor.errors import Unsupported
 from nestor.ir.affine import Affine, affine
@@ -69,7 +69,7 @@ def _update(ctx: Context, node: Compute) -> None:
         emit_product(ctx, node, state[0], over) or emit_online(ctx, node, state, over)
     )
     if not special:
-        if over and monoid.name == "online_softmax":
+        if over and runs_along(node):
             raise Unsupported("a softmax along several loops at once")
         writer = Expressions(ctx)
         values = [writer.value(v) for v in node.values]

@@ -19,6 +19,9 @@ _WIDE = 1 << 31
 """From so many elements on, a tensor's offsets need 64 bits."""
 
 
+_ONLY_READ = ("input", "parameter", "constant")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TritonKernel:
     """A kernel's source, and how it is launched.
@@ -26,7 +29,7 @@ class TritonKernel:
     Attributes:
         name: of its function. source: of a module that has it.
         tensors: the arguments that are pointers, in order, to ``dtypes``; then the sizes
-            ``symbols``.
+            ``symbols``. written: positions of the tensors that it writes.
         checks: whether there is one more between them: a pointer to an i32, which becomes 1 if an
             index that is data lies outside its tensor.
         grid: extents whose product is the number of programs.
@@ -36,6 +39,7 @@ class TritonKernel:
     source: str
     tensors: tuple[str, ...]
     dtypes: tuple[DType, ...]
+    written: tuple[int, ...]
     symbols: tuple[str, ...]
     checks: bool
     grid: tuple[Affine, ...]
@@ -110,6 +114,7 @@ class _Emitter:
             source="\n".join([*head, *(ctx.lines or ["    pass"])]) + "\n",
             tensors=tuple(t.name for t in nest.tensors),
             dtypes=tuple(t.dtype for t in nest.tensors),
+            written=tuple(n for n, t in enumerate(nest.tensors) if t.role not in _ONLY_READ),
             symbols=tuple(s.name for s in nest.symbols),
             checks=ctx.checks,
             grid=tuple(loop.upper[0] for loop in self.grid),
@@ -120,9 +125,8 @@ class _Emitter:
         lines: list[str] = []
         seen: dict[str, None] = {}
         for compute in computes(self.nest.body):
-            if compute.monoid is not None:
-                for monoid in reduced_monoids(compute.monoid):
-                    seen.setdefault(combine_function(monoid, self.ctx.functions))
+            for monoid in reduced_monoids(compute):
+                seen.setdefault(combine_function(monoid, self.ctx.functions))
         for text in (*self.ctx.functions.values(), *seen):
             lines += ["", *text.splitlines(), ""]
         return lines

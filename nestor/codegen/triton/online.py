@@ -14,9 +14,20 @@ from nestor.ir.loopnest import Compute
 from nestor.ir.monoid import Monoid, is_builtin, max_of, sum_of
 
 
-def reduced_monoids(monoid: Monoid) -> tuple[Monoid, ...]:
-    """The monoids that elements of a tile are combined by, for a statement of ``monoid``."""
-    if monoid.name != "online_softmax":
+def runs_along(node: Compute) -> bool:
+    """Whether a softmax's terms are added one by one, each of weight 1, and not states of parts."""
+    if node.monoid is None or node.monoid.name != "online_softmax":
+        return False
+    one = node.values[1]
+    return isinstance(one, Const) and one.value == 1
+
+
+def reduced_monoids(node: Compute) -> tuple[Monoid, ...]:
+    """The monoids that elements of a tile are combined by."""
+    monoid = node.monoid
+    if monoid is None or node.phase == "init":
+        return ()
+    if not runs_along(node):
         return (monoid,)
     dtype = monoid.dtypes[0]
     return (max_of(dtype), sum_of(dtype))
@@ -33,8 +44,7 @@ def emit_online(
         return False
     rows, (axis,) = state[0], over
     columns = tuple(a for a in state[2] if a not in rows)
-    one = node.values[1]
-    if state[1] != rows or not isinstance(one, Const) or one.value != 1:
+    if state[1] != rows or not runs_along(node):
         return False
     if tuple(a for a in ctx.axes if a in (*rows, *columns)) != (*rows, *columns):
         return False

@@ -129,9 +129,15 @@ class CompiledModel:
         device: Any,
         named: tuple[GpuTarget, ...],
     ) -> BuiltGpuModel:
-        if self._tune is not None or self._releases_weights:
+        if self._releases_weights or (self._tune is not None and self._tune.in_background):
             raise Unsupported(
-                "tune and release_weights are for CPUs so far\nfix: leave them out on a GPU"
+                "release_weights and tune='background' are for CPUs so far\n"
+                "fix: leave them out on a GPU"
+            )
+        if self._tune is not None and device is None:
+            raise Unsupported(
+                "a model is tuned on the GPU that it runs on, and its inputs lie on none\n"
+                "fix: move the model and its inputs to the GPU, or leave tune out"
             )
         from nestor.gpu_building import build_gpu_model, target_of
 
@@ -149,6 +155,7 @@ class CompiledModel:
             strict=self._strict,
             dynamic_shapes=self._dynamic_shapes,
             name=self._name,
+            tune=None if (tuner := self._tuner()) is None else tuner.tune,
         )
 
     def _tuner(self) -> ModelTuner | None:

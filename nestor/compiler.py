@@ -28,6 +28,7 @@ from nestor.passes.overwrite import overwrite_operands
 from nestor.passes.pipeline import PassContext, PipelineResult, run_pipeline
 from nestor.passes.register_tile import VectorUnit
 from nestor.target.cpu import CpuTarget
+from nestor.target.gpu import GpuTarget
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,14 +208,22 @@ class ModelKernels:
         operators: of the model, that each computes; for people.
         sizes: values of each kernel's symbols in the example that the model was compiled for, as
             far as they are known; of a kernel that is called at several, those of its first call.
+        precisions: on a GPU, how each kernel makes products of float32 (``GpuTarget.precision``).
     """
 
     kernels: tuple[FusedKernel, ...]
     calls: tuple[int, ...]
-    target: CpuTarget
+    target: CpuTarget | GpuTarget
     threads: int
     operators: tuple[str, ...] = ()
     sizes: tuple[Mapping[str, int], ...] = ()
+    precisions: tuple[str, ...] = ()
+
+    @property
+    def cpu(self) -> CpuTarget:
+        """The target, for what is done for CPUs alone."""
+        assert isinstance(self.target, CpuTarget)
+        return self.target
 
     def sizes_of(self, number: int) -> Mapping[str, int] | None:
         """The example's sizes of a kernel's symbols, by position; None: one is not known."""

@@ -5,18 +5,25 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nestor.compiler import Call, refuse_externs
+from nestor.autotune.choosing import chosen_schedules, is_slower
+from nestor.compiler import Call, ModelKernels, refuse_externs
 from nestor.config import Config
 from nestor.debugging import dump_gpu_compilation
 from nestor.errors import Unsupported, UserError
-from nestor.gpu_compiler import GpuKernel, GpuProgram, compile_for_gpu
+from nestor.gpu_compiler import (
+    GpuKernel,
+    GpuProgram,
+    compile_for_gpu,
+    prepare_model_for_gpu,
+)
 from nestor.interface import InterfaceBuilder
-from nestor.ir.program import Extern
-from nestor.ir.schedule import format_schedule
+from nestor.ir.program import Extern, Program
+from nestor.ir.schedule import Schedule, format_schedule
 from nestor.linking import SlotTable, dim_of
 from nestor.model_weights import ModelWeights
 from nestor.passes.gpu_schedule import warps_of
@@ -35,16 +42,20 @@ from nestor.runtime.manifest import (
     check_manifest,
 )
 from nestor.runtime.weights import WeightWatcher, weight_bytes
-from nestor.target.gpu import GpuTarget, gpu_of
+from nestor.target.gpu import GpuTarget, Tf32, gpu_of
 from nestor.weights import memory_array
 
 if TYPE_CHECKING:
     import torch
 
+    from nestor.autotune.tuner import Tuning
     from nestor.codegen.triton.cubin import Cubin
     from nestor.frontends.torch.model import ImportedModel
 
 TRIPLE = "nvptx64-nvidia-cuda"
+
+TuneModel = Callable[[ModelKernels], "Tuning"]
+"""Searches a model's kernels."""
 
 
 def build_gpu_model(
@@ -58,10 +69,12 @@ def build_gpu_model(
     strict: bool = False,
     dynamic_shapes: Any = None,
     name: str = "model",
+    tune: TuneModel | None = None,
 ) -> BuiltGpuModel:
-    """Compile ``model`` for example inputs.
+    """Compile ``model`` for example inputs, with the schedules that records have confirmed.
 
-    Args: targets: that it may be saved for; it runs on the first. device: where it runs, which is
+    Args: tune: search for better schedules first.
+        targets: that it may be saved for; it runs on the first. device: where it runs, which is
         a GPU like the first target, or the CPU's memory if Triton interprets; None: it is only
         saved.
     Raises: ``ExportError``, ``InputError``, ``Unsupported``.
@@ -72,11 +85,38 @@ def build_gpu_model(
     imported = import_model(model, args, kwargs, dynamic_shapes=dynamic_shapes, name=name)
     seconds = {"export": imported.export_seconds}
     seconds["lowering"] = time.perf_counter() - start - imported.export_seconds
+    targets = [replace(t, tf32=_tf32()) for t in targets]
     clock = time.perf_counter()
-    program = compile_for_gpu(imported, targets[0], strict=strict)
-    dump_gpu_compilation(program, config)
-    seconds["kernels"] = time.perf_counter() - clock
-    return BuiltGpuModel(imported, program, targets, config, device, seconds)
+    prepared = prepare_model_for_gpu(imported, targets[0])
+    seconds["passes"] = time.perf_counter() - clock
+    tuning = tune(prepared.kernels()) if tune is not None else None
+    chosen = chosen_schedules(prepared.kernels, config, tuning)
+
+    def build(schedules: Mapping[Program, Schedule]) -> BuiltGpuModel:
+        clock = time.perf_counter()
+        program = compile_for_gpu(prepared, strict=strict, chosen=schedules)
+        dump_gpu_compilation(program, config)
+        own = {**seconds, "kernels": time.perf_counter() - clock}
+        return BuiltGpuModel(imported, program, targets, config, device, own)
+
+    built = build(chosen)
+    if tuning is not None and chosen and device is not None and not imported.mutated:
+        # What is faster alone need not be so beside others: the whole model decides.
+        plain = build({})
+        if is_slower(built.calling(args, kwargs), plain.calling(args, kwargs)):
+            tuning.kept_default = True
+            built = plain
+    built.tuning = tuning
+    return built
+
+
+def _tf32() -> Tf32:
+    """In which products PyTorch is set to round operands of float32."""
+    import torch
+
+    if torch.get_float32_matmul_precision() != "highest":
+        return "all"
+    return "convolutions" if torch.backends.cudnn.allow_tf32 else "none"
 
 
 class BuiltGpuModel:
@@ -99,6 +139,7 @@ class BuiltGpuModel:
         self._cubins: dict[str, dict[str, Cubin]] = {}
         is_compiled = device is None or device.type == "cuda"
         self.manifest = self._manifest(targets[0], self._code(targets[0]) if is_compiled else None)
+        self.tuning: Tuning | None = None
         self._executable: GpuExecutable | None = None
         if device is not None:
             self._executable = self._run_on(device)
@@ -113,6 +154,17 @@ class BuiltGpuModel:
                 "fix: save it, and load it where such a GPU is"
             )
         return self._executable
+
+    def calling(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable[[], Any]:
+        """A call that ends when the device is done."""
+        executable = self.executable
+
+        def call() -> Any:
+            found = executable(*args, **kwargs)
+            executable.wait()
+            return found
+
+        return call
 
     def _run_on(self, device: torch.device) -> GpuExecutable:
         launches: Sequence[Launch]

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
-from nestor.compiler import ProgramCalls, plan_calls, refuse_externs
+from nestor.compiler import (
+    ModelKernels,
+    ProgramCalls,
+    kernel_arguments,
+    plan_calls,
+    refuse_externs,
+)
+from nestor.errors import LegalityUnknown, Unsupported, UserError
+from nestor.gpu_job import GpuKernelJob
 from nestor.ir.affine import Affine
 from nestor.ir.hashing import canonical_hash
 from nestor.ir.program import Extern, Program
 from nestor.ir.schedule import Schedule
 from nestor.passes.canonical import canonicalize_kernel
 from nestor.passes.fusion import FusedKernel
-from nestor.passes.gpu_fusion import partition_for_gpu
+from nestor.passes.gpu_fusion import GpuPartition, partition_for_gpu
 from nestor.passes.gpu_pipeline import prepare_for_gpu
-from nestor.passes.gpu_schedule import gpu_schedule, warps_of
-from nestor.passes.nest import apply_schedule
-from nestor.passes.polyhedral import check_nest
+from nestor.passes.gpu_schedule import gpu_schedule
+from nestor.passes.pipeline import PipelineResult
 from nestor.target.gpu import GpuTarget
 
 if TYPE_CHECKING:
@@ -48,32 +56,99 @@ class GpuProgram(ProgramCalls):
     refused_fusions: list[str] = field(default_factory=list)
 
 
-def compile_for_gpu(
-    imported: ImportedModel, target: GpuTarget, *, strict: bool = False
-) -> GpuProgram:
-    """Passes, kernels and their Triton code for a model.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedForGpu:
+    """A model after all passes, cut into kernels.
 
+    Attributes: canonical: each kernel in canonical names, with what these stand for.
+        sizes: of the Program's symbols in the example.
+    """
+
+    passes: PipelineResult
+    partition: GpuPartition
+    canonical: list[tuple[FusedKernel, dict[str, str]] | Extern]
+    target: GpuTarget
+    sizes: Mapping[str, int]
+
+    def kernels(self) -> ModelKernels:
+        """The different kernels, for a search."""
+        found = _different(self.partition.parts, self.canonical)
+        named = [part for part in self.canonical if not isinstance(part, Extern)]
+        uses = Counter(fused.kernel for fused, _ in named)
+        names = {fused.kernel: names for fused, names in reversed(named)}
+        steps = {loop.symbol: 0 for loop, _, _ in self.partition.loops}
+        known = {**self.sizes, **steps}
+        return ModelKernels(
+            kernels=tuple(fused for fused, _ in found),
+            calls=tuple(uses[fused.kernel] for fused, _ in found),
+            target=self.target,
+            threads=1,
+            operators=tuple(_operators(origins) for _, origins in found),
+            sizes=tuple(
+                {
+                    s.name: known[names[fused.kernel][s.name]]
+                    for s in fused.kernel.symbols
+                    if names[fused.kernel][s.name] in known
+                }
+                for fused, _ in found
+            ),
+            precisions=tuple(_precision(self.target, origins) for _, origins in found),
+        )
+
+
+def prepare_model_for_gpu(imported: ImportedModel, target: GpuTarget) -> PreparedForGpu:
+    """Run the passes, and cut the Program into kernels."""
+    passes = prepare_for_gpu(imported.program, target)
+    partition = partition_for_gpu(
+        passes.main, l2_bytes=target.l2_bytes, processors=target.processors
+    )
+    canonical = [p if isinstance(p, Extern) else canonicalize_kernel(p) for p in partition.parts]
+    return PreparedForGpu(
+        passes=passes,
+        partition=partition,
+        canonical=canonical,
+        target=target,
+        sizes=imported.sizes,
+    )
+
+
+def compile_for_gpu(
+    prepared: PreparedForGpu,
+    *,
+    strict: bool = False,
+    chosen: Mapping[Program, Schedule] | None = None,
+) -> GpuProgram:
+    """Kernels and their Triton code for a model.
+
+    Args: chosen: schedules of kernels that are better known than the default.
     Raises: ``Unsupported`` if a kernel has no code or, in ``strict`` mode, an operator no lowering.
     """
-    prepared = prepare_for_gpu(imported.program, target)
-    partition = partition_for_gpu(
-        prepared.main, l2_bytes=target.l2_bytes, processors=target.processors
-    )
+    partition, canonical = prepared.partition, prepared.canonical
     if strict:
         refuse_externs([p for p in partition.parts if isinstance(p, Extern)])
-    canonical = [p if isinstance(p, Extern) else canonicalize_kernel(p) for p in partition.parts]
     program = GpuProgram(
         main=partition.main,
-        weight_program=prepared.weight_program,
+        weight_program=prepared.passes.weight_program,
         loops=tuple((first, last, loop.extent) for loop, first, last in partition.loops),
         refused_fusions=partition.refused,
     )
-    tensors = {}
     for fused, origins in _different(partition.parts, canonical):
         key = program.key_of[fused.kernel] = canonical_hash(fused.kernel)
-        program.kernels[key], tensors[key] = _kernel(fused, origins)
-    plan_calls(program, partition.parts, canonical, lambda kernel, key: tensors[key])
+        own = (chosen or {}).get(fused.kernel)
+        program.kernels[key] = _kernel(fused, origins, prepared.target, own)
+    plan_calls(
+        program,
+        partition.parts,
+        canonical,
+        lambda kernel, key: kernel_arguments(kernel, program.kernels[key].schedule),
+    )
     return program
+
+
+def _operators(origins: Sequence[str]) -> str:
+    """``linear+relu``: what a kernel's statements come from."""
+    names = (o.removeprefix("aten.").split(".")[0] for o in origins)
+    return "+".join(dict.fromkeys(names))
 
 
 def _different(
@@ -90,27 +165,29 @@ def _different(
     return list(found.values())
 
 
-def _precision(origins: Sequence[str]) -> str:
-    """How products of float32 are made, by what PyTorch is set to; exactly where it leaves that."""
-    import torch
-
-    convolves = [o for o in origins if "conv" in o]
-    if len(convolves) == len(origins) and torch.backends.cudnn.allow_tf32:
-        return "tf32"
-    is_exact = torch.get_float32_matmul_precision() == "highest"
-    return "ieee" if is_exact else "tf32"
+def _precision(target: GpuTarget, origins: Sequence[str]) -> str:
+    """How a kernel's products of float32 are made."""
+    return target.precision(is_convolution=all("conv" in o for o in origins))
 
 
-def _kernel(fused: FusedKernel, origins: Sequence[str]) -> tuple[GpuKernel, Any]:
-    from nestor.codegen.triton import emit_kernel
-
+def _kernel(
+    fused: FusedKernel, origins: Sequence[str], target: GpuTarget, chosen: Schedule | None
+) -> GpuKernel:
+    """A kernel with the schedule that was chosen; if that is refused, with the default."""
     clock = time.perf_counter()
-    schedule = gpu_schedule(fused)
-    nest = apply_schedule(fused.kernel, schedule)
-    check_nest(fused.kernel, nest)
-    summary = ", ".join(dict.fromkeys(origins))
-    triton = emit_kernel(
-        nest, summary=summary, precision=_precision(origins), group=warps_of(schedule).group
+    job = GpuKernelJob(
+        kernel=fused.kernel,
+        schedule=chosen if chosen is not None else gpu_schedule(fused),
+        target=target,
+        precision=_precision(target, origins),
+        summary=", ".join(dict.fromkeys(origins)),
     )
-    made = GpuKernel(schedule=schedule, triton=triton, seconds=time.perf_counter() - clock)
-    return made, nest.tensors
+    try:
+        triton = job.source()
+    except (UserError, LegalityUnknown, Unsupported):
+        if chosen is None:
+            raise
+        job = replace(job, schedule=gpu_schedule(fused))
+        triton = job.source()
+    seconds = time.perf_counter() - clock
+    return GpuKernel(schedule=job.schedule, triton=triton, seconds=seconds)

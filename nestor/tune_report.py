@@ -101,16 +101,16 @@ def collect_report(
     """
     from nestor.cost_model.roofline import level_ns, slot_ns
 
-    workers = max(1, min(kernels.threads, kernels.target.cores))
+    workers = max(1, min(kernels.threads, kernels.cpu.cores))
     statuses: dict[str, int] = {}
     for trial in tuning.history:
         statuses[trial.status] = statuses.get(trial.status, 0) + 1
     tasks = sorted(tuning.tasks, key=lambda t: -t.calls * t.default_ns)
-    peak = 2 * kernels.target.lanes(32) / slot_ns(kernels.target) * workers
-    levels = zip(("L1", "L2", "L3", "memory"), level_ns(kernels.target, workers))
+    peak = 2 * kernels.cpu.lanes(32) / slot_ns(kernels.cpu) * workers
+    levels = zip(("L1", "L2", "L3", "memory"), level_ns(kernels.cpu, workers))
     return TuneReport(
         title=view.model,
-        cpu=kernels.target.cpu,
+        cpu=kernels.cpu.cpu,
         threads=kernels.threads,
         trials=len(tuning.history),
         remembered=tuning.remembered,
@@ -158,7 +158,7 @@ def _kernel(
         best=tuple(best),
         again=tuple(again),
         flops=_flops(facts),
-        bytes=compulsory_bytes(facts, kernels.target.line_bytes),
+        bytes=compulsory_bytes(facts, kernels.cpu.line_bytes),
         predictions=_predictions(task, fused, [t for _, t in own], kernels, model),
     )
 
@@ -186,7 +186,7 @@ def _predictions(
             measured.setdefault(trial.schedule, []).append(1 / trial.ratio)
     if model is None or not schedules:
         return ()
-    rank = rank_schedules(model, fused, kernels.target, kernels.threads, sizes=task.sizes)
+    rank = rank_schedules(model, fused, kernels.cpu, kernels.threads, sizes=task.sizes)
     # Scores are speeds up to a factor; the default's is the one that everything is measured by.
     default, *scores = rank([task.default.schedule, *schedules])
     medians = (statistics.median(measured[s]) for s in schedules)

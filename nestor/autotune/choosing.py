@@ -16,6 +16,7 @@ from nestor.benchmarking.outputs import arrays
 from nestor.config import Config
 from nestor.ir.program import Program
 from nestor.ir.schedule import Schedule
+from nestor.target.gpu import GpuTarget
 
 if TYPE_CHECKING:
     from nestor.autotune.measuring import Limits, Measurer
@@ -206,9 +207,12 @@ def _measurer(
             config=config,
             limits=limits,
             compile_workers=compile_workers,
+            precisions={
+                k.kernel: precision for k, precision in zip(kernels.kernels, kernels.precisions)
+            },
         )
 
-    if config.ray is None:
+    if config.ray is None or isinstance(kernels.target, GpuTarget):
         return local()
     from nestor.autotune.ray_pool import RayPool
     from nestor.autotune.records import TargetKey
@@ -225,7 +229,7 @@ def _ranker(number: int, kernels: ModelKernels, config: Config) -> Ranker | None
     from nestor.cost_model.ranking import chosen_model, rank_schedules
 
     model = chosen_model(config.cost_model)
-    if model is None:
+    if model is None or isinstance(kernels.target, GpuTarget):
         return None
     fused, sizes = kernels.kernels[number], kernels.sizes_of(number)
     rank = rank_schedules(model, fused, kernels.target, kernels.threads, sizes=sizes)

@@ -18,9 +18,13 @@ from nestor.errors import (
     Unsupported,
     UserError,
 )
+from nestor.gpu_job import GpuKernelJob
 from nestor.kernel_job import KernelJob, KernelObject, generate_code, prove_schedule
 from nestor.kernel_store import decode_object, encode_object
 from nestor.workers import LimitedWorker, WorkerCrash, write_reproducer
+
+Job = KernelJob | GpuKernelJob
+"""What is compiled."""
 
 Failure = Literal["illegal", "unknown", "crashed", "timeout", "memory"]
 
@@ -42,14 +46,17 @@ class Compiled:
 
 
 def run_job(payload: bytes) -> bytes:
-    """Kind ``candidate``: a pickled ``KernelJob`` from the parent's own pipe → an answer.
+    """Kind ``candidate``: a pickled job from the parent's own pipe → an answer.
 
     Unlike kind ``kernel``, a schedule that is refused gives way to no other.
     """
-    job: KernelJob = pickle.loads(payload)
+    job: Job = pickle.loads(payload)
     status, detail, code = "ok", "", b""
     try:
-        code = encode_object(generate_code(job, prove_schedule(job)))
+        if isinstance(job, GpuKernelJob):
+            code = encode_object(job.compile())
+        else:
+            code = encode_object(generate_code(job, prove_schedule(job)))
     except LegalityUnknown as error:
         status, detail = "unknown", str(error)
     except (UserError, Unsupported) as error:
@@ -82,13 +89,13 @@ class CandidateCompiler:
         self._workers: list[LimitedWorker | None] = [None] * self._count
         self._is_closed = False
 
-    def compile(self, jobs: Mapping[str, KernelJob], done: Callable[[str, Compiled], None]) -> None:
+    def compile(self, jobs: Mapping[str, Job], done: Callable[[str, Compiled], None]) -> None:
         """Compile all jobs; ``done`` is told each one's key and result, from another thread.
 
         Returns when the last one has finished: nothing is compiled while something is measured.
         Raises: ``InternalError`` if a job fails in a way that is no fault of its schedule.
         """
-        waiting: queue.SimpleQueue[tuple[str, KernelJob]] = queue.SimpleQueue()
+        waiting: queue.SimpleQueue[tuple[str, Job]] = queue.SimpleQueue()
         for item in jobs.items():
             waiting.put(item)
         errors: list[BaseException] = []
@@ -124,7 +131,7 @@ class CandidateCompiler:
             raise _worker.decode_error(body)
         return body
 
-    def _run(self, slot: int, job: KernelJob) -> Compiled:
+    def _run(self, slot: int, job: Job) -> Compiled:
         worker = self._worker(slot)
         payload = pickle.dumps(job)
         try:

@@ -50,6 +50,10 @@ class OverMemory(Exception):
     """A candidate's arrays need more memory than it may have."""
 
 
+class DeviceFault(Exception):
+    """A GPU stopped at what a kernel did; the process is of no use any more."""
+
+
 class BadCall(Exception):
     """A kernel said that an index was out of range."""
 
@@ -121,7 +125,7 @@ class Bench:
             *(self.sizes[s.name] for s in program.symbols)
         )
         self.given = {t.name for t in given_tensors(program)}
-        self._written = _written_roots(program)
+        self._written = written_roots(program)
 
     @property
     def overwrites(self) -> bool:
@@ -147,7 +151,7 @@ class Bench:
 
         Raises: ``OverMemory`` if its arrays are too large; ``ArtifactError`` for a malformed one.
         """
-        needed = sum(physical_bytes(t, self.sizes) for t in tensors if not self._base(t, tensors))
+        needed = sum(physical_bytes(t, self.sizes) for t in tensors if not base_of(t, tensors))
         if needed > self.memory_bytes:
             raise OverMemory(f"its arrays take {needed:,} bytes, {self.memory_bytes:,} are allowed")
         made = load_object(code, label=name)
@@ -161,17 +165,6 @@ class Bench:
         self._images = {k: i for k, i in self._images.items() if k in used}
         self._fences = {k: f for k, f in self._fences.items() if k[:2] in used}
         self._filled &= self._fences.keys()
-
-    @staticmethod
-    def _base(t: Tensor, tensors: Sequence[Tensor]) -> str | None:
-        """The array that a tensor's bytes belong to, if they are another one's."""
-        if t.alias_of is None:
-            return None
-        by_name = {o.name: o for o in tensors}
-        name: str = t.alias_of
-        while name in by_name and by_name[name].alias_of is not None:
-            name = by_name[name].alias_of or name
-        return name if name in by_name else None
 
     # -------------------------------------------------------------------------- between fences
 
@@ -193,10 +186,10 @@ class Bench:
             self._filled.clear()
         fences: dict[str, Fenced] = {}
         for t in one.tensors:
-            if self._base(t, one.tensors):
+            if base_of(t, one.tensors):
                 continue
             fences[t.name] = self._fenced(t, side, inputs)
-        where = {t.name: self._base(t, one.tensors) or t.name for t in one.tensors}
+        where = {t.name: base_of(t, one.tensors) or t.name for t in one.tensors}
         arguments = (ctypes.c_uint64 * max(1, len(one.tensors)))(
             *(fences[where[t.name]].address for t in one.tensors)
         )
@@ -284,7 +277,7 @@ class Bench:
         for k in range(self._sets):
             row = (ctypes.c_uint64 * max(1, len(one.tensors)))()
             for position, t in enumerate(one.tensors):
-                base = self._base(t, one.tensors)
+                base = base_of(t, one.tensors)
                 root = next(o for o in one.tensors if o.name == base) if base else t
                 block, stride = self._block(root)
                 row[position] = block.address + k * stride
@@ -343,7 +336,7 @@ class Bench:
         found: dict[str, Array] = {}
         for t in one.tensors:
             if t.role in RESULT_ROLES:
-                base = self._base(t, one.tensors)
+                base = base_of(t, one.tensors)
                 root = next(o for o in one.tensors if o.name == base) if base else t
                 block, stride = self._block(root)
                 size = physical_bytes(root, self.sizes)
@@ -414,7 +407,7 @@ def mapped_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[0]) * PAGE
 
 
-def _written_roots(program: Program) -> set[str]:
+def written_roots(program: Program) -> set[str]:
     """Tensors that statements write, as the tensors whose bytes these are."""
     tensors = {t.name: t for t in program.tensors}
     roots: set[str] = set()
@@ -426,3 +419,14 @@ def _written_roots(program: Program) -> set[str]:
                     name = base
                 roots.add(name)
     return roots
+
+
+def base_of(t: Tensor, tensors: Sequence[Tensor]) -> str | None:
+    """The array that a tensor's bytes belong to, if they are another one's."""
+    if t.alias_of is None:
+        return None
+    by_name = {o.name: o for o in tensors}
+    name: str = t.alias_of
+    while name in by_name and by_name[name].alias_of is not None:
+        name = by_name[name].alias_of or name
+    return name if name in by_name else None

@@ -50,9 +50,18 @@ class Runner:
         threads: of kernels.
         run_seconds: limit of native code without an answer [s].
         memory_bytes: how much more address space than before native code may take [bytes].
+        device: ``cpu``; see ``GpuBench`` for others.
     """
 
-    def __init__(self, helper: bytes, *, threads: int, run_seconds: float, memory_bytes: int):
+    def __init__(
+        self,
+        helper: bytes,
+        *,
+        threads: int,
+        run_seconds: float,
+        memory_bytes: int,
+        device: str = "cpu",
+    ):
         self._run_seconds, self._memory_bytes = run_seconds, memory_bytes
         environ = {
             **child_environment(),
@@ -86,6 +95,7 @@ class Runner:
             threads=threads,
             memory_bytes=memory_bytes,
             run_seconds=run_seconds,
+            device=device,
         )
 
     def is_alive(self) -> bool:

@@ -72,6 +72,7 @@ class RunSettings:
         sample_ns: a sample takes about so long, at least [ns].
         cold_bytes: cache that copies of the arrays should exceed; 0: warm [bytes].
         folder: for what outlives a process.
+        device: what kernels run on, see ``measure_process.Runner``.
     """
 
     helper: bytes
@@ -82,6 +83,7 @@ class RunSettings:
     cold_bytes: int
     folder: Path
     slower: float = math.inf
+    device: str = "cpu"
 
 
 LONG_NS = 0.2e9
@@ -258,6 +260,7 @@ class MeasureSession:
                 threads=settings.threads,
                 run_seconds=settings.run_seconds,
                 memory_bytes=settings.memory_bytes,
+                device=settings.device,
             )
         try:
             self._open_problem()

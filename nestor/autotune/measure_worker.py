@@ -23,13 +23,19 @@ import sys
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import IO, TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
 from nestor._worker import read_message, write_message
 from nestor.autotune.kernel_inputs import Array, Draw
-from nestor.autotune.measure_bench import BadCall, Bench, OverMemory, mapped_bytes
+from nestor.autotune.measure_bench import (
+    BadCall,
+    Bench,
+    DeviceFault,
+    OverMemory,
+    mapped_bytes,
+)
 from nestor.autotune.measure_compare import (
     PERTURBED_RUNS,
     Judgement,
@@ -43,6 +49,9 @@ from nestor.autotune.measure_native import NativeHelper
 from nestor.errors import IndexOutOfRange, NestorError
 from nestor.ir.types import DType
 from nestor.runtime.threads import openmp
+
+if TYPE_CHECKING:
+    from nestor.autotune.gpu_bench import GpuBench
 
 _MAX_NAN_SHARE = 0.1
 _SPANS = (1.0, 0.5, 0.25, 0.1, 0.0)
@@ -64,16 +73,20 @@ class Session:
 
     def __init__(self, pipe: int, sink: IO[bytes]):
         self._pipe, self._sink = pipe, sink
-        self._bench: Bench | None = None
+        self._bench: Bench | GpuBench | None = None
         self._judgement: Judgement | None = None
         self._calls_ns: dict[str, float] = {}
 
-    def start(self, *, helper: bytes, threads: int, memory_bytes: int, run_seconds: float) -> Any:
+    def start(
+        self, *, helper: bytes, threads: int, memory_bytes: int, run_seconds: float, device: str
+    ) -> Any:
         """Load the helper, and start the threads before memory is limited."""
+        self._threads, self._memory_bytes = threads, memory_bytes
+        self._run_seconds, self._device = run_seconds, device
+        if device != "cpu":
+            return {"pid": os.getpid()}
         self._helper = NativeHelper(helper)
         self._helper.report_faults(self._pipe)
-        self._threads, self._memory_bytes = threads, memory_bytes
-        self._run_seconds = run_seconds
         if threads > 1 and (found := openmp()).parallel:
             region = ctypes.CFUNCTYPE(
                 None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint
@@ -86,14 +99,25 @@ class Session:
         self._judgement = None
         self._bench = None
         gc.collect()
-        self._bench = Bench(
-            program,
-            sizes,
-            helper=self._helper,
-            threads=self._threads,
-            memory_bytes=self._memory_bytes,
-            watcher=self,
-        )
+        if self._device == "cpu":
+            self._bench = Bench(
+                program,
+                sizes,
+                helper=self._helper,
+                threads=self._threads,
+                memory_bytes=self._memory_bytes,
+                watcher=self,
+            )
+        else:
+            from nestor.autotune.gpu_bench import GpuBench
+
+            self._bench = GpuBench(
+                program,
+                sizes,
+                device=self._device,
+                memory_bytes=self._memory_bytes,
+                watcher=self,
+            )
         return {}
 
     def load(self, *, name: str, code: bytes, function: str, tensors: Any) -> Any:
@@ -107,7 +131,7 @@ class Session:
         return {}
 
     @property
-    def bench(self) -> Bench:
+    def bench(self) -> Bench | GpuBench:
         """The kernel at hand."""
         assert self._bench is not None, "no kernel is open"
         return self._bench
@@ -269,6 +293,8 @@ class Session:
             failure = (error.status, str(error))
         except BadCall as error:
             failure = ("wrong", str(error))
+        except DeviceFault as error:
+            failure = ("crashed", str(error))
         except (OverMemory, MemoryError) as error:
             failure = ("memory", str(error) or "no memory is left")
         except NestorError as error:

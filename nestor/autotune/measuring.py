@@ -14,6 +14,7 @@ Nothing compiles while something is measured.
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
-from nestor.autotune.compile_candidates import CandidateCompiler, Compiled
+from nestor.autotune.compile_candidates import CandidateCompiler, Compiled, Job
 from nestor.autotune.kernel_inputs import Array, check_sizes, save_inputs
 from nestor.autotune.measure_native import HELPER_IR
 from nestor.autotune.measure_process import CandidateFault
@@ -47,12 +48,14 @@ from nestor.autotune.scratch import ScratchFolder
 from nestor.cache import ObjectCache
 from nestor.config import Config
 from nestor.errors import InternalError, UserError
+from nestor.gpu_job import GpuKernelJob
 from nestor.ir.program import Program
 from nestor.ir.schedule import Schedule
 from nestor.kernel_job import KernelJob, KernelObject
 from nestor.kernel_store import decode_object, encode_object, job_key
 from nestor.runtime.threads import thread_count
 from nestor.target.cpu import CpuTarget
+from nestor.target.gpu import GpuTarget
 
 Status = Literal["ok", "illegal", "unknown", "wrong", "crashed", "timeout", "memory"]
 
@@ -168,13 +171,14 @@ class Measurer:
         policy: how many pairs are taken.
         sample_seconds: a sample repeats a kernel until it takes about so long [s].
         contract: whether ``a*b + c`` may be rounded once.
+        precisions: on a GPU, how kernels make products of float32, see ``ModelKernels``.
     """
 
     slots = 1
 
     def __init__(
         self,
-        target: CpuTarget,
+        target: CpuTarget | GpuTarget,
         *,
         threads: int | None = None,
         compile_workers: int | None = None,
@@ -185,6 +189,7 @@ class Measurer:
         policy: PairPolicy | None = None,
         sample_seconds: float = 1e-3,
         contract: bool = True,
+        precisions: Mapping[Program, str] | None = None,
     ):
         config = config or Config.load()
         self.target, self.seed = target, seed
@@ -193,8 +198,12 @@ class Measurer:
         self.policy = policy or PairPolicy()
         self._sample_ns = sample_seconds * 1e9
         self._contract = contract
+        self._precisions = dict(precisions or {})
         self._given: list[tuple[Mapping[str, Array], Path]] = []
-        self._cold_bytes = target.l3_bytes if cache == "cold" else 0
+        self._device = _device_of(target)
+        self._cold_bytes = 0
+        if cache == "cold" and isinstance(target, CpuTarget):
+            self._cold_bytes = target.l3_bytes
         self._cache = ObjectCache(config.cache_dir)
         self._compiler = CandidateCompiler(
             compile_workers or config.worker_count(),
@@ -377,17 +386,10 @@ class Measurer:
                     f"reference of another kernel; give both the same canonical kernel"
                 )
         found: dict[Schedule, Compiled] = {}
-        jobs: dict[str, KernelJob] = {}
+        jobs: dict[str, Job] = {}
         schedules: dict[str, Schedule] = {}
         for candidate in (reference, *candidates):
-            job = KernelJob(
-                kernel=reference.kernel,
-                schedule=candidate.schedule,
-                target=self.target,
-                function_name=FUNCTION,
-                contract=self._contract,
-            )
-            key = job_key(job)
+            key, job = self._job(reference.kernel, candidate.schedule)
             data = self._cache.get(key) if key not in jobs else None
             if data is not None:
                 made = decode_object(data)
@@ -403,6 +405,26 @@ class Measurer:
 
         self._compiler.compile(jobs, done)
         return found
+
+    def _job(self, kernel: Program, schedule: Schedule) -> tuple[str, Job]:
+        """What compiles a candidate, and its key in the cache."""
+        if isinstance(self.target, GpuTarget):
+            gpu_job = GpuKernelJob(
+                kernel=kernel,
+                schedule=schedule,
+                target=self.target,
+                precision=self._precisions.get(kernel, "ieee"),
+                is_interpreted=self._device == "interpreter",
+            )
+            return gpu_job.key(), gpu_job
+        job = KernelJob(
+            kernel=kernel,
+            schedule=schedule,
+            target=self.target,
+            function_name=FUNCTION,
+            contract=self._contract,
+        )
+        return job_key(job), job
 
     def _open(
         self,
@@ -444,8 +466,12 @@ class Measurer:
         return file
 
     def _run_settings(self) -> RunSettings:
+        helper = b""
+        if isinstance(self.target, CpuTarget):
+            helper = self._compiler.compile_ir(HELPER_IR, self.target.to_json())
         return RunSettings(
-            helper=self._compiler.compile_ir(HELPER_IR, self.target.to_json()),
+            helper=helper,
+            device=self._device,
             threads=self.threads,
             run_seconds=self.limits.run_seconds,
             slower=self.limits.slower,
@@ -527,6 +553,13 @@ def _take_beside(
         for variant, one in zip(variants, series):
             one.pairs.extend(session.pairs(variant, count, done))
     return series
+
+
+def _device_of(target: CpuTarget | GpuTarget) -> str:
+    """What a target's kernels run on here; see ``measure_process.Runner``."""
+    if isinstance(target, CpuTarget):
+        return "cpu"
+    return "interpreter" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 
 
 def _phases(compiled: Compiled, **phases: float) -> dict[str, float]:

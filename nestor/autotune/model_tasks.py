@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from nestor.autotune.records.record import KernelKey
-from nestor.autotune.space import Space
+from nestor.autotune.space import space_of
 from nestor.autotune.strategies import Ranker, strategy_for, strategy_named
 from nestor.autotune.task import Task
 from nestor.errors import UserError
+from nestor.target.gpu import GpuTarget
 
 if TYPE_CHECKING:
     from nestor.autotune.options import TuneOptions
@@ -35,7 +36,7 @@ def model_tasks(
         sizes = kernels.sizes_of(number)
         if (options.only and name not in options.only) or sizes is None:
             continue
-        space = Space(fused, kernels.target)
+        space = space_of(fused, kernels.target)
         if not space.knobs():
             continue
         tasks.append(
@@ -70,6 +71,9 @@ def _check_options(options: TuneOptions, kernels: int) -> None:
 def _limit_ns(fused: FusedKernel, sizes: Mapping[str, int], kernels: ModelKernels) -> float:
     """The least time that a kernel takes however it is scheduled [ns]."""
     from nestor.cost_model.kernel_facts import kernel_facts
-    from nestor.cost_model.roofline import roofline
+    from nestor.cost_model.roofline import gpu_roofline, roofline
 
-    return roofline(kernel_facts(fused.kernel, sizes), kernels.target, kernels.threads).ns
+    facts = kernel_facts(fused.kernel, sizes)
+    if isinstance(kernels.target, GpuTarget):
+        return gpu_roofline(fused.kernel, facts, kernels.target).ns
+    return roofline(facts, kernels.target, kernels.threads).ns

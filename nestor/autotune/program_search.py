@@ -161,7 +161,7 @@ class ProgramTuner:
         known = self._times.get(fused.kernel)
         if known is not None:
             return known
-        target = self._measurer.target
+        target = self._default.kernels.cpu
         key = KernelKey.of(fused.kernel, sizes)
         schedule = confirmed_schedule(
             self._records, key, self._target, self._measurer.threads

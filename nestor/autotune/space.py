@@ -15,9 +15,11 @@ from nestor.ir.program import Program
 from nestor.ir.schedule import Schedule
 from nestor.passes.default_schedule import default_schedule
 from nestor.passes.fusion import FusedKernel
+from nestor.passes.gpu_schedule import gpu_schedule
 from nestor.passes.knobs import Choices, Knob, Value
 from nestor.passes.register_tile import VectorUnit
 from nestor.target.cpu import CpuTarget
+from nestor.target.gpu import GpuTarget
 
 Point = tuple[tuple[str, Value], ...]
 """Knobs and their values, in the order in which the rules ask."""
@@ -141,6 +143,18 @@ class Space(RuleSpace):
         self.fused = fused
         self.unit = VectorUnit(bits=target.vector_bits, registers=target.vector_registers)
         super().__init__(fused.kernel, lambda choices: default_schedule(fused, self.unit, choices))
+
+
+class GpuSpace(RuleSpace):
+    """All schedules of a fused kernel for a GPU. Args: fused: the kernel, in canonical form."""
+
+    def __init__(self, fused: FusedKernel):
+        super().__init__(fused.kernel, lambda choices: gpu_schedule(fused, choices))
+
+
+def space_of(fused: FusedKernel, target: CpuTarget | GpuTarget) -> RuleSpace:
+    """All schedules of a fused kernel, in canonical form, that a target's rules can make."""
+    return GpuSpace(fused) if isinstance(target, GpuTarget) else Space(fused, target)
 
 
 class _Drawn(Choices):

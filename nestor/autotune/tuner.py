@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from nestor.autotune.records.store import Records
     from nestor.compiler import ModelKernels
     from nestor.target.cpu import CpuTarget
+    from nestor.target.gpu import GpuTarget
 
 CONFIRMED = "confirmed"
 """Strategy's name in records of confirmations: only such schedules run in models."""
@@ -163,7 +164,7 @@ class Tuner:
     def __init__(
         self,
         tasks: list[Task],
-        target: CpuTarget,
+        target: CpuTarget | GpuTarget,
         threads: int,
         measurer: Measures,
         records: Records,
@@ -538,13 +539,17 @@ def confirmed_schedule(
     Only what this code generator ran counts. Of several confirmations of a schedule the latest.
     """
     latest: dict[Schedule, float] = {}
-    found: Sequence[Record] = records.history(key.digest, target=target.digest, threads=threads)
+    found: Sequence[Record] = records.confirmations(
+        key.digest,
+        CONFIRMED,
+        target=target.digest,
+        threads=threads,
+        generator=current_generator(),
+    )
     for record in found:
-        if record.generator != current_generator():
-            continue
         if record.status != "ok":
             latest[record.schedule] = float("inf")
-        elif record.strategy == CONFIRMED and record.ratio is not None:
+        elif record.ratio is not None:
             latest[record.schedule] = record.ratio
     best = min(latest, key=lambda s: latest[s], default=None)
     return best if best is not None and latest[best] < 1 - _LEAST_GAIN else None

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from nestor.cost_model.footprint import lines_touched, loop_moves
 from nestor.cost_model.kernel_facts import KernelFacts
 from nestor.cost_model.loop_structure import Level
+from nestor.ir.program import Program, Statement
+from nestor.passes.analysis import contraction_roles
 from nestor.target.cpu import CpuTarget
+from nestor.target.gpu import GpuTarget
 
 L2_BYTES_PER_CYCLE = 56.0
 L3_BYTES_PER_CYCLE = 28.0
@@ -61,6 +64,23 @@ def roofline(facts: KernelFacts, target: CpuTarget, threads: int) -> Roofline:
     capacities = (target.l1d_bytes * workers, target.l2_bytes * workers, target.l3_bytes)
     level = sum(moved > c for c in capacities)
     return Roofline(slots * slot_ns(target) / workers, moved * level_ns(target, workers)[level])
+
+
+def gpu_roofline(kernel: Program, facts: KernelFacts, target: GpuTarget) -> Roofline:
+    """Arithmetic at the peak of what makes it, and every byte from memory once: caches are cold.
+
+    Products of 16-bit and 8-bit operands, and of f32 rounded to TF32, are made by tensor cores.
+    """
+    slots = sum(s.total_ops.slots for s in facts.statements.values())
+    sizes = {t.dtype.bytes for t in kernel.tensors if t.dtype.is_float and t.role != "temp"}
+    has_products = any(
+        isinstance(s, Statement) and contraction_roles(s) is not None for s in kernel.statements
+    )
+    is_narrow = bool(sizes) and max(sizes) <= 4 and (min(sizes) < 4 or target.tf32 != "none")
+    tflops = target.tensor_tflops if has_products and is_narrow else target.tflops
+    # A slot is a multiplication and an addition.
+    compute_ns = 2 * slots / (tflops * 1e3)
+    return Roofline(compute_ns, compulsory_bytes(facts) / target.memory_gbps)
 
 
 def compulsory_bytes(facts: KernelFacts, line: int = 64) -> float:

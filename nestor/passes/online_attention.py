@@ -24,11 +24,12 @@ def merge_attention(program: Program, ctx: PassContext) -> Program:
     Legal when: nobody else reads m, E and l. It reassociates: results differ in the last bits.
     Source: Dao et al., "FlashAttention", NeurIPS 2022.
     """
+    facts = program_facts(program)
     for number in range(len(program.statements)):
         statement = program.statements[number]
         if not isinstance(statement, Statement):
             continue
-        found = find_attention(statement, program, program_facts(program))
+        found = find_attention(statement, program, facts)
         merged = None if found is None else _merged(found)
         if merged is None:
             continue
@@ -36,6 +37,7 @@ def merge_attention(program: Program, ctx: PassContext) -> Program:
         statements = list(program.statements)
         statements[number] = merged
         program = replace(program, statements=tuple(statements))
+        facts = program_facts(program)
     return remove_dead_code(program, ctx)
 
 

@@ -71,9 +71,9 @@ def split_reductions(program: Program, ctx: PassContext) -> Program:
     Source: Wijmans et al., "Cut Your Losses in Large-Vocabulary Language Models", ICLR 2025;
         Dao et al., "FlashAttention", NeurIPS 2022.
     """
-    out = _Rewriter(program, ctx)
+    out, facts = _Rewriter(program, ctx), program_facts(program)
     for statement in in_order(program.statements):
-        found = find_reduced_product(statement, program, program_facts(program))
+        found = find_reduced_product(statement, program, facts)
         if found is None:
             continue
         size = _block(found, ctx)

@@ -77,8 +77,13 @@ def _quotient(data: Any, where: str) -> Quotient:
         raise ArtifactError(f"{where}.quotients: not a quotient")
     if not _is_int(data["by"]) or data["by"] <= 0 or not _is_int(data["times"]):
         raise ArtifactError(f"{where}.quotients: the divisor must be a positive integer")
-    of = data["of"] if _is_int(data["of"]) else DimExpr.from_json(data["of"], where)
+    of = dim_from_json(data["of"], where)
     return Quotient(of, data["by"], data["times"], bool(data["mod"]))
+
+
+def dim_from_json(data: Any, where: str) -> Dim:
+    """Inverse of ``dim_to_json``. Raises: ``ArtifactError``."""
+    return data if _is_int(data) else DimExpr.from_json(data, where)
 
 
 def dim_to_json(dim: Dim) -> Any:

@@ -387,6 +387,11 @@ class GpuExecutable(ModelCalls):
                 else:
                     self._library.assign(given, value)
 
+    def wait(self) -> None:
+        """Until the device is done with all calls on the current stream."""
+        if self.device.type == "cuda":
+            self._torch.cuda.current_stream(self.device).synchronize()
+
     @property
     def writes_arguments(self) -> bool:
         """Whether a call changes states or inputs, so that it cannot be repeated."""

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from nestor.errors import UserError
+
+Tf32 = Literal["none", "convolutions", "all"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +24,7 @@ class GpuTarget:
         memory_gbps: bandwidth of its memory [GB/s].
         tensor_tflops: of dense products of bf16, accumulated in f32 [10¹² operations/s].
         tflops: of f32 outside tensor cores [10¹² operations/s].
+        tf32: in which products of float32 operands are rounded to TF32.
     """
 
     capability: int
@@ -31,6 +35,24 @@ class GpuTarget:
     memory_gbps: float
     tensor_tflops: float
     tflops: float
+    tf32: Tf32 = "none"
+
+    def precision(self, *, is_convolution: bool) -> str:
+        """How a kernel makes products of float32, as Triton calls it."""
+        is_rounded = self.tf32 == "all" or (self.tf32 == "convolutions" and is_convolution)
+        return "tf32" if is_rounded else "ieee"
+
+    def tuning_facts(self) -> dict[str, str | int | list[str]]:
+        """What a measured time depends on, by name; what only guesses speeds is left out."""
+        return {
+            "kind": "gpu",
+            "capability": self.capability,
+            "processors": self.processors,
+            "shared_bytes": self.shared_bytes,
+            "registers": self.registers,
+            "l2_bytes": self.l2_bytes,
+            "tf32": self.tf32,
+        }
 
     @property
     def name(self) -> str:

@@ -43,7 +43,7 @@ EAGER_FOLDERS = (
 OWNERS = {
     "islpy": ("passes/polyhedral/",),
     "llvmlite": ("codegen/llvm/", "target/"),
-    "torch": ("frontends/torch/", "runtime/", "benchmarking/", ""),
+    "torch": ("frontends/torch/", "runtime/", "benchmarking/", "autotune/", ""),
     "matplotlib": ("",),
     "rich": ("",),
     "ray": ("autotune/",),

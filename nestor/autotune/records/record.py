@@ -40,6 +40,7 @@ from nestor.ir.program import Program, Statement
 from nestor.ir.schedule import Schedule, schedule_to_json
 from nestor.passes.analysis import statement_flops
 from nestor.target.cpu import CpuTarget
+from nestor.target.gpu import GpuTarget
 
 Status = Literal["ok", "illegal", "unknown", "wrong", "crashed", "timeout", "memory"]
 """What came of a schedule: measured; refused by the checker; not decided by it; another result than
@@ -193,9 +194,14 @@ class TargetKey:
         return canonical_json(dict(self.facts))
 
     @classmethod
-    def of(cls, target: CpuTarget) -> TargetKey:
-        """The key of a CPU."""
-        return cls._from_facts(target.tuning_facts())
+    def of(cls, target: CpuTarget | GpuTarget) -> TargetKey:
+        """The key of a CPU, or of a GPU with what generates its code."""
+        facts = target.tuning_facts()
+        if isinstance(target, GpuTarget):
+            from nestor.codegen.triton import CODEGEN_VERSION
+
+            facts["generator"] = f"triton {CODEGEN_VERSION}"
+        return cls._from_facts(facts)
 
     @classmethod
     def parsed(cls, text: object) -> TargetKey:

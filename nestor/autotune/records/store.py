@@ -390,6 +390,24 @@ class Records:
         nothing: list[Record] = []
         return self.reading(ask, nothing)[::-1]
 
+    def confirmations(
+        self, kernel: str, strategy: str, *, target: str, threads: int, generator: str
+    ) -> list[Record]:
+        """Records of ``strategy`` and, of the schedules that these have, all that are not ``ok``;
+        in the order in which they were added.
+        """
+        t = record_table.c
+        own = _key(kernel, target, threads) & (t.generator == generator)
+        chosen = sa.select(t.schedule_digest).where(own, t.strategy == strategy)
+        failed = (t.status != "ok") & t.schedule_digest.in_(chosen)
+        query = sa.select(*RECORD_COLUMNS).where(own, (t.strategy == strategy) | failed)
+
+        def ask(connection: sa.Connection) -> list[Record]:
+            return self.sound(connection, read_rows(connection, query.order_by(t.id)))
+
+        nothing: list[Record] = []
+        return self.reading(ask, nothing)
+
     def similar(
         self,
         kernel: KernelKey,

@@ -15,6 +15,9 @@ from nestor.ir.affine import Affine
 from nestor.ir.loopnest import Alloc, Block, Compute, Guard, Loop, LoopNest, Node, computes
 from nestor.ir.types import DType
 
+CODEGEN_VERSION = 1
+"""Of what kernels' times depend on; measured ones of another version only seed a search."""
+
 _WIDE = 1 << 31
 """From so many elements on, a tensor's offsets need 64 bits."""
 

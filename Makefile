@@ -79,6 +79,7 @@ bench-ops: $(STAMP)
 
 bench-gpu: $(STAMP)
 	$(BIN)/python -m benchmarks.gpu $(GPU)
+	$(BIN)/python -m benchmarks.gpu --tune 120 $(GPU)
 
 fuzz: $(STAMP)
 	$(BIN)/python -m pytest tests/fuzz --fuzz-seed $(SEED) --fuzz-cases $(CASES) $(PYTEST_ARGS)

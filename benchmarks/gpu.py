@@ -4,6 +4,10 @@ Kinds: ``products``, ``memory``, ``attention``, ``models``. Each case is checked
 first; then all versions run in turns, the last-level cache emptied before each call, timed by the
 device's events. Results are kept case by case, so a run that is stopped goes on where it was.
 
+``--tune 120`` searches so many seconds a case first, and times what comes of it beside the untuned
+kernels; what was measured is kept in ``benchmarks/records/gpu.jsonl.gz``, from where the next run
+reads it.
+
 Without a GPU, ``--device cpu --tiny`` runs everything at tiny sizes in Triton's interpreter, to see
 that the script works; its times mean nothing.
 """
@@ -18,6 +22,7 @@ import os
 import random
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +36,7 @@ from torch import nn
 from nestor.tables import Table, render_tables
 
 RESULTS = Path(__file__).parent / "results"
+RECORDS = Path(__file__).parent / "records" / "gpu.jsonl.gz"
 ROUNDS = 41
 _FLUSHED_BYTES = 256 << 20
 """Written before each call: more than any last-level cache holds."""
@@ -39,6 +45,14 @@ _ALLOWED = 4.0
 """Times PyTorch's own error against float64 that a result may be off."""
 
 Call = Callable[[], Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tuning:
+    """How long each case is searched [s], and the URL of the records."""
+
+    seconds: float
+    records: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,17 +178,17 @@ CASES: dict[str, tuple[Case, ...]] = {
 
 
 def versions(
-    case: Case, module: nn.Module, inputs: tuple[torch.Tensor, ...], tiny: bool
+    case: Case,
+    module: nn.Module,
+    inputs: tuple[torch.Tensor, ...],
+    tiny: bool,
+    tuning: Tuning | None,
 ) -> dict[str, Call]:
     """Ours, and PyTorch's; those that PyTorch cannot make here are left out with a line."""
-    import nestor
-
-    made: dict[str, Call] = {}
-    if inputs[0].device.type == "cuda":
-        compiled = nestor.compile(module, inputs, name=case.name)
-        made["nestor"] = lambda: compiled(*inputs)
-    else:
-        made["nestor"] = _interpreted(module, inputs)
+    made = {"nestor": _ours(case, module, inputs, None)}
+    if tuning is not None:
+        made["untuned"] = made["nestor"]
+        made["nestor"] = _ours(case, module, inputs, tuning)
     made["eager"] = lambda: module(*inputs)
     if not tiny:
         best = torch.compile(module, mode="max-autotune", dynamic=False)
@@ -199,13 +213,25 @@ def _with_backend(backend: Any, module: nn.Module, inputs: tuple[torch.Tensor, .
         return module(*inputs)
 
 
-def _interpreted(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Call:
+def _ours(
+    case: Case, module: nn.Module, inputs: tuple[torch.Tensor, ...], tuning: Tuning | None
+) -> Call:
+    """A case compiled by Nestor, after a search if there is to be one."""
+    from nestor.autotune.choosing import tune_kernels
+    from nestor.autotune.options import TuneOptions
     from nestor.config import Config
-    from nestor.gpu_building import build_gpu_model
+    from nestor.gpu_building import build_gpu_model, target_of
     from nestor.target.gpu import parse_gpu_target
 
-    target = parse_gpu_target("sm_90")
-    made = build_gpu_model(module, inputs, {}, Config.load(), [target], torch.device("cpu"))
+    device, tune = inputs[0].device, None
+    # Untuned kernels come from a folder without records.
+    config = Config.load(cache=f"sqlite:///{tempfile.mkdtemp()}/none.db")
+    if tuning is not None:
+        config = Config.load(cache=tuning.records)
+        options = TuneOptions(seconds=tuning.seconds)
+        tune = lambda kernels: tune_kernels(kernels, config, options)  # noqa: E731
+    target = target_of(device) if device.type == "cuda" else parse_gpu_target("sm_90")
+    made = build_gpu_model(module, inputs, {}, config, [target], device, name=case.name, tune=tune)
     return lambda: made.executable(*inputs)
 
 
@@ -259,11 +285,13 @@ def check(
     return errors
 
 
-def run_case(case: Case, device: torch.device, tiny: bool, rounds: int) -> dict[str, Any]:
+def run_case(
+    case: Case, device: torch.device, tiny: bool, rounds: int, tuning: Tuning | None = None
+) -> dict[str, Any]:
     """Check a case, and time its versions."""
     module, inputs = case.load(device, tiny)
     clock = time.perf_counter()
-    calls = versions(case, module, inputs, tiny)
+    calls = versions(case, module, inputs, tiny, tuning)
     seconds = time.perf_counter() - clock
     with torch.inference_mode():
         times = interleaved(calls, device, rounds)
@@ -317,6 +345,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--tiny", action="store_true", help="sizes for an interpreter")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--tune", type=float, metavar="SECONDS", help="search each case so long")
     given = parser.parse_args(arguments)
     device = torch.device(given.device)
     if device.type == "cpu":
@@ -324,7 +353,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wanted = given.kinds or list(CASES)
     if unknown := [w for w in wanted if w not in CASES and not any(_named(w, k) for k in CASES)]:
         parser.error(f"no kind or case {unknown[0]!r}")
-    file = RESULTS / ("gpu_tiny.json" if given.tiny else "gpu.json")
+    name = "gpu_tuned.json" if given.tune else "gpu.json"
+    file = RESULTS / ("gpu_tiny.json" if given.tiny else name)
+    tuning = None if given.tune is None else _opened_tuning(given.tune)
     known: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.exists() else {}
     for kind, cases in CASES.items():
         for case in cases:
@@ -333,15 +364,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
             if not is_asked:
                 continue
-            result = run_case(case, device, given.tiny, given.rounds)
+            result = run_case(case, device, given.tiny, given.rounds, tuning)
             known.setdefault(kind, {})[case.name] = result
             print(f"{case.name}: {json.dumps(result)}", flush=True)
             if not given.tiny:
                 file.write_text(json.dumps(known, indent=1) + "\n")
                 text = render_tables([table(k, f) for k, f in known.items()], width=120)
                 file.with_suffix(".md").write_text(f"# GPU\n\n```\n{text}\n```\n")
+                if tuning is not None:
+                    _keep_records(tuning)
     print(render_tables([table(kind, found) for kind, found in known.items()]))
     return 0
+
+
+def _opened_tuning(seconds: float) -> Tuning:
+    """A database with what earlier runs measured."""
+    from nestor.autotune.records import Records
+    from nestor.autotune.records.exchange import import_records
+    from nestor.config import Config
+
+    tuning = Tuning(seconds=seconds, records=f"sqlite:///{tempfile.mkdtemp()}/records.db")
+    if RECORDS.exists():
+        with Records.open(Config.load(cache=tuning.records)) as records:
+            import_records(records, RECORDS)
+    return tuning
+
+
+def _keep_records(tuning: Tuning) -> None:
+    from nestor.autotune.records import Records
+    from nestor.autotune.records.exchange import export_records
+    from nestor.config import Config
+
+    with Records.open(Config.load(cache=tuning.records)) as records:
+        export_records(records, RECORDS)
 
 
 def _named(name: str, kind: str) -> bool:

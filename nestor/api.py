@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nestor.config import Config
 from nestor.errors import InputError, Unsupported, UserError
+from nestor.gpu_device import gpu_device
 from nestor.target.gpu import GpuTarget, parse_gpu_targets
 
 if TYPE_CHECKING:
@@ -323,22 +324,6 @@ def load(path: str | Path, *, threads: int | None = None) -> Any:
     from nestor.runtime.artifact import load_artifact
 
     return load_artifact(path, threads=threads)
-
-
-def gpu_device(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """The GPU that tensors among the arguments lie on, a ``torch.device``; None: there is none."""
-    for value in (*args, *kwargs.values()):
-        device = getattr(value, "device", None)
-        if getattr(device, "type", "") == "cuda":
-            return device
-        found = None
-        if isinstance(value, tuple | list):
-            found = gpu_device(tuple(value), {})
-        elif isinstance(value, Mapping):
-            found = gpu_device((), value)
-        if found is not None:
-            return found
-    return None
 
 
 def _signature(value: Any) -> object:

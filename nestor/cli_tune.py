@@ -12,7 +12,9 @@ from nestor.cli_models import NamedModel, is_artifact, load_model
 from nestor.cli_progress import status
 from nestor.config import Config
 from nestor.errors import UserError
+from nestor.gpu_device import gpu_device
 from nestor.tables import Table, format_seconds, print_tables
+from nestor.target.gpu import GpuTarget
 
 if TYPE_CHECKING:
     from nestor.autotune.program_search import ProgramTuning
@@ -28,6 +30,7 @@ def tune_command(given: argparse.Namespace, config: Config) -> int:
     from nestor.autotune.choosing import ModelTuner
     from nestor.autotune.options import TuneOptions, parse_seconds
     from nestor.building import build_model
+    from nestor.gpu_building import build_gpu_model, target_of
 
     options = TuneOptions(
         # Without any limit a search could go on for hours that nobody asked for.
@@ -52,29 +55,28 @@ def tune_command(given: argparse.Namespace, config: Config) -> int:
             view.labels = _labels(found)
             return tuner.tune(found)
 
-        built = build_model(
-            named.model,
-            tuple(named.inputs),
-            {},
-            config,
-            dynamic_shapes=named.dynamic_shapes,
-            name=named.name,
-            tune=tune,
-            decide=tuner.decide,
-        )
-    tuning = built.tuning
+        setting: tuple[Any, ...] = (named.model, tuple(named.inputs), {}, config)
+        more: dict[str, Any] = {"dynamic_shapes": named.dynamic_shapes, "name": named.name}
+        decisions: ProgramTuning | None = None
+        device = gpu_device(tuple(named.inputs), {})
+        if device is None:
+            on_cpu = build_model(*setting, **more, tune=tune, decide=tuner.decide)
+            tuning, decisions = on_cpu.tuning, on_cpu.decisions
+        else:
+            on_gpu = (*setting, [target_of(device)], device)
+            tuning = build_gpu_model(*on_gpu, **more, tune=tune).tuning
     assert tuning is not None
     if given.report:
         _write_report(given.report, view, tuning, kernels[0], config)
     if given.json:
         told = tuning_to_json(tuning) | _peer_to_json(view)
-        if built.decisions is not None:
-            told["decisions"] = decisions_to_json(built.decisions)
+        if decisions is not None:
+            told["decisions"] = decisions_to_json(decisions)
         print(json.dumps(told))
     else:
         print_tables(_table(view, tuning))
-        if built.decisions is not None:
-            print(_decided(built.decisions))
+        if decisions is not None:
+            print(_decided(decisions))
     return 0
 
 
@@ -82,29 +84,35 @@ def report_command(given: argparse.Namespace, config: Config) -> int:
     """Write the report of a model from what records know of its kernels; nothing is measured."""
     from nestor.autotune.choosing import recalled_tuning
     from nestor.building import model_kernels
+    from nestor.gpu_building import gpu_model_kernels
 
     named = _model(given.model)
     _check_report(given.file)
+    more: dict[str, Any] = {"dynamic_shapes": named.dynamic_shapes, "name": named.name}
     with status(f"finding the kernels of {named.name}"):
-        kernels = model_kernels(
-            named.model,
-            tuple(named.inputs),
-            {},
-            config,
-            dynamic_shapes=named.dynamic_shapes,
-            name=named.name,
-        )
+        device = gpu_device(tuple(named.inputs), {})
+        if device is None:
+            kernels = model_kernels(named.model, tuple(named.inputs), {}, config, **more)
+        else:
+            kernels = gpu_model_kernels(named.model, tuple(named.inputs), {}, device, **more)
     tuning = recalled_tuning(kernels, config)
     if not tuning.history:
         raise UserError(
-            f"there are no records of {named.name}'s kernels on this CPU with {kernels.threads} "
-            f"thread{'s' * (kernels.threads != 1)}\nfix: nestor tune {given.model}"
+            f"there are no records of {named.name}'s kernels {_where(kernels)}\n"
+            f"fix: nestor tune {given.model}"
         )
     view = View(model=named.name, labels=_labels(kernels))
     _write_report(given.file, view, tuning, kernels, config)
     told = {"report": given.file, "trials": len(tuning.history)}
     print(json.dumps(told) if given.json else f"wrote {given.file}: {len(tuning.history)} trials")
     return 0
+
+
+def _where(kernels: ModelKernels) -> str:
+    """What kernels would run on, for a message."""
+    if isinstance(kernels.target, GpuTarget):
+        return "on this GPU"
+    return f"on this CPU with {kernels.threads} thread{'s' * (kernels.threads != 1)}"
 
 
 def _model(spec: str) -> NamedModel:

@@ -110,6 +110,26 @@ def build_gpu_model(
     return built
 
 
+def gpu_model_kernels(
+    model: Any,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    device: torch.device,
+    *,
+    dynamic_shapes: Any = None,
+    name: str = "model",
+) -> ModelKernels:
+    """The kernels that ``build_gpu_model`` would compile for a device; none is.
+
+    Raises: ``ExportError``, ``InputError``, ``Unsupported``.
+    """
+    from nestor.frontends.torch import import_model
+
+    target = replace(target_of(device), tf32=_tf32())
+    imported = import_model(model, args, kwargs, dynamic_shapes=dynamic_shapes, name=name)
+    return prepare_model_for_gpu(imported, target).kernels()
+
+
 def _tf32() -> Tf32:
     """In which products PyTorch is set to round operands of float32."""
     import torch

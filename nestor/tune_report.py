@@ -15,6 +15,7 @@ import numpy as np
 from nestor.cli_live import View
 from nestor.errors import OutputError
 from nestor.tables import format_seconds
+from nestor.target.gpu import GpuTarget
 
 if TYPE_CHECKING:
     from nestor.autotune.history import Trial
@@ -99,18 +100,14 @@ def collect_report(
 
     Args: model: the cost model that the run asked; None: it asked none.
     """
-    from nestor.cost_model.roofline import level_ns, slot_ns
-
-    workers = max(1, min(kernels.threads, kernels.cpu.cores))
+    peak, levels = _speeds(kernels)
     statuses: dict[str, int] = {}
     for trial in tuning.history:
         statuses[trial.status] = statuses.get(trial.status, 0) + 1
     tasks = sorted(tuning.tasks, key=lambda t: -t.calls * t.default_ns)
-    peak = 2 * kernels.cpu.lanes(32) / slot_ns(kernels.cpu) * workers
-    levels = zip(("L1", "L2", "L3", "memory"), level_ns(kernels.cpu, workers))
     return TuneReport(
         title=view.model,
-        cpu=kernels.cpu.cpu,
+        cpu=kernels.target.name if isinstance(kernels.target, GpuTarget) else kernels.cpu.cpu,
         threads=kernels.threads,
         trials=len(tuning.history),
         remembered=tuning.remembered,
@@ -120,10 +117,23 @@ def collect_report(
         kernels=tuple(_kernel(t, view, tuning.history, kernels, model) for t in tasks),
         whole=_whole(tasks, tuning.history),
         peak_gflops=peak,
-        gbps=tuple((name, 1 / ns) for name, ns in levels),
+        gbps=levels,
         peer=view.peer,
         peer_seconds=view.peer_seconds,
     )
+
+
+def _speeds(kernels: ModelKernels) -> tuple[float, tuple[tuple[str, float], ...]]:
+    """The peak of f32 [10⁹ operations/s], and the bandwidth of each level [10⁹ bytes/s]."""
+    from nestor.cost_model.roofline import level_ns, slot_ns
+
+    if isinstance(kernels.target, GpuTarget):
+        return kernels.target.tflops * 1e3, (("memory", kernels.target.memory_gbps),)
+    cpu = kernels.cpu
+    workers = max(1, min(kernels.threads, cpu.cores))
+    peak = 2 * cpu.lanes(32) / slot_ns(cpu) * workers
+    names = ("L1", "L2", "L3", "memory")
+    return peak, tuple((n, 1 / ns) for n, ns in zip(names, level_ns(cpu, workers)))
 
 
 def _kernel(
@@ -158,7 +168,7 @@ def _kernel(
         best=tuple(best),
         again=tuple(again),
         flops=_flops(facts),
-        bytes=compulsory_bytes(facts, kernels.cpu.line_bytes),
+        bytes=compulsory_bytes(facts),
         predictions=_predictions(task, fused, [t for _, t in own], kernels, model),
     )
 
@@ -184,7 +194,7 @@ def _predictions(
         if trial.ratio is not None:
             schedules[trial.schedule] = None
             measured.setdefault(trial.schedule, []).append(1 / trial.ratio)
-    if model is None or not schedules:
+    if model is None or not schedules or isinstance(kernels.target, GpuTarget):
         return ()
     rank = rank_schedules(model, fused, kernels.cpu, kernels.threads, sizes=task.sizes)
     # Scores are speeds up to a factor; the default's is the one that everything is measured by.

@@ -46,14 +46,15 @@ def chosen_schedules(
     is the best known.
 
     Args: kernels: makes the model's kernels; not called where nothing is recorded. tuning: of this
-        very model, if there was one: it counts even where records could not be written.
+        very model, if there was one: it counts where records could not be written.
     """
     found: dict[Program, Schedule] = {}
     if has_records(config):
         found = _confirmed(kernels(), config)
     for task in tuning.tasks if tuning is not None else ():
         if task.winner is not None:
-            found[task.kernel] = task.winner.schedule
+            # Where records tell as well, their word counts: a later process has nothing else.
+            found.setdefault(task.kernel, task.winner.schedule)
     return found
 
 

@@ -62,6 +62,9 @@ MOST = (256, 256, 128)
 LEAST = 16
 """Of each side of a product's tile: tensor cores take no less."""
 
+LEAST_BYTES = 32
+"""Of the terms of a tile [bytes]."""
+
 SHARED_BYTES = 160 << 10
 """Of shared memory that the operands of a product's tile may take: what an A100 has [bytes]."""
 
@@ -191,10 +194,13 @@ class _Rules:
         """Rows, columns and terms of a tile."""
         item = max(x.dtype.bytes for e in s.elements for x in loads(e))
         usual = PRODUCT[min(8, max(2, item))]
-        default = tuple(max(LEAST, self._power(s, unit, n)) for unit, n in zip(sides, usual))
+        least = (LEAST, LEAST, max(LEAST, LEAST_BYTES // item))
+        default = tuple(
+            max(few, self._power(s, unit, n)) for unit, n, few in zip(sides, usual, least)
+        )
         ranges = [
-            [n for k in range(4, 9) if (n := 1 << k) <= max(LEAST, self._power(s, unit, most))]
-            for unit, most in zip(sides, MOST)
+            [n for k in range(4, 9) if few <= (n := 1 << k) <= max(few, self._power(s, unit, most))]
+            for unit, most, few in zip(sides, MOST, least)
         ]
         fitting = [
             (rows, columns, terms)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,14 +24,17 @@ from nestor.autotune.records import Record, Records, TargetKey
 from nestor.autotune.records.record import KernelKey
 from nestor.autotune.space import GpuSpace, space_of
 from nestor.autotune.tuner import CONFIRMED
+from nestor.cli_live import View
 from nestor.compiler import ModelKernels, kernel_arguments
 from nestor.config import Config
 from nestor.frontends.torch import import_model
 from nestor.gpu_building import BuiltGpuModel, build_gpu_model
 from nestor.gpu_compiler import prepare_model_for_gpu
+from nestor.gpu_device import gpu_device
 from nestor.gpu_job import GpuCode, GpuKernelJob
 from nestor.ir.schedule import Bind, Schedule
 from nestor.target.gpu import parse_gpu_target
+from nestor.tune_report import collect_report, write_report
 from tests.helpers.triton_cases import Of, R
 from tests.helpers.triton_runs import is_interpreting
 
@@ -75,6 +79,25 @@ def test_a_search_measures_and_records(tmp_path: Path) -> None:
     torch.testing.assert_close(made.executable(x), module(x))
     with Records.open(config) as records:
         assert sum(1 for _ in records.iterate()) >= 8
+
+
+def test_a_report_of_it(tmp_path: Path) -> None:
+    config = configured(tmp_path)
+    kernels = kernels_of(Net(), R(30, 40))
+    tuning = tune_kernels(kernels, config, TuneOptions(trials=4, strategy="random"))
+    report = collect_report(View(model="net"), tuning, kernels, None)
+    assert report.cpu == "sm_90"
+    assert sum(k.trials for k in report.kernels) == len(tuning.history) >= 4
+    assert all(k.limit_ns > 0 and k.bytes > 0 for k in report.kernels)
+    write_report(str(tmp_path / "report.html"), report)
+    assert "sm_90" in (tmp_path / "report.html").read_text()
+
+
+def test_where_arguments_lie() -> None:
+    on_gpu = SimpleNamespace(device=torch.device("cuda", 1))
+    assert gpu_device((torch.zeros(2), 3), {}) is None
+    assert gpu_device((1, [{"x": (on_gpu,)}]), {}) == on_gpu.device
+    assert gpu_device((), {"x": on_gpu}) == on_gpu.device
 
 
 def test_what_was_confirmed_is_used_by_later_compilations(tmp_path: Path) -> None:

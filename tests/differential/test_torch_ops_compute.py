@@ -44,6 +44,14 @@ for _name in "sum mean amax amin prod std var any all argmax argmin logsumexp".s
         *_sets[:2],
         r(2, 2),
     )
+case(
+    "int_mm",
+    lambda a, b: torch._int_mm(a, b),
+    (
+        i(17, 40, low=-128, high=128, dtype=torch.int8),
+        i(40, 24, low=-128, high=128, dtype=torch.int8),
+    ),
+)
 for _name in "sum mean prod max min any all std var".split():
     case(f"{_name}_all", getattr(torch, _name), r(3, 5), t(2, 3, 4))
 case("argmax_all", lambda x: (x.argmax(), x.argmin(), x.argmax(keepdim=True)), r(3, 5), SPECIAL)

@@ -15,6 +15,9 @@ from nestor.ir.types import DType
 LEAST = 16
 """Of each side of a product that tensor cores take."""
 
+LEAST_BYTES = 32
+"""Of the terms of a product of int8 [bytes]."""
+
 _EXACT = {
     DType.f32: (DType.f16, DType.bf16, DType.f32),
     DType.i32: (DType.i8,),
@@ -45,6 +48,8 @@ def emit_product(
     if tuple(a for a in ctx.axes if a in state) != state:
         return False
     if any(ctx.sizes[a] < LEAST for a in (row, column, over[0])):
+        return False
+    if dtype is DType.i32 and ctx.sizes[over[0]] < LEAST_BYTES:
         return False
     for apart, beside in ((row, column), (column, row)):
         # A side's block has no dimension for what is tested on both.

@@ -25,18 +25,19 @@ def contract(
     *,
     out: DType,
     scale: float | None = None,
+    compute: DType | None = None,
 ) -> Value:
     """Einstein sum of two operands, e.g. ``"bmk,bkn->bmn"``; labels absent at the end are reduced.
 
-    Accumulates in the computing type of the operands and rounds once to ``out``; ``scale``
-    multiplies the sum. Dimensions of size 1 broadcast.
+    Accumulates in ``compute`` (None: the computing type of the operands) and rounds once to
+    ``out``; ``scale`` multiplies the sum. Dimensions of size 1 broadcast.
     """
     inputs, result = labels.split("->")
     left, right = inputs.split(",")
     sizes, (a, b) = _unify_labels(ctx, [a, b], [left, right])
     order = [*result, *dict.fromkeys(c for c in left + right if c not in result)]
     at = {c: k for k, c in enumerate(order)}
-    compute = compute_type(a.dtype)
+    compute = compute or compute_type(a.dtype)
     state = Var(name="s0", dtype=compute)
     final: Expr = state if scale is None else binary("mul", state, const(scale, compute))
 
@@ -100,6 +101,12 @@ def lower_linear(ctx: Context, x: Value, weight: Value, bias: Value | None = Non
 def lower_mm(ctx: Context, a: Value, b: Value) -> Value:
     """Matrix product."""
     return contract(ctx, a, b, "mk,kn->mn", out=ctx.out_dtype())
+
+
+@lower("aten._int_mm.default", source="ATen/native/cuda/Blas.cpp")
+def lower_int_mm(ctx: Context, a: Value, b: Value) -> Value:
+    """Matrix product of int8, summed in int32."""
+    return contract(ctx, a, b, "mk,kn->mn", out=DType.i32, compute=DType.i32)
 
 
 @lower("aten.bmm.default", source=_SOURCE)

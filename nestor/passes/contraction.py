@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from nestor.ir.affine import Affine
 from nestor.ir.expr import Binary, Expr, Load, loads
 from nestor.ir.program import Role, Statement, Tensor
+from nestor.ir.types import DType
 from nestor.passes.strides import access_strides, typical
 
 
@@ -52,11 +53,16 @@ class Contraction:
     is_packable: bool
 
 
-def contraction_of(statement: object, tensors: Mapping[str, Tensor]) -> Contraction | None:
-    """The contraction that ``statement`` is, or None."""
+def contraction_of(
+    statement: object, tensors: Mapping[str, Tensor], *, takes_bytes: bool = False
+) -> Contraction | None:
+    """The contraction that ``statement`` is, or None.
+
+    Args: takes_bytes: sums of products of int8 count, too.
+    """
     if not isinstance(statement, Statement):
         return None
-    factors = _factors(statement)
+    factors = _factors(statement, takes_bytes)
     if factors is None or len(statement.writes) != 1:
         return None
     assert statement.reduction is not None
@@ -109,15 +115,18 @@ def contraction_of(statement: object, tensors: Mapping[str, Tensor]) -> Contract
     )
 
 
-def _factors(statement: Statement) -> tuple[Expr, Expr] | None:
+def _factors(statement: Statement, takes_bytes: bool) -> tuple[Expr, Expr] | None:
     reduction = statement.reduction
     if reduction is None or reduction.scan or reduction.monoid.name != "sum":
         return None
     if len(statement.elements) != 1:
         return None
     element = statement.elements[0]
-    if not isinstance(element, Binary) or element.op != "mul" or not element.dtype.is_float:
+    if not isinstance(element, Binary) or element.op != "mul":
         return None
+    if not element.dtype.is_float:
+        if not takes_bytes or any(x.dtype is not DType.i8 for x in loads(element)):
+            return None
     if not any(loads(element.a)) or not any(loads(element.b)):
         return None
     return element.a, element.b

@@ -124,7 +124,7 @@ class _GpuPartitioner(Partitioner):
 
     def _obstacle(self, group: Group, statement: Statement, rows: list[str | None]) -> str | None:
         """Why a group's programs cannot or should not run a statement; None: they should."""
-        if contraction_of(statement, self.tensors) is not None:
+        if contraction_of(statement, self.tensors, takes_bytes=True) is not None:
             return "a product starts a kernel of its own"
         if any(scatters(s) for s in group.statements):
             return "a scatter has a kernel of its own"
@@ -143,7 +143,9 @@ class _GpuPartitioner(Partitioner):
                 return "other programs may still read what it overwrites"
         full = all(r is not None for r in rows)
         is_alike = full and len(rows) == len(statement.domain.names)
-        if any(contraction_of(s, self.tensors) is not None for s in group.statements):
+        if any(
+            contraction_of(s, self.tensors, takes_bytes=True) is not None for s in group.statements
+        ):
             if is_alike or is_online(statement):
                 return None
             return "a product's tile is no whole row"

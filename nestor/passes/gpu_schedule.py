@@ -127,7 +127,7 @@ class _Rules:
 
     def schedule(self) -> Schedule:
         """All steps."""
-        contraction = contraction_of(self.statements[0], self.tensors)
+        contraction = contraction_of(self.statements[0], self.tensors, takes_bytes=True)
         if self._is_attention(self.statements[-1]):
             plans = self._attention(self.statements[-1])
         elif scatters(self.statements[0]):
@@ -407,7 +407,7 @@ class _Rules:
     def _warps(self, plans: list[_Plan]) -> Warps:
         """As many warps as keep a thread's share of the largest tile small."""
         tiles = [p.elements for p in plans]
-        contraction = contraction_of(self.statements[0], self.tensors)
+        contraction = contraction_of(self.statements[0], self.tensors, takes_bytes=True)
         if contraction is not None or is_online(self.statements[-1]):
             # Addresses of what several indices make take registers as well.
             gathers = any(isinstance(step, Collapse) for p in plans for step in p.steps)

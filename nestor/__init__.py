@@ -26,7 +26,20 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_ELEMENT_TYPES = ("f64", "f32", "f16", "bf16", "i64", "i32", "i16", "i8", "u8", "bool")
+_ELEMENT_TYPES = (
+    "f64",
+    "f32",
+    "f16",
+    "bf16",
+    "f8e4m3",
+    "f8e5m2",
+    "i64",
+    "i32",
+    "i16",
+    "i8",
+    "u8",
+    "bool",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -20,6 +20,7 @@ from nestor.compiler import (
 from nestor.config import Config
 from nestor.interface import InterfaceBuilder
 from nestor.ir.program import Extern
+from nestor.ir.types import DType
 from nestor.linking import Linker
 from nestor.model_weights import ModelWeights
 from nestor.passes.knobs import Choices
@@ -356,7 +357,9 @@ class BuiltModel:
         """Run a PyTorch operator on the arena's arrays."""
         from nestor.externs import call_extern
 
-        call_extern(self._externs[int(call.arguments["extern"])], inputs, outputs, symbols)
+        dtypes = [DType(self.manifest.slots[slot].dtype) for slot in call.inputs]
+        extern = self._externs[int(call.arguments["extern"])]
+        call_extern(extern, inputs, outputs, symbols, dtypes)
 
     def save(self, path: Path) -> None:
         """Write the artifact. Raises: ``Unsupported`` if it needs PyTorch, ``OutputError``."""

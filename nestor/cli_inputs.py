@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from nestor.errors import OutputError, UserError
 from nestor.runtime.dims import evaluate_all
+from nestor.runtime.tensors import BITS_ONLY, DTYPE_NAMES
 
 if TYPE_CHECKING:
     from nestor.runtime.manifest import Manifest
@@ -21,6 +22,7 @@ Array = NDArray[Any]
 
 _NUMPY_NAMES = {
     "f64": "float64", "f32": "float32", "f16": "float16", "bf16": "uint16",
+    "f8e4m3": "uint8", "f8e5m2": "uint8",
     "i64": "int64", "i32": "int32", "i16": "int16", "i8": "int8", "u8": "uint8", "bool": "bool",
 }  # fmt: skip
 
@@ -74,8 +76,8 @@ def random_inputs(manifest: Manifest, seed: int) -> list[Any]:
 
 
 def _random_array(rng: np.random.Generator, dtype: str, shape: tuple[int, ...]) -> Array:
-    if dtype == "bf16":
-        raise UserError("--random cannot make bfloat16, which NumPy lacks")
+    if dtype in BITS_ONLY:
+        raise UserError(f"--random cannot make {DTYPE_NAMES[dtype]}, which NumPy lacks")
     numpy_dtype = np.dtype(_NUMPY_NAMES[dtype])
     if numpy_dtype.kind == "f":
         return np.asarray(rng.standard_normal(shape)).astype(numpy_dtype)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from nestor.ir.narrow_floats import MEMORY
 from nestor.ir.program import Extern
+from nestor.ir.types import DType
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
 
 def call_extern(
@@ -16,24 +19,26 @@ def call_extern(
     inputs: Sequence[np.ndarray[Any, Any]],
     outputs: Sequence[np.ndarray[Any, Any]],
     symbols: Mapping[str, int],
+    dtypes: Sequence[DType],
 ) -> None:
-    """Call the operator on ``inputs`` and copy its results into ``outputs``."""
+    """Call the operator on ``inputs``, of ``dtypes``, and copy its results into ``outputs``."""
     import torch
 
     from nestor.frontends.torch import run_extern
+    from nestor.frontends.torch.dtypes import to_torch
 
     with torch.no_grad():
-        tensors = {n: _tensor(a) for n, a in zip(extern.inputs, inputs)}
+        tensors = {n: _tensor(a, to_torch(d)) for n, a, d in zip(extern.inputs, inputs, dtypes)}
         results = run_extern(extern, tensors, symbols)
         for array, result in zip(outputs, results):
-            _tensor(array, like=result.dtype).copy_(result)
+            _tensor(array, result.dtype).copy_(result)
 
 
-def _tensor(array: np.ndarray[Any, Any], like: Any = None) -> Any:
-    """The array's memory as a tensor; 16-bit words are bfloat16."""
-    import numpy as np
+def _tensor(array: np.ndarray[Any, Any], dtype: torch.dtype) -> torch.Tensor:
+    """The array's memory as a tensor: bits of a type that NumPy lacks become that."""
     import torch
 
-    if array.dtype == np.uint16 or like is torch.bfloat16:
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
+    from nestor.frontends.torch.dtypes import from_torch
+
+    found = torch.from_numpy(array)
+    return found.view(dtype) if from_torch(dtype) in MEMORY else found

@@ -248,7 +248,7 @@ class BuiltGpuModel:
                 for key, kernel in program.kernels.items()
             ),
             launches=tuple(
-                _launch(kernel, None if code is None else code[key])
+                _launch(kernel, target, None if code is None else code[key])
                 for key, kernel in program.kernels.items()
             ),
             calls=tuple(
@@ -351,15 +351,18 @@ class BuiltGpuModel:
         )
 
 
-def _launch(kernel: GpuKernel, cubin: Cubin | None) -> GpuLaunch:
+def _launch(kernel: GpuKernel, target: GpuTarget, cubin: Cubin | None) -> GpuLaunch:
     """How a kernel is started."""
+    warps = warps_of(kernel.schedule)
     return GpuLaunch(
         grid=tuple(dim_of(e) for e in kernel.triton.grid),
         sizes=kernel.triton.symbols,
         checks=kernel.triton.checks,
         written=kernel.triton.written,
-        warps=warps_of(kernel.schedule).count,
+        most=warps.persistent * target.processors,
+        warps=warps.count if cubin is None else cubin.warps,
         shared_bytes=0 if cubin is None else cubin.shared_bytes,
+        scratch_bytes=0 if cubin is None else cubin.scratch_bytes,
         parameters=0 if cubin is None else cubin.parameters,
     )
 

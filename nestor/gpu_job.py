@@ -43,6 +43,7 @@ class GpuKernelJob:
             "kernel": print_program(self.kernel),
             "schedule": schedule_to_json(self.schedule),
             "capability": self.target.capability,
+            "processors": self.target.processors,
             "precision": self.precision,
             "interpreted": self.is_interpreted,
             "codegen": CODEGEN_VERSION,
@@ -69,7 +70,7 @@ class GpuKernelJob:
             nest,
             summary=self.summary or "kernel",
             precision=self.precision,
-            group=warps_of(self.schedule).group,
+            warps=warps_of(self.schedule),
         )
 
     def compile(self) -> KernelObject:
@@ -88,7 +89,9 @@ class GpuKernelJob:
             sizes=list(made.symbols),
             checks=made.checks,
             warps=warps.count,
+            most=warps.persistent * self.target.processors,
             shared_bytes=0,
+            scratch_bytes=0,
             parameters=0,
             source=made.source,
         )
@@ -102,8 +105,9 @@ class GpuKernelJob:
             )
             cubin = compile_cubin(job)
             seconds["triton"] = time.perf_counter() - clock
-            code.function, code.binary = cubin.function, cubin.code
+            code.function, code.binary, code.warps = cubin.function, cubin.code, cubin.warps
             code.shared_bytes, code.parameters = cubin.shared_bytes, cubin.parameters
+            code.scratch_bytes = cubin.scratch_bytes
         return KernelObject(
             function_name=made.name,
             code=code.encode(),
@@ -125,7 +129,9 @@ class GpuCode:
     sizes: list[str]
     checks: bool
     warps: int
+    most: int
     shared_bytes: int
+    scratch_bytes: int
     parameters: int
     source: str
     binary: bytes = b""

@@ -303,13 +303,13 @@ def scalar_array(
     dtype: DType, value: Any, fail: Callable[[str], Exception]
 ) -> np.ndarray[Any, Any]:
     """A number in memory as ``dtype``, shape ()."""
-    from nestor.ir.numeric import numpy_dtype, round_to_bf16
+    from nestor.ir.narrow_floats import MEMORY, round_to, to_bits
+    from nestor.ir.numeric import numpy_dtype
 
     try:
         with np.errstate(over="ignore"):
-            if dtype is not DType.bf16:
+            if dtype not in MEMORY:
                 return np.array(value, numpy_dtype(dtype))
-            bits = np.asarray(round_to_bf16(np.float32(value)), np.float32).view(np.uint32)
-            return (bits >> np.uint32(16)).astype(np.uint16)
+            return np.asarray(to_bits(round_to(np.float32(value), dtype), dtype)).reshape(())
     except OverflowError:
         raise fail(f"{value} does not fit in {dtype}") from None

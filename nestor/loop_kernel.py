@@ -12,9 +12,9 @@ import numpy as np
 from nestor.config import Config
 from nestor.errors import UserError
 from nestor.frontends.python import ParsedKernel, parse_kernel
+from nestor.ir.narrow_floats import MEMORY, from_bits, to_bits
 from nestor.ir.program import Program
 from nestor.ir.schedule import format_schedule
-from nestor.ir.types import DType
 from nestor.kernel_binding import Binder, BoundArray, BoundCall
 from nestor.kernel_native import NativeOptions, Variants
 from nestor.kernel_plan import CallPlan
@@ -219,22 +219,17 @@ class Kernel:
 
 
 def _to_logical(array: BoundArray) -> np.ndarray[Any, Any]:
-    """The values as the interpreter holds them (bf16 as float32)."""
-    value = array.given
+    """The values as the interpreter holds them."""
+    value, dtype = array.given, array.parameter.dtype
     if isinstance(value, np.ndarray):
-        if array.parameter.dtype is DType.bf16:
-            wide = value.view(np.uint16).astype(np.uint32) << np.uint32(16)
-            return wide.view(np.float32)
-        return value
+        return np.asarray(from_bits(value.view(MEMORY[dtype]), dtype)) if dtype in MEMORY else value
     plain = value.detach()
-    return np.asarray((plain.float() if array.parameter.dtype is DType.bf16 else plain).numpy())
+    return np.asarray((plain.float() if dtype in MEMORY else plain).numpy())
 
 
 def _scalar_value(kernel: Kernel, name: str, array: np.ndarray[Any, Any]) -> Any:
     dtype = next(p.dtype for p in kernel.__nestor_kernel__.parameters if p.name == name)
-    if dtype is not DType.bf16:
-        return array
-    return (array.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return from_bits(array, dtype) if dtype in MEMORY else array
 
 
 def _assign(array: BoundArray, values: np.ndarray[Any, Any]) -> None:
@@ -243,9 +238,9 @@ def _assign(array: BoundArray, values: np.ndarray[Any, Any]) -> None:
         import torch
 
         array.library.assign(given, torch.from_numpy(values).to(given.dtype))
-    elif array.parameter.dtype is DType.bf16:
-        bits = np.ascontiguousarray(values, np.float32).view(np.uint32) >> np.uint32(16)
-        given.view(np.uint16)[...] = bits.astype(np.uint16)
+    elif array.parameter.dtype in MEMORY:
+        dtype = array.parameter.dtype
+        given.view(MEMORY[dtype])[...] = to_bits(values, dtype)
     else:
         given[...] = values
 

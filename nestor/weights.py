@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nestor.compiler import Slot
+from nestor.ir.narrow_floats import MEMORY, to_bits
 from nestor.ir.program import Program
 from nestor.ir.types import DType
 from nestor.passes.packing import pack_array
@@ -21,27 +22,31 @@ WEIGHT_ROLES = ("parameter", "constant", "state")
 
 
 def memory_array(tensor: torch.Tensor) -> Array:
-    """A torch tensor's elements as NumPy sees the memory (bfloat16 as its 16 bits), dense."""
+    """A torch tensor's elements as NumPy sees the memory (bits of a type that it lacks), dense."""
     import torch
 
     dense = tensor.detach().cpu().contiguous()
-    if dense.dtype is torch.bfloat16:
-        return dense.view(torch.int16).numpy().view(np.uint16)
-    return dense.numpy()
+    bits = _bits_of(dense.dtype)
+    return dense.numpy() if bits is None else dense.view(torch.uint8).numpy().view(bits)
+
+
+def _bits_of(dtype: torch.dtype) -> np.dtype[Any] | None:
+    """What holds the bits of a type that NumPy lacks."""
+    from nestor.frontends.torch.dtypes import from_torch, is_supported
+
+    return MEMORY.get(from_torch(dtype)) if is_supported(dtype) else None
 
 
 def value_array(tensor: torch.Tensor) -> Array:
-    """A torch tensor's values as the interpreter takes them (bfloat16 as float32)."""
-    import torch
-
+    """A torch tensor's values as the interpreter takes them (of types that NumPy lacks float32)."""
     dense = tensor.detach().cpu()
-    return (dense.float() if dense.dtype is torch.bfloat16 else dense).contiguous().numpy()
+    return (dense if _bits_of(dense.dtype) is None else dense.float()).contiguous().numpy()
 
 
 def to_memory(array: Array, dtype: DType) -> Array:
     """An interpreter's array as the memory holds it."""
-    if dtype is DType.bf16 and array.dtype == np.float32:
-        return (np.ascontiguousarray(array).view(np.uint32) >> 16).astype(np.uint16)
+    if dtype in MEMORY and array.dtype == np.float32:
+        return np.asarray(to_bits(array, dtype))
     return array
 
 

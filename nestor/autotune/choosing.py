@@ -227,13 +227,19 @@ def _ranker(number: int, kernels: ModelKernels, config: Config) -> Ranker | None
 
     Args: number: the kernel's position.
     """
-    from nestor.cost_model.ranking import chosen_model, rank_schedules
+    from nestor.cost_model.gpu_features import rank_gpu_schedules
+    from nestor.cost_model.ranking import NO_MODEL, chosen_model, rank_schedules
 
-    model = chosen_model(config.cost_model)
-    if model is None or isinstance(kernels.target, GpuTarget):
-        return None
     fused, sizes = kernels.kernels[number], kernels.sizes_of(number)
-    rank = rank_schedules(model, fused, kernels.target, kernels.threads, sizes=sizes)
+    if isinstance(kernels.target, GpuTarget):
+        if config.cost_model == NO_MODEL:
+            return None
+        rank = rank_gpu_schedules(fused.kernel, kernels.target, sizes=sizes)
+    else:
+        model = chosen_model(config.cost_model)
+        if model is None:
+            return None
+        rank = rank_schedules(model, fused, kernels.target, kernels.threads, sizes=sizes)
     return lambda candidates: rank([c.schedule for c in candidates])
 
 

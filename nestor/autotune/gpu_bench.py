@@ -11,7 +11,6 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import prod
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -32,7 +31,8 @@ from nestor.ir.interpreter import RESULT_ROLES
 from nestor.ir.program import Program, Tensor
 from nestor.ir.types import DType
 from nestor.runtime.device_tensors import DeviceLibrary
-from nestor.runtime.dims import dim_from_json, evaluate
+from nestor.runtime.dims import dim_from_json
+from nestor.runtime.manifest import GpuLaunch
 from nestor.runtime.memory import round_up
 
 GUARD_BYTES = 1 << 16
@@ -47,11 +47,13 @@ _MOST_TIMES = 20
 
 @dataclass(slots=True)
 class _Loaded:
-    """A variant. Attributes: times: calls in one sample."""
+    """A variant. Attributes: scratch: memory in which it writes descriptors, whose address comes
+    behind the sizes. times: calls in one sample."""
 
     launch: Any
     programs: int
     sizes: tuple[int, ...]
+    scratch: Any
     checks: bool
     tensors: tuple[Tensor, ...]
     times: int = 1
@@ -136,12 +138,22 @@ class GpuBench:
         if needed > self.memory_bytes:
             raise OverMemory(f"its arrays take {needed:,} bytes, {self.memory_bytes:,} are allowed")
         made = GpuCode.decode(code)
-        own = {n: self.sizes[n] for n in made.sizes}
-        grid = [dim_from_json(d, "grid") for d in made.grid]
+        sizes = [self.sizes[n] for n in made.sizes]
+        how = GpuLaunch(
+            grid=tuple(dim_from_json(d, "grid") for d in made.grid),
+            written=(),
+            sizes=tuple(made.sizes),
+            most=made.most,
+        )
+        programs = how.programs(sizes)
+        scratch = self._torch.empty(
+            programs * made.scratch_bytes, dtype=self._torch.uint8, device=self._device
+        )
         self.loaded[name] = _Loaded(
             launch=self._launch_of(made, function),
-            programs=prod(evaluate(d, own) for d in grid),
-            sizes=tuple(own.values()),
+            programs=programs,
+            sizes=(*sizes, scratch.data_ptr()) if made.scratch_bytes else tuple(sizes),
+            scratch=scratch,
             checks=made.checks,
             tensors=tensors,
         )

@@ -22,7 +22,8 @@ from nestor.errors import UserError
 from nestor.ir.affine import Affine
 from nestor.ir.expr import Expr, IndexExpr, Load, children, distinct_nodes
 from nestor.ir.interpreter import READ_ROLES
-from nestor.ir.numeric import numpy_dtype, round_to_bf16
+from nestor.ir.narrow_floats import MEMORY, round_to
+from nestor.ir.numeric import numpy_dtype
 from nestor.ir.program import Program, Statement, Tensor
 from nestor.ir.types import DType
 
@@ -106,8 +107,8 @@ def _scaled_inputs(program: Program, draw: Draw) -> dict[str, Array]:
             if draw.seed and t.dtype.is_float:
                 rng = np.random.default_rng([draw.seed, zlib.crc32(t.name.encode())])
                 value = (value * rng.uniform(*_SCALES)).astype(value.dtype)
-                if t.dtype is DType.bf16:
-                    value = np.asarray(round_to_bf16(value))
+                if t.dtype in MEMORY:
+                    value = np.asarray(round_to(value, t.dtype))
             found[t.name] = value
     return found
 
@@ -137,8 +138,8 @@ def _draw_floats(
     made: Array = rng.standard_normal(shape, np.float64 if dtype is DType.f64 else np.float32)
     if positive:
         made = np.abs(made) + made.dtype.type(0.5)
-    if dtype is DType.bf16:
-        return np.asarray(round_to_bf16(made))
+    if dtype in MEMORY:
+        return np.asarray(round_to(made, dtype))
     return made.astype(numpy_dtype(dtype), copy=False)
 
 

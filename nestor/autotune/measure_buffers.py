@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from nestor.ir import narrow_floats
 from nestor.ir.numeric import numpy_dtype
 from nestor.ir.program import Tensor
 from nestor.ir.types import DType
@@ -29,29 +30,28 @@ _NONE = 0  # PROT_NONE
 _LINE = 64
 
 _MEMORY: dict[DType, np.dtype[Any]] = {
-    DType.bf16: np.dtype(np.uint16),
+    **narrow_floats.MEMORY,
     DType.bool: np.dtype(np.uint8),
 }
 
 
 def memory_dtype(dtype: DType) -> np.dtype[Any]:
-    """The NumPy type of an element's bytes: bf16 as 16 bits, bool as a byte."""
+    """The NumPy type of an element's bytes: bits of a type that NumPy lacks; a bool is a byte."""
     found = _MEMORY.get(dtype)
     return numpy_dtype(dtype) if found is None else found
 
 
 def to_memory(array: Array, dtype: DType) -> Array:
     """The interpreter's array as memory holds it."""
-    if dtype is DType.bf16:
-        bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
-        return (bits >> np.uint32(16)).astype(np.uint16)
+    if dtype in narrow_floats.MEMORY:
+        return np.asarray(narrow_floats.to_bits(array, dtype))
     return array.astype(memory_dtype(dtype), copy=False)
 
 
 def from_memory(array: Array, dtype: DType) -> Array:
     """Inverse of ``to_memory``."""
-    if dtype is DType.bf16:
-        return (array.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    if dtype in narrow_floats.MEMORY:
+        return np.asarray(narrow_floats.from_bits(array, dtype))
     # Not a cast, which would make a 1 of any byte: a bool that is neither 0 nor 1 is a fault.
     return array
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from nestor.autotune.kernel_inputs import Array, Sizes
 from nestor.ir.affine import Interval
-from nestor.ir.numeric import round_to_bf16
+from nestor.ir.narrow_floats import round_to
 from nestor.ir.program import Program, Statement, Tensor
 from nestor.ir.types import DType
 
@@ -29,13 +29,16 @@ PERTURBED_RUNS = 3
 SAFETY = 8.0
 """Over the largest movement seen in ``PERTURBED_RUNS``; and units in the last place of a result."""
 
-_EPSILON = {DType.f64: 2.0**-52, DType.f32: 2.0**-23, DType.f16: 2.0**-10, DType.bf16: 2.0**-7}
+_EPSILON = {
+    DType.f64: 2.0**-52, DType.f32: 2.0**-23, DType.f16: 2.0**-10, DType.bf16: 2.0**-7,
+    DType.f8e4m3: 2.0**-3, DType.f8e5m2: 2.0**-2,
+}  # fmt: skip
 
 _PIECE = 1 << 15
 """Elements that are compared at once: what is computed on the way stays in the cache."""
 
 _NARROW_SHARE = 1 / 16
-"""Part of the elements of 16-bit inputs that move: one unit there is much, and rounding within a
+"""Part of the elements of narrow inputs that move: one unit there is much, and rounding within a
 kernel flips few."""
 
 
@@ -92,9 +95,9 @@ def perturb_inputs(
             chosen = rng.random(values.shape) < _NARROW_SHARE
             changed = (values * (1 + unit * chosen)).astype(np.float32)
             moved[name] = (
-                np.asarray(round_to_bf16(changed))
-                if dtype is DType.bf16
-                else changed.astype(np.float16)
+                changed.astype(np.float16)
+                if dtype is DType.f16
+                else np.asarray(round_to(changed, dtype))
             )
         else:
             reach = 2 * math.sqrt(terms) * _EPSILON[dtype]

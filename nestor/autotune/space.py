@@ -146,15 +146,19 @@ class Space(RuleSpace):
 
 
 class GpuSpace(RuleSpace):
-    """All schedules of a fused kernel for a GPU. Args: fused: the kernel, in canonical form."""
+    """All schedules of a fused kernel for a GPU.
 
-    def __init__(self, fused: FusedKernel):
-        super().__init__(fused.kernel, lambda choices: gpu_schedule(fused, choices))
+    Args: fused: the kernel, in canonical form. target: whose generation counts.
+    """
+
+    def __init__(self, fused: FusedKernel, target: GpuTarget):
+        capability = target.capability
+        super().__init__(fused.kernel, lambda choices: gpu_schedule(fused, choices, capability))
 
 
 def space_of(fused: FusedKernel, target: CpuTarget | GpuTarget) -> RuleSpace:
     """All schedules of a fused kernel, in canonical form, that a target's rules can make."""
-    return GpuSpace(fused) if isinstance(target, GpuTarget) else Space(fused, target)
+    return GpuSpace(fused, target) if isinstance(target, GpuTarget) else Space(fused, target)
 
 
 class _Drawn(Choices):

@@ -19,10 +19,10 @@ def flatten(outputs: Any) -> list[Any]:
 
 
 def to_array(value: Any) -> NDArray[Any]:
-    """A tensor or array as a NumPy array; bfloat16, which NumPy lacks, as float32."""
+    """A tensor or array as a NumPy array; types that NumPy lacks as float32."""
     if hasattr(value, "detach"):
         value = value.detach().cpu()
-        if str(value.dtype) == "torch.bfloat16":
+        if str(value.dtype).removeprefix("torch.").startswith(("bfloat", "float8")):
             value = value.float()
         value = value.numpy()
     return np.asarray(value)

@@ -23,7 +23,8 @@ class Feature:
     meaning: str
 
 
-def _table(text: str, prefix: str = "", about: str = "") -> tuple[Feature, ...]:
+def table(text: str, prefix: str = "", about: str = "") -> tuple[Feature, ...]:
+    """Features of ``name | unit | meaning``, one a line."""
     out = []
     for row in text.strip().splitlines():
         name, unit, meaning = (x.strip() for x in row.split("|"))
@@ -31,7 +32,7 @@ def _table(text: str, prefix: str = "", about: str = "") -> tuple[Feature, ...]:
     return tuple(out)
 
 
-TARGET_FEATURES = _table(
+TARGET_FEATURES = table(
     """
     threads             | count          | threads that run the kernel, no more than there are cores
     vector_bits         | bits           | width of a vector register
@@ -43,7 +44,7 @@ TARGET_FEATURES = _table(
     """
 )
 
-KERNEL_FEATURES = _table(
+KERNEL_FEATURES = table(
     """
     statements          | count          | statements in the kernel
     instances           | log2 instances | of all statements
@@ -66,7 +67,7 @@ KERNEL_FEATURES = _table(
     """
 )
 
-SCHEDULE_FEATURES = _table(
+SCHEDULE_FEATURES = table(
     """
     loops               | count          | different loops
     estimate            | log2 ratio     | the analytical estimate over the roofline
@@ -156,8 +157,8 @@ _STATEMENT = """
     columns             | log2 count     | registers along the vectors' index in the body
 """
 
-MAIN_FEATURES = _table(_STATEMENT, "main_", "the dominant statement: ")
-SECOND_FEATURES = _table(
+MAIN_FEATURES = table(_STATEMENT, "main_", "the dominant statement: ")
+SECOND_FEATURES = table(
     "\n".join(
         row
         for row in _STATEMENT.splitlines()

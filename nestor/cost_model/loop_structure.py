@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from math import prod
 
 from nestor.cost_model.kernel_facts import KernelFacts
-from nestor.ir.affine import Affine
+from nestor.ir.affine import Affine, Mod
 from nestor.ir.loopnest import Alloc, Buffer, Compute, Loop, LoopKind, LoopNest, Node, node_children
 from nestor.ir.program import Layout
 from nestor.ir.schedule import Schedule
@@ -126,7 +126,7 @@ class _StateReader:
             if trips == 1:
                 continue  # no loop is written for one iteration
             advance = tuple(
-                (index, c) for index, a in user.index_map.items() if (c := a.coefficient(name))
+                (index, c) for index, a in user.index_map.items() if (c := _moved(a, name))
             )
             levels.append(
                 Level(
@@ -277,6 +277,17 @@ class _NestReader:
                 )
             )
         return StatementLoops(name=name, levels=tuple(levels), scope="register")
+
+
+def _moved(a: Affine, loop: str) -> int:
+    """How far one iteration of ``loop`` moves ``a``; of several indices in one loop, it moves the
+    innermost, until that starts again."""
+    total = a.coefficient(loop)
+    for atom, c in a.terms:
+        if not isinstance(atom, str):
+            step = atom.num.coefficient(loop)
+            total += c * (step % atom.den if isinstance(atom, Mod) else step // atom.den)
+    return total
 
 
 def _step(a: Affine, loop: str) -> int:

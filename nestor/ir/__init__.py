@@ -6,9 +6,10 @@ statements over them. A ``LoopNest`` says *how*: loops, buffers, threads, vector
 
 Values and types
 ----------------
-Types are f64, f32, f16, bf16, i64, i32, i16, i8, u8 and bool. Operands have equal types; there are
-no implicit conversions. f16 and bf16 are storage types: they are loaded, stored, selected and cast,
-and all arithmetic is written as cast to f32, operate, cast back (each cast rounds once). A bool is
+Types are f64, f32, f16, bf16, f8e4m3, f8e5m2, i64, i32, i16, i8, u8 and bool. Operands have equal
+types; there are no implicit conversions. The floats below f32 are storage types: they are loaded,
+stored, selected and cast, and all arithmetic is written as cast to f32, operate, cast back (each
+cast rounds once). A bool is
 0 or 1 in memory. Comparisons, ``isnan`` and ``isinf`` give bool.
 
 Integers
@@ -49,7 +50,8 @@ Casts
 * float → i16, i8 or u8: as to i32, then the low bits are kept (300.0 → u8 is 44; PyTorch's way).
 * integer → narrower integer keeps the low bits; to a wider one extends by the source's sign.
 * anything → bool is ``x ≠ 0`` (NaN is true); bool → number is 0 or 1.
-* to f32 or f64 rounds to nearest even; to f16 or bf16 goes through f32 (f64 → f32 → bf16).
+* to f32 or f64 rounds to nearest even; to a storage type goes through f32 (f64 → f32 → bf16).
+* f8e4m3 has no infinity: what is beyond 448 becomes that.
 
 Instances and order
 -------------------
@@ -152,7 +154,7 @@ from nestor.ir.types import DType
 
 if TYPE_CHECKING:
     from nestor.ir.hashing import canonical_hash, canonicalize, nest_hash
-    from nestor.ir.interpreter import infer_symbols, round_to_bf16, run_nest, run_program
+    from nestor.ir.interpreter import infer_symbols, run_nest, run_program
     from nestor.ir.parser import parse_nest, parse_program
     from nestor.ir.printer import print_nest, print_program
     from nestor.ir.verifier import verify_nest, verify_program
@@ -166,7 +168,6 @@ _LAZY = {
     "parse_program": "parser",
     "print_nest": "printer",
     "print_program": "printer",
-    "round_to_bf16": "interpreter",
     "run_nest": "interpreter",
     "run_program": "interpreter",
     "verify_nest": "verifier",
@@ -238,7 +239,6 @@ __all__ = [
     "parse_program",
     "print_nest",
     "print_program",
-    "round_to_bf16",
     "run_nest",
     "run_program",
     "variable",

@@ -1,8 +1,8 @@
 """The reference interpreter of Programs: the definition of what a Program means.
 
-Values are NumPy arrays with *logical* shapes; layouts are ignored. A bfloat16 tensor is a float32
-array whose values are representable in bfloat16 (see ``numeric.round_to_bf16``); all other types
-are NumPy's own. Temporaries and outputs start as garbage (NaN, bytes 0xAB), so a read of a cell
+Values are NumPy arrays with *logical* shapes; layouts are ignored. A tensor of a type that NumPy
+lacks is a float32 array whose values the type has (``narrow_floats``); all other types are NumPy's
+own. Temporaries and outputs start as garbage (NaN, bytes 0xAB), so a read of a cell
 that nothing wrote shows.
 """
 
@@ -18,13 +18,13 @@ from nestor.ir import numeric
 from nestor.ir.affine import Affine, affine
 from nestor.ir.exact import ExactRunner
 from nestor.ir.instances import Plan
+from nestor.ir.narrow_floats import MEMORY, round_to
 from nestor.ir.nest_interpreter import run_nest
-from nestor.ir.numeric import numpy_dtype, round_to_bf16
+from nestor.ir.numeric import numpy_dtype
 from nestor.ir.program import AnyStatement, Extern, Program, Tensor
-from nestor.ir.types import DType
 from nestor.ir.vectorised import VectorRunner, reads_own_target
 
-__all__ = ["infer_symbols", "round_to_bf16", "run_nest", "run_program"]
+__all__ = ["infer_symbols", "run_nest", "run_program"]
 
 READ_ROLES = ("input", "inout", "parameter", "constant", "state")
 RESULT_ROLES = ("output", "inout", "state")
@@ -182,8 +182,8 @@ def _array(t: Tensor, shape: tuple[int, ...], inputs: Mapping[str, np.ndarray]) 
     given = np.asarray(inputs[t.name])
     if given.dtype != numpy_dtype(t.dtype):
         raise InputError(f"{t.role} {t.name} is {given.dtype}, not {numpy_dtype(t.dtype)}")
-    if t.dtype is DType.bf16:
-        given = np.asarray(round_to_bf16(given))
+    if t.dtype in MEMORY:
+        given = np.asarray(round_to(given, t.dtype))
     if t.role in RESULT_ROLES:
         return np.array(given, order="C").reshape(shape)
     return np.ascontiguousarray(given).reshape(shape)

@@ -1,9 +1,9 @@
 """Scalar semantics on NumPy values: the meaning of every operation, in code.
 
 Each function takes NumPy arrays or NumPy scalars of the operand's storage type and returns one of
-the result's type; nothing here broadcasts beyond what NumPy does. ``bfloat16`` values live in
-``float32`` arrays whose values are representable in bfloat16. Call inside ``quiet()``: overflow,
-division by zero and invalid operations are defined, so NumPy's warnings are off.
+the result's type; nothing here broadcasts beyond what NumPy does. Values of types that NumPy lacks
+live in ``float32`` arrays (``narrow_floats``). Call inside ``quiet()``: overflow, division by zero
+and invalid operations are defined, so NumPy's warnings are off.
 
 Functions that real arithmetic defines (``exp``, ``tanh``, …) are evaluated in double precision and
 rounded once, so the interpreter is (nearly always) the correctly rounded float32 result.
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from nestor.errors import IRError
+from nestor.ir import narrow_floats
 from nestor.ir.types import DType
 
 Value = Any
@@ -28,7 +29,7 @@ NUMPY_DTYPE: dict[DType, np.dtype[Any]] = {
     DType.f64: np.dtype(np.float64),
     DType.f32: np.dtype(np.float32),
     DType.f16: np.dtype(np.float16),
-    DType.bf16: np.dtype(np.float32),
+    **dict.fromkeys(narrow_floats.MEMORY, np.dtype(np.float32)),
     DType.i64: np.dtype(np.int64),
     DType.i32: np.dtype(np.int32),
     DType.i16: np.dtype(np.int16),
@@ -44,20 +45,8 @@ def quiet() -> np.errstate:
 
 
 def numpy_dtype(dtype: DType) -> np.dtype[Any]:
-    """The NumPy type that holds ``dtype`` in the interpreter (bf16 is held in float32)."""
+    """The NumPy type that holds ``dtype`` in the interpreter; see ``narrow_floats``."""
     return NUMPY_DTYPE[dtype]
-
-
-def round_to_bf16(x: Value) -> Value:
-    """Round float32 values to the nearest bfloat16, ties to even; NaN stays NaN.
-
-    Args: x: array or scalar, converted to float32 first.
-    """
-    x = np.asarray(x, dtype=np.float32)
-    bits = x.view(np.uint32)
-    bias = np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
-    rounded = ((bits + bias) & np.uint32(0xFFFF0000)).view(np.float32)
-    return np.where(np.isnan(x), x, rounded)[()]
 
 
 def constant(value: float | int | bool, dtype: DType) -> Value:
@@ -99,7 +88,9 @@ def cast(x: Value, source: DType, target: DType) -> Value:
         return x != NUMPY_DTYPE[source].type(0)
     if target.is_storage_only:
         single = np.asarray(x).astype(np.float32)
-        return single.astype(np.float16)[()] if target is DType.f16 else round_to_bf16(single)
+        if target is DType.f16:
+            return single.astype(np.float16)[()]
+        return narrow_floats.round_to(single, target)
     if target.is_float or not source.is_float:
         return np.asarray(x).astype(NUMPY_DTYPE[target])[()]
     if target in (DType.i64, DType.i32):

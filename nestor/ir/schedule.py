@@ -82,11 +82,17 @@ class Bind:
 class Warps:
     """Run each program of a GPU's grid on ``count`` warps, with the loads of ``stages`` iterations
     of a loop under way at once. Of the two innermost loops of the grid, ``group`` iterations of the
-    first start together, for the caches' sake. Changes no loop."""
+    first start together, for the caches' sake. ``persistent`` programs a processor take one
+    iteration of the grid after the other; 0: each has a program of its own. With ``descriptors``
+    boxes of tensors are copied as such for products; with ``specialize`` some warps copy and others
+    multiply. Changes no loop."""
 
     count: int
     stages: int
     group: int = 1
+    persistent: int = 0
+    descriptors: int = 0
+    specialize: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,8 @@
 """Element types of tensors and expressions.
 
-``float16`` and ``bfloat16`` are *storage* types: they are loaded, stored and cast, and every
-arithmetic operation on them is written in the IR as cast to ``float32``, operate, cast back.
+``float16``, ``bfloat16`` and the floats of 8 bits are *storage* types: they are loaded, stored and
+cast, and every arithmetic operation on them is written in the IR as cast to ``float32``, operate,
+cast back.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ class DType(enum.Enum):
     f32 = "f32"
     f16 = "f16"
     bf16 = "bf16"
+    f8e4m3 = "f8e4m3"
+    f8e5m2 = "f8e5m2"
     i64 = "i64"
     i32 = "i32"
     i16 = "i16"
@@ -36,13 +39,13 @@ class DType(enum.Enum):
 
     @property
     def is_float(self) -> builtins.bool:
-        """True for f64, f32, f16 and bf16."""
-        return self.value in ("f64", "f32", "f16", "bf16")
+        """True for f64, f32 and the storage types."""
+        return self.value in ("f64", "f32", *_STORAGE)
 
     @property
     def is_storage_only(self) -> builtins.bool:
-        """True for the types that have no arithmetic (f16, bf16)."""
-        return self.value in ("f16", "bf16")
+        """True for the types that have no arithmetic (f16, bf16, f8e4m3, f8e5m2)."""
+        return self.value in _STORAGE
 
     @property
     def is_int(self) -> builtins.bool:
@@ -60,7 +63,9 @@ class DType(enum.Enum):
     __str__ = __repr__
 
 
+_STORAGE = ("f16", "bf16", "f8e4m3", "f8e5m2")
+
 _BITS = {
-    "f64": 64, "f32": 32, "f16": 16, "bf16": 16,
+    "f64": 64, "f32": 32, "f16": 16, "bf16": 16, "f8e4m3": 8, "f8e5m2": 8,
     "i64": 64, "i32": 32, "i16": 16, "i8": 8, "u8": 8, "bool": 1,
 }  # fmt: skip

@@ -15,6 +15,7 @@ from nestor.passes.epilogues import absorb_epilogues
 from nestor.passes.fusion import FusedKernel
 from nestor.passes.gpu_fusion import partition_for_gpu
 from nestor.passes.online_attention import merge_attention
+from nestor.passes.paged_keys import count_keys_as_one, read_pages_in_place
 from nestor.passes.pipeline import PipelineResult, run_pass, run_pipeline
 from nestor.target.gpu import GpuTarget
 
@@ -53,7 +54,11 @@ def prepare_for_gpu(program: Program, target: GpuTarget) -> PipelineResult:
     options = PassOptions(disabled=NOT_FOR_GPUS, mask_tile=ATTENTION)
     result = run_pipeline(program, PassContext(options=options))
     main, ctx = result.main, PassContext(target=target)
-    for own in (merge_attention, cut_for_programs, absorb_epilogues, cut_keys):
+    own_passes = (
+        count_keys_as_one, merge_attention, cut_for_programs, absorb_epilogues, cut_keys,
+        read_pages_in_place,
+    )  # fmt: skip
+    for own in own_passes:
         main = run_pass(main, own, ctx)
     return replace(result, main=main)
 

@@ -71,6 +71,12 @@ SHARED_BYTES = 160 << 10
 GROUP = 8
 """Tiles of rows whose programs start together, where there are as many of rows and of columns."""
 
+DESCRIPTORS = 90
+"""Capability of the first chips that copy boxes."""
+
+SPECIALIZED = 100
+"""Capability of the first chips for which Triton divides a kernel's work among its warps."""
+
 WARP_ELEMENTS = 256
 """Elements of a tile that a warp takes: eight a thread."""
 
@@ -105,12 +111,15 @@ class _Plan:
         return [*self.steps, Reorder(statement=self.statement.name, loops=loops), *self.notes]
 
 
-def gpu_schedule(fused: FusedKernel, choices: Choices | None = None) -> Schedule:
+def gpu_schedule(
+    fused: FusedKernel, choices: Choices | None = None, capability: int = 80
+) -> Schedule:
     """A good legal schedule for any kernel on a GPU, without search.
 
     Args: choices: decisions of a search, and on return every knob that the rules asked for.
+        capability: of the chip; newer ones have more knobs.
     """
-    return _Rules(fused, choices or Choices()).schedule()
+    return _Rules(fused, choices or Choices(), capability).schedule()
 
 
 def warps_of(schedule: Schedule) -> Warps:
@@ -119,8 +128,8 @@ def warps_of(schedule: Schedule) -> Warps:
 
 
 class _Rules:
-    def __init__(self, fused: FusedKernel, choices: Choices):
-        self.fused, self.choices = fused, choices
+    def __init__(self, fused: FusedKernel, choices: Choices, capability: int):
+        self.fused, self.choices, self.capability = fused, choices, capability
         self.kernel = fused.kernel
         self.tensors = {t.name: t for t in self.kernel.tensors}
         self.statements = [s for s in self.kernel.statements if isinstance(s, Statement)]
@@ -424,7 +433,25 @@ class _Rules:
             default = GROUP if plans[0].results * GROUP**2 <= plans[0].written else 1
             meaning = "tiles of rows whose programs start together"
             group = self.choices.size("group", (1, 2, 4, 8, 16), default, meaning)
-        return Warps(count=count, stages=stages, group=group)
+        if contraction is None or is_online(self.statements[-1]):
+            return Warps(count=count, stages=stages, group=group)
+        meaning = "programs of a processor that take tile after tile; 0: each tile has its own"
+        persistent = self.choices.size("persistent", (0, 1, 2), 0, meaning)
+        descriptors = specialize = 0
+        if self.capability >= DESCRIPTORS:
+            meaning = "1: operands are copied as boxes"
+            descriptors = self.choices.size("descriptors", (0, 1), 0, meaning)
+        if self.capability >= SPECIALIZED and descriptors:
+            meaning = "1: some warps copy and others multiply"
+            specialize = self.choices.size("specialize", (0, 1), 0, meaning)
+        return Warps(
+            count=count,
+            stages=stages,
+            group=group,
+            persistent=persistent,
+            descriptors=descriptors,
+            specialize=specialize,
+        )
 
 
 def _is_ordered(s: Statement) -> bool:

@@ -33,8 +33,12 @@ from nestor.ir.types import DType
 Ranges = Mapping[str, Interval]
 Shapes = Mapping[str, Sequence[Affine]]
 
-_MANTISSA_BITS = {DType.f64: 53, DType.f32: 24, DType.f16: 11, DType.bf16: 8}
-_EXPONENT_ORDER = {DType.f16: 0, DType.bf16: 1, DType.f32: 1, DType.f64: 2}
+_MANTISSA_BITS = {
+    DType.f64: 53, DType.f32: 24, DType.f16: 11, DType.bf16: 8, DType.f8e4m3: 4, DType.f8e5m2: 3,
+}  # fmt: skip
+_EXPONENT_ORDER = {
+    DType.f8e4m3: -1, DType.f8e5m2: 0, DType.f16: 0, DType.bf16: 1, DType.f32: 1, DType.f64: 2,
+}  # fmt: skip
 _COMMUTATIVE = frozenset("add mul min max and or xor eq ne".split())
 _FOLDED_UNARY = frozenset("neg abs sign not isnan isinf floor ceil trunc round sqrt".split())
 _NOT_FOLDED_BINARY = frozenset("pow atan2 floordiv truncdiv mod rem shl shr".split())

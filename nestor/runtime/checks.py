@@ -8,7 +8,7 @@ from typing import Any
 from nestor.errors import InputError
 from nestor.runtime.manifest import ExternCall, InputSpec, KernelCall
 from nestor.runtime.plan import InputTensor
-from nestor.runtime.tensors import DTYPE_NAMES, Library
+from nestor.runtime.tensors import BITS_ONLY, DTYPE_NAMES, NUMPY_DTYPES, Library
 
 
 def describe(value: object) -> str:
@@ -24,8 +24,8 @@ def tensor_error(tensor: InputTensor, library: Library, problem: str) -> InputEr
     if problem.startswith("dtype"):
         way = f"to(torch.{wanted})" if library.name == "torch" else f"astype('{wanted}')"
         fix = f"{tensor.name}.{way}"
-        if tensor.dtype == "bf16" and library.name == "numpy":
-            fix = "pass a tensor of PyTorch, or the bits as uint16"
+        if tensor.dtype in BITS_ONLY and library.name == "numpy":
+            fix = f"pass a tensor of PyTorch, or the bits as {NUMPY_DTYPES[tensor.dtype]}"
         return InputError(
             f"input '{tensor.name}': {problem}, but the model was compiled for {wanted}"
             f"\n  fix: {fix}"

@@ -19,11 +19,20 @@ from nestor.runtime.calls import MAX_PLANS, ModelCalls
 from nestor.runtime.checks import check_overwritten
 from nestor.runtime.device_tensors import DeviceLibrary
 from nestor.runtime.dims import evaluate, evaluate_all
-from nestor.runtime.gpu_steps import Graph, Launch, RecordedCall, Start, Step
+from nestor.runtime.gpu_steps import (
+    SCRATCH,
+    SCRATCH_ALIGNMENT,
+    Graph,
+    Launch,
+    RecordedCall,
+    Start,
+    Step,
+)
 from nestor.runtime.manifest import ExternCall, Manifest
+from nestor.runtime.memory import round_up
 from nestor.runtime.outputs import OutputPlan
 from nestor.runtime.plan import ShapePlan
-from nestor.runtime.tensors import Library
+from nestor.runtime.tensors import BITS_ONLY, Library
 from nestor.runtime.weights import StateArray, WeightWatcher
 
 if TYPE_CHECKING:
@@ -55,11 +64,28 @@ class _Arena:
 
 @dataclass(frozen=True, slots=True)
 class _Steps:
-    """What a plan's calls start, in order. ``moving``: slots that are others in each call."""
+    """What a plan's calls start, in order. ``moving``: slots that are others in each call.
+    ``scratch``: of memory for descriptors that a call takes [bytes]."""
 
     plan: ShapePlan
     steps: tuple[Step, ...]
     moving: frozenset[int]
+    scratch: int
+
+
+@dataclass(slots=True)
+class _Scratch:
+    """How much memory for descriptors a call takes so far [bytes]."""
+
+    bytes: int = 0
+
+    def take(self, count: int) -> int | None:
+        """Where the next kernel's part begins; None if it needs none."""
+        if not count:
+            return None
+        start = self.bytes
+        self.bytes += round_up(count, SCRATCH_ALIGNMENT)
+        return start
 
 
 class GpuExecutable(ModelCalls):
@@ -101,6 +127,7 @@ class GpuExecutable(ModelCalls):
         self._torch = torch
         self._launches = tuple(launches)
         self._library = DeviceLibrary(torch, device)
+        self._bits = (torch.uint16, torch.uint8)
         self._watcher, self._repack = watcher, repack
         self._extern_runner, self._make_graph = extern_runner, make_graph
         self._weights = self._bound(weights)
@@ -126,7 +153,7 @@ class GpuExecutable(ModelCalls):
                 raise ArtifactError(f"weight '{source.key}' is missing")
             live = self._tensor(weights[source.key])
             wanted = self._library.dtypes[slot.dtype]
-            if slot.dtype == "bf16" and live.dtype is self._torch.uint16:
+            if slot.dtype in BITS_ONLY and live.dtype in self._bits:
                 live = live.view(wanted)  # NumPy has its bits only
             if live.dtype is not wanted or live.numel() != prod(
                 evaluate_all(slot.memory_shape, {})
@@ -182,9 +209,10 @@ class GpuExecutable(ModelCalls):
         with self._torch.no_grad(), self._on_device():
             if self._overwrites:
                 check_overwritten(self._layout.inputs, inputs, libraries)
-            key, arena = self._take_arena(plan)
+            call = self._steps_of(plan)
+            key, arena = self._take_arena(call)
             try:
-                return self._run_on(arena, inputs, plan, outputs, weights)
+                return self._run_on(arena, inputs, call, outputs, weights)
             finally:
                 # What follows on this stream finds the memory when these kernels are done.
                 self._arenas.setdefault(key, []).append(arena)
@@ -198,10 +226,11 @@ class GpuExecutable(ModelCalls):
         self,
         arena: _Arena,
         inputs: Sequence[Any],
-        plan: ShapePlan,
+        call: _Steps,
         outputs: OutputPlan,
         weights: _Weights,
     ) -> list[Any]:
+        plan = call.plan
         is_late = self._seen is not self._failed
         if is_late:
             self._raise_if_failed()
@@ -220,7 +249,7 @@ class GpuExecutable(ModelCalls):
             arrays.append(array)
         for state in weights.states:
             state.refresh()
-        self._start_all(arena, plan, tensors, weights)
+        self._start_all(arena, call, tensors, weights)
         if is_late and self._checks:
             self._seen.copy_(self._failed, non_blocking=True)
         elif not is_late:
@@ -255,10 +284,9 @@ class GpuExecutable(ModelCalls):
         return array
 
     def _start_all(
-        self, arena: _Arena, plan: ShapePlan, tensors: Mapping[int, Any], weights: _Weights
+        self, arena: _Arena, call: _Steps, tensors: Mapping[int, Any], weights: _Weights
     ) -> None:
         """Start a call's kernels: one by one the first time, then recorded."""
-        call = self._steps_of(plan)
         starts = [s for s in call.steps if isinstance(s, Start)]
         arena.uses += 1
         if (
@@ -289,17 +317,18 @@ class GpuExecutable(ModelCalls):
         steps = [0] * len(manifest.loops)
         loops = {s.first: (n, s) for n, s in enumerate(manifest.loops)}
         made: list[Step] = []
+        scratch = _Scratch()
         position = 0
         while position < len(manifest.calls):
             if position not in loops:
-                made += self._start(position, plan, [*symbols, *steps])
+                made += self._start(position, plan, [*symbols, *steps], scratch)
                 position += 1
                 continue
             number, loop = loops[position]
             for step in range(evaluate(loop.extent, plan.symbols)):
                 steps[number] = step
                 for inner in range(loop.first, loop.last):
-                    made += self._start(inner, plan, [*symbols, *steps])
+                    made += self._start(inner, plan, [*symbols, *steps], scratch)
             position = loop.last
         if len(self._steps) >= MAX_PLANS:
             self._steps.clear()
@@ -307,18 +336,19 @@ class GpuExecutable(ModelCalls):
         outside = [t.entries for t in self._layout.inputs]
         outside += [output.entries for output, _ in plan.outputs]
         moving = frozenset(entry for entries in outside for entry in entries)
-        found = self._steps[id(plan)] = _Steps(plan, tuple(made), moving)
+        found = self._steps[id(plan)] = _Steps(plan, tuple(made), moving, scratch.bytes)
         return found
 
-    def _start(self, position: int, plan: ShapePlan, symbols: Sequence[int]) -> list[Step]:
+    def _start(
+        self, position: int, plan: ShapePlan, symbols: Sequence[int], scratch: _Scratch
+    ) -> list[Step]:
         """One call, if it has anything to do."""
         call = self.manifest.calls[position]
         if isinstance(call, ExternCall):
             return [functools.partial(self._run_extern, call, plan)]
         how = self.manifest.launches[call.function]
         sizes = tuple(symbols[s] for s in call.symbols)
-        own = dict(zip(how.sizes, sizes))
-        programs = prod(evaluate(e, own) for e in how.grid)
+        programs = how.programs(sizes)
         start = Start(
             launch=self._launches[call.function],
             programs=programs,
@@ -326,6 +356,7 @@ class GpuExecutable(ModelCalls):
             further=(self._failed,) if how.checks else (),
             sizes=sizes,
             written=frozenset(how.written),
+            scratch=scratch.take(programs * how.scratch_bytes),
         )
         return [start] if programs else []
 
@@ -340,8 +371,9 @@ class GpuExecutable(ModelCalls):
         given = [shaped(s) for s in call.inputs]
         self._extern_runner(call, given, [shaped(s) for s in call.outputs], plan.symbols)
 
-    def _take_arena(self, plan: ShapePlan) -> tuple[tuple[int, int], _Arena]:
+    def _take_arena(self, call: _Steps) -> tuple[tuple[int, int], _Arena]:
         """Memory of a call's temps, for nobody else but later calls on this stream."""
+        plan = call.plan
         stream = 0
         if self.device.type == "cuda":
             stream = int(self._torch.cuda.current_stream(self.device).cuda_stream)
@@ -357,6 +389,10 @@ class GpuExecutable(ModelCalls):
         for entry, offset in plan.arena_entries:
             part = memory[offset : offset + plan.sizes[entry]]
             tensors[entry] = part.view(self._library.dtypes[slots[entry].dtype])
+        if call.scratch:
+            tensors[SCRATCH] = self._torch.empty(
+                call.scratch, dtype=self._torch.uint8, device=self.device
+            )
         return key, _Arena(tensors)
 
     def _write_back(

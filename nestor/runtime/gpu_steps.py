@@ -14,6 +14,12 @@ Step = Callable[[Mapping[int, Any]], None]
 """A part of a call: starts a kernel, or runs an operator, on tensors by slot."""
 
 
+SCRATCH = -1
+"""Where, among a call's tensors, the memory is that kernels write descriptors in."""
+
+SCRATCH_ALIGNMENT = 128
+"""Of each kernel's part of it [bytes]."""
+
 MOST_COMPARED = 2000
 """Kernels of a call that may run side by side; longer ones run in order."""
 
@@ -46,7 +52,8 @@ class Start:
     """One kernel of a call.
 
     Attributes: slots: of its tensors; at the positions ``written`` it writes. further: tensors
-        after them that every call has, and any number of kernels may write at once.
+        after them that every call has, and any number of kernels may write at once. scratch: where
+        its own part of a call's ``SCRATCH`` begins [bytes]; None if it needs none.
     """
 
     launch: Launch
@@ -55,9 +62,16 @@ class Start:
     further: tuple[Any, ...]
     sizes: tuple[int, ...]
     written: frozenset[int]
+    scratch: int | None = None
 
     def __call__(self, tensors: Mapping[int, Any]) -> None:
-        self.launch(self.programs, self.given(tensors), self.sizes)
+        self.launch(self.programs, self.given(tensors), self.numbers(tensors))
+
+    def numbers(self, tensors: Mapping[int, Any]) -> tuple[int, ...]:
+        """What it is told behind its tensors: sizes, and the address of its scratch memory."""
+        if self.scratch is None:
+            return self.sizes
+        return (*self.sizes, tensors[SCRATCH].data_ptr() + self.scratch)
 
     def given(self, tensors: Mapping[int, Any]) -> list[Any]:
         """What it works on."""
@@ -147,7 +161,8 @@ class RecordedCall:
             waits = waits_of([_touched(start, tensors) for start in starts])
         for start, after in zip(starts, waits, strict=True):
             given = start.given(tensors)
-            number = graph.add(start.launch, start.programs, given, start.sizes, after)
+            numbers = start.numbers(tensors)
+            number = graph.add(start.launch, start.programs, given, numbers, after)
             if moving & {*start.slots}:
                 self._moving.append((number, start, [t.data_ptr() for t in given]))
         graph.finish()
@@ -158,6 +173,6 @@ class RecordedCall:
             given = start.given(tensors)
             places = [t.data_ptr() for t in given]
             if places != before:
-                self._graph.change(number, given, start.sizes)
+                self._graph.change(number, given, start.numbers(tensors))
                 self._moving[n] = (number, start, places)
         self._graph.start()

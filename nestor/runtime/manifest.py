@@ -6,17 +6,19 @@ reference between parts, so that what it returns can be run without further chec
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import Any, Literal, Union
 
 from nestor.errors import ArtifactError
 from nestor.runtime import codec
-from nestor.runtime.dims import Dim, dim_symbols, is_solvable
+from nestor.runtime.dims import Dim, dim_symbols, evaluate, is_solvable
 
 FORMAT_VERSION = 1
 
 ITEM_BYTES = {
-    "f64": 8, "f32": 4, "f16": 2, "bf16": 2,
+    "f64": 8, "f32": 4, "f16": 2, "bf16": 2, "f8e4m3": 1, "f8e5m2": 1,
     "i64": 8, "i32": 4, "i16": 2, "i8": 1, "u8": 1, "bool": 1,
 }  # fmt: skip
 """Size of an element in memory [bytes], by dtype name."""
@@ -152,7 +154,10 @@ class GpuLaunch:
         checks: whether it takes one more tensor between them, an i32 that it sets where an index
             that is data lies outside its tensor.
         written: positions among its tensors of those that it writes.
+        most: programs that are started at most, which then take one turn after the other; 0: each
+            has one turn.
         warps: of a program. shared_bytes: of shared memory that a program takes [bytes].
+        scratch_bytes: of memory that each program writes descriptors in, given behind the sizes.
         parameters: that its machine code takes, of eight bytes each.
     """
 
@@ -160,9 +165,16 @@ class GpuLaunch:
     written: tuple[int, ...]
     sizes: tuple[str, ...] = ()
     checks: bool = False
+    most: int = 0
     warps: int = 4
     shared_bytes: int = 0
+    scratch_bytes: int = 0
     parameters: int = 0
+
+    def programs(self, sizes: Sequence[int]) -> int:
+        """How many programs are started. Args: sizes: those of its own, in order."""
+        turns = prod(evaluate(e, dict(zip(self.sizes, sizes))) for e in self.grid)
+        return min(turns, self.most) if self.most else turns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -414,7 +426,8 @@ def _check_calls(m: Manifest) -> None:
     for n, launch in enumerate(m.launches):
         named = frozenset().union(*(dim_symbols(d) for d in launch.grid))
         _require(named <= set(launch.sizes), f"launches[{n}]", "a grid names no size")
-        ok = 1 <= launch.warps <= 32 and launch.shared_bytes >= 0 and launch.parameters >= 0
+        least = min(launch.shared_bytes, launch.scratch_bytes, launch.parameters, launch.most)
+        ok = 1 <= launch.warps <= 32 and least >= 0
         _require(ok, f"launches[{n}]", "not what a GPU can start")
         _require(bool(launch.written), f"launches[{n}]", "a kernel that writes nothing")
     firsts = [s.first for s in m.segments]

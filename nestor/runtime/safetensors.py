@@ -25,7 +25,8 @@ _PADDING = "__padding_"
 _MAX_HEADER_BYTES = 100 << 20
 
 FORMAT_NAMES = {
-    "f64": "F64", "f32": "F32", "f16": "F16", "bf16": "BF16", "i64": "I64", "i32": "I32",
+    "f64": "F64", "f32": "F32", "f16": "F16", "bf16": "BF16",
+    "f8e4m3": "F8_E4M3", "f8e5m2": "F8_E5M2", "i64": "I64", "i32": "I32",
     "i16": "I16", "i8": "I8", "u8": "U8", "bool": "BOOL",
 }  # fmt: skip
 _OUR_NAMES = {name: dtype for dtype, name in FORMAT_NAMES.items()}

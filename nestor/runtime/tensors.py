@@ -21,16 +21,21 @@ from nestor.runtime.manifest import ITEM_BYTES
 
 NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
     "f64": np.dtype(np.float64), "f32": np.dtype(np.float32), "f16": np.dtype(np.float16),
-    "bf16": np.dtype(np.uint16), "i64": np.dtype(np.int64), "i32": np.dtype(np.int32),
+    "bf16": np.dtype(np.uint16), "f8e4m3": np.dtype(np.uint8), "f8e5m2": np.dtype(np.uint8),
+    "i64": np.dtype(np.int64), "i32": np.dtype(np.int32),
     "i16": np.dtype(np.int16), "i8": np.dtype(np.int8), "u8": np.dtype(np.uint8),
     "bool": np.dtype(np.bool_),
 }  # fmt: skip
 
 DTYPE_NAMES = {
-    "f64": "float64", "f32": "float32", "f16": "float16", "bf16": "bfloat16", "i64": "int64",
+    "f64": "float64", "f32": "float32", "f16": "float16", "bf16": "bfloat16",
+    "f8e4m3": "float8_e4m3fn", "f8e5m2": "float8_e5m2", "i64": "int64",
     "i32": "int32", "i16": "int16", "i8": "int8", "u8": "uint8", "bool": "bool",
 }  # fmt: skip
 """The names that users know, by dtype of the IR."""
+
+BITS_ONLY = ("bf16", "f8e4m3", "f8e5m2")
+"""Types that NumPy lacks: such arrays hold their bits."""
 
 _addressof, _from_buffer = ctypes.addressof, ctypes.c_char.from_buffer
 
@@ -94,7 +99,7 @@ class NumpyLibrary:
         """See ``Library``."""
         if value.dtype == NUMPY_DTYPES[dtype]:  # unequal for another byte order
             return None
-        if dtype == "bf16" and value.dtype.name == "bfloat16":
+        if dtype in BITS_ONLY and value.dtype.name == DTYPE_NAMES[dtype]:
             return None
         return f"dtype {value.dtype if value.dtype.isnative else value.dtype.str}"
 

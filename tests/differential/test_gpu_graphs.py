@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from nestor.runtime.gpu_executable import GpuExecutable
 from nestor.runtime.gpu_steps import Launch, waits_of
 from tests.differential.test_triton_models import built
 from tests.helpers.triton_cases import R
@@ -229,3 +231,26 @@ def test_steps_of_a_recurrence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
             x = R(3, 4, 6)
             torch.testing.assert_close(executable(x)[0], module(x)[0])
     assert graphs[0].starts == 2
+
+
+def test_kernels_have_scratch_memory_of_their_own(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Linear(40, 33), nn.ReLU(), nn.Linear(33, 20)).eval()
+    made = built(module, (R(30, 40),), tmp_path)
+    launches = tuple(replace(how, scratch_bytes=200) for how in made.manifest.launches)
+    places: list[tuple[int, int]] = []
+
+    def launch(programs: int, tensors: Sequence[Any], sizes: Sequence[int]) -> None:
+        del tensors
+        places.append((sizes[-1], programs * 200))
+
+    executable = GpuExecutable(
+        replace(made.manifest, launches=launches),
+        [launch] * len(launches),
+        made._arrays(),
+        torch.device("cpu"),
+    )
+    executable(R(30, 40))
+    assert len(places) == 2
+    (first, size), (second, _) = places
+    assert second - first >= size
+    assert (second - first) % 128 == 0

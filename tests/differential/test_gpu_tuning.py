@@ -105,7 +105,7 @@ def test_what_was_confirmed_is_used_by_later_compilations(tmp_path: Path) -> Non
     plain = built(module, (x,), config)
     kernels = kernels_of(module, x)
     fused = kernels.kernels[0]
-    space = GpuSpace(fused)
+    space = GpuSpace(fused, TARGET)
     knob = next(k for k in space.knobs() if k.name.endswith("tile"))
     other = space.at({knob.name: next(v for v in knob.values if v != knob.default)})
     with Records.open(config) as records:
@@ -158,7 +158,7 @@ def test_a_winner_is_measured_beside_a_second_default(tmp_path: Path) -> None:
 
 def opened(fused: Any) -> tuple[Session, GpuCode, tuple[Any, ...]]:
     """A worker's session, as if it were a process of its own, with the default as reference."""
-    schedule = GpuSpace(fused).default().schedule
+    schedule = GpuSpace(fused, TARGET).default().schedule
     made = GpuKernelJob(
         kernel=fused.kernel, schedule=schedule, target=TARGET, is_interpreted=True
     ).compile()

@@ -43,3 +43,10 @@ def test_nothing_spills_and_shared_memory_suffices(found: list[dict[str, Any]]) 
         assert k["spilled"] == 0, k
         assert k["shared"] <= limit, k
         assert k["registers"] <= 255, k
+
+
+def test_boxes_take_scratch_memory_where_chips_copy_them(found: list[dict[str, Any]]) -> None:
+    boxed = [k for k in found if k["boxes"]]
+    assert {k["capability"] for k in boxed} == {90, 100}
+    assert all(k["scratch"] >= 128 * k["boxes"] for k in boxed)
+    assert not any(k["scratch"] for k in found if not k["boxes"])

@@ -7,7 +7,8 @@ from random import Random
 import numpy as np
 
 from nestor.ir.expr import highest, lowest
-from nestor.ir.numeric import numpy_dtype, round_to_bf16
+from nestor.ir.narrow_floats import MEMORY, round_to
+from nestor.ir.numeric import numpy_dtype
 from nestor.ir.types import DType
 from tests.fuzz.generate_programs import Case
 
@@ -77,6 +78,6 @@ def _floats(
         picked = np.array(SPECIAL_FLOATS)[source.integers(0, len(SPECIAL_FLOATS), shape)]
         values = np.where(source.random(shape) < 0.3, picked, values)
     with np.errstate(all="ignore"):
-        if dtype is DType.bf16:
-            return np.asarray(round_to_bf16(values)).reshape(shape)
+        if dtype in MEMORY:
+            return np.asarray(round_to(values, dtype)).reshape(shape)
         return np.asarray(values).astype(numpy_dtype(dtype)).reshape(shape)

@@ -142,7 +142,7 @@ def run_part(
     nest = apply_schedule(fused.kernel, schedule)
     verify_nest(nest)
     check_nest(fused.kernel, nest)
-    kernel = emit_kernel(nest, group=warps_of(schedule).group)
+    kernel = emit_kernel(nest, warps=warps_of(schedule))
     sizes = {s.name: symbols[names[s.name]] for s in fused.kernel.symbols}
     given = {t.name: memory[names[t.name]] for t in fused.kernel.tensors if t.alias_of is None}
     found = run_kernel(kernel, nest, given, folder, sizes)

@@ -8,8 +8,10 @@ import pytest
 
 from nestor.codegen.triton import emit_kernel
 from nestor.ir.printer import print_program
-from nestor.passes.gpu_schedule import gpu_schedule
+from nestor.passes.gpu_schedule import gpu_schedule, warps_of
+from nestor.passes.knobs import Choices
 from nestor.passes.nest import apply_schedule
+from tests.differential.test_triton_persistent import PRODUCTS
 from tests.helpers.triton_cases import CASES, kernels_of
 
 NAMES = (
@@ -28,6 +30,7 @@ NAMES = (
     "embedding",
     "causal attention",
     "integers",
+    "float8",
 )
 
 
@@ -39,3 +42,11 @@ def test_source(name: str, golden: Callable[[str, str], None]) -> None:
         grid = " × ".join(map(str, kernel.grid)) or "1"
         parts += [print_program(fused.kernel), f"grid: {grid}\n\n{kernel.source}"]
     golden(f"triton_{name.replace(', ', '_').replace(' ', '_')}.txt", "\n".join(parts))
+
+
+def test_tile_after_tile_in_boxes(golden: Callable[[str, str], None]) -> None:
+    (fused,) = kernels_of(*PRODUCTS["halves"])
+    choices = Choices({"persistent": 1, "descriptors": 1, "group": 4})
+    schedule = gpu_schedule(fused, choices, 90)
+    kernel = emit_kernel(apply_schedule(fused.kernel, schedule), warps=warps_of(schedule))
+    golden("triton_persistent_boxes.txt", kernel.source)

@@ -13,6 +13,7 @@ from nestor.codegen.llvm.compile import compile_ir
 from nestor.codegen.llvm.emit import emit_kernel
 from nestor.codegen.llvm.jit import LoadedFunction, jit_load
 from nestor.ir.loopnest import LoopNest
+from nestor.ir.narrow_floats import MEMORY, from_bits, to_bits
 from nestor.ir.program import Layout, Tensor
 from nestor.ir.types import DType
 from nestor.target.cpu import CpuTarget
@@ -55,16 +56,16 @@ def services(threads: int) -> Services:
 
 
 def to_memory(array: np.ndarray, dtype: DType) -> np.ndarray:
-    """The interpreter's array as bytes in memory: bf16 as 16 bits, bool as bytes."""
-    if dtype is DType.bf16:
-        return (array.view(np.uint32) >> 16).astype(np.uint16)
+    """The interpreter's array as bytes in memory: bits of what NumPy lacks, bool as bytes."""
+    if dtype in MEMORY:
+        return to_bits(array, dtype)
     return array.astype(np.uint8) if dtype is DType.bool else array
 
 
 def from_memory(array: np.ndarray, dtype: DType) -> np.ndarray:
     """The inverse of ``to_memory``."""
-    if dtype is DType.bf16:
-        return (array.astype(np.uint32) << 16).view(np.float32)
+    if dtype in MEMORY:
+        return from_bits(array, dtype)
     return array.astype(np.bool_) if dtype is DType.bool else array
 
 

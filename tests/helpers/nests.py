@@ -24,6 +24,7 @@ from nestor.ir.loopnest import (
     Store,
 )
 from nestor.ir.monoid import Monoid
+from nestor.ir.narrow_floats import MEMORY, round_to
 from nestor.ir.nest_interpreter import run_nest
 from nestor.ir.program import Layout, Role, Symbol, Tensor
 from nestor.ir.types import DType
@@ -142,8 +143,8 @@ def random_array(rng: np.random.Generator, t: Tensor, env: Mapping[str, int]) ->
         return numeric.garbage(shape, t.dtype)
     if t.dtype.is_float:
         values = rng.standard_normal(shape).astype(np.float32)
-        if t.dtype is DType.bf16:
-            return np.asarray(numeric.round_to_bf16(values), np.float32).reshape(shape)
+        if t.dtype in MEMORY:
+            return np.asarray(round_to(values, t.dtype), np.float32).reshape(shape)
         return values.astype(numeric.numpy_dtype(t.dtype))
     if t.dtype is DType.bool:
         return rng.random(shape) < 0.5

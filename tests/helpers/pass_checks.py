@@ -7,7 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 from nestor.ir.interpreter import run_program
-from nestor.ir.numeric import numpy_dtype, round_to_bf16
+from nestor.ir.narrow_floats import MEMORY, round_to
+from nestor.ir.numeric import numpy_dtype
 from nestor.ir.program import Program
 from nestor.ir.types import DType
 from nestor.passes.context import PassContext
@@ -33,7 +34,7 @@ def random_inputs(
                 flat = values.reshape(-1)
                 for value in (np.nan, np.inf, -np.inf, -0.0, 0.0):
                     flat[rng.integers(flat.size)] = value
-            arrays[t.name] = round_to_bf16(values) if t.dtype is DType.bf16 else values
+            arrays[t.name] = round_to(values, t.dtype) if t.dtype in MEMORY else values
         elif t.dtype is DType.bool:
             arrays[t.name] = rng.integers(0, 2, shape).astype(dtype)
         else:

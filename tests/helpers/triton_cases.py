@@ -28,6 +28,7 @@ class Of(nn.Module):
 
 
 R = torch.randn
+ONE = torch.tensor(1.0)
 heads = (R(1, 2, 20, 16), R(1, 2, 20, 16), R(1, 2, 20, 16))
 
 CASES: dict[str, tuple[nn.Module, tuple[torch.Tensor, ...]]] = {
@@ -77,6 +78,10 @@ CASES: dict[str, tuple[nn.Module, tuple[torch.Tensor, ...]]] = {
         (R(1, 2, 90, 32), R(1, 2, 150, 32), R(1, 2, 150, 32)),
     ),
     "halves": (nn.Linear(32, 48).half(), (R(20, 32).half(),)),
+    "float8": (
+        Of(lambda a, b: torch._scaled_mm(a, b.t(), ONE, ONE, out_dtype=torch.float32)),
+        (R(32, 64).to(torch.float8_e4m3fn), R(48, 64).to(torch.float8_e4m3fn)),
+    ),
     "bf16": (Of(lambda a, b: torch.softmax(a * b, -1)), (R(5, 40).bfloat16(), R(40).bfloat16())),
 }
 

@@ -8,22 +8,28 @@ import json
 from nestor.codegen.triton import emit_kernel
 from nestor.codegen.triton.cubin import CubinJob, compile_cubin
 from nestor.passes.gpu_schedule import gpu_schedule, warps_of
+from nestor.passes.knobs import Choices, Value
 from nestor.passes.nest import apply_schedule
 from tests.helpers.triton_cases import CASES, kernels_of
 
 CAPABILITIES = (80, 90, 100)
 
+BOXED = ", in boxes"
+KNOBS: dict[str, Value] = {"persistent": 1, "descriptors": 1, "specialize": 1}
+PRODUCTS = ("halves", "batched", "float8")
+"""Cases that are compiled once more with these knobs."""
+
 
 def main() -> None:
     """See the module."""
     found = []
-    for name, case in CASES.items():
+    for name, case in (*CASES.items(), *((f"{n}{BOXED}", CASES[n]) for n in PRODUCTS)):
         for number, fused in enumerate(kernels_of(*case)):
-            schedule = gpu_schedule(fused)
-            warps = warps_of(schedule)
-            nest = apply_schedule(fused.kernel, schedule)
-            kernel = emit_kernel(nest, group=warps.group)
             for capability in CAPABILITIES:
+                schedule = gpu_schedule(fused, Choices(KNOBS if BOXED in name else {}), capability)
+                warps = warps_of(schedule)
+                nest = apply_schedule(fused.kernel, schedule)
+                kernel = emit_kernel(nest, warps=warps)
                 job = CubinJob(
                     kernel=kernel, capability=capability, warps=warps.count, stages=warps.stages
                 )
@@ -35,6 +41,8 @@ def main() -> None:
                         "shared": made.shared_bytes,
                         "registers": made.registers,
                         "spilled": made.spilled_bytes,
+                        "scratch": made.scratch_bytes,
+                        "boxes": kernel.source.count("make_tensor_descriptor"),
                         "bytes": len(made.code),
                     }
                 )

@@ -18,12 +18,13 @@ from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 from nestor.codegen.triton import TritonKernel, emit_kernel
 from nestor.codegen.triton.launch import load_function
+from nestor.frontends.torch.dtypes import to_torch
 from nestor.ir.interpreter import run_program
 from nestor.ir.loopnest import LoopNest
+from nestor.ir.narrow_floats import MEMORY
 from nestor.ir.numeric import numpy_dtype
 from nestor.ir.program import Program, Tensor
 from nestor.ir.schedule import Schedule
-from nestor.ir.types import DType
 from nestor.passes.gpu_schedule import warps_of
 from nestor.passes.nest import apply_schedule
 from nestor.passes.polyhedral import check_nest
@@ -93,17 +94,21 @@ def check_kernel(
     *,
     sizes: Mapping[str, int] | None = None,
     tolerance: float = 1e-5,
+    most: int = 0,
 ) -> TritonKernel:
     """Prove a schedule, run its Triton kernel, and compare with what the IR means.
 
-    Args: arrays: inputs and parameters. tolerance: of the largest element.
+    Args: arrays: inputs and parameters. tolerance: of the largest element. most: programs that are
+        started at most, of a kernel whose programs take several turns; 0: any number.
     """
     values = dict(sizes or {})
     nest = apply_schedule(program, schedule)
     check_nest(program, nest)
-    kernel = emit_kernel(nest, group=warps_of(schedule).group)
+    kernel = emit_kernel(nest, warps=warps_of(schedule))
     wanted = run_program(program, arrays, values)
-    found = run_kernel(kernel, nest, arrays, folder, values)
+    found = run_kernel(
+        kernel, nest, arrays, folder, values, most if warps_of(schedule).persistent else 0
+    )
     for name, array in wanted.items():
         finite = np.abs(array[np.isfinite(array)].astype(np.float64))
         scale = max(1.0, float(finite.max(initial=0.0)))
@@ -115,7 +120,12 @@ def check_kernel(
 
 
 def run_kernel(
-    kernel: TritonKernel, nest: LoopNest, arrays: Arrays, folder: Path, sizes: dict[str, int]
+    kernel: TritonKernel,
+    nest: LoopNest,
+    arrays: Arrays,
+    folder: Path,
+    sizes: dict[str, int],
+    most: int = 0,
 ) -> Arrays:
     """What a kernel leaves in its tensors, as logical arrays."""
     memory: dict[str, torch.Tensor] = {}
@@ -129,16 +139,17 @@ def run_kernel(
             is_float = np.issubdtype(numpy_dtype(t.dtype), np.floating)
             array = np.full(shape, np.nan if is_float else 0, numpy_dtype(t.dtype))
         tensor = torch.from_numpy(np.ascontiguousarray(_stored(t, array, sizes)))
-        memory[t.name] = tensor.to(torch.bfloat16) if t.dtype is DType.bf16 else tensor.clone()
+        memory[t.name] = tensor.to(to_torch(t.dtype)) if t.dtype in MEMORY else tensor.clone()
     function = load_function(kernel, folder)
     pointers = [memory[name] for name in kernel.tensors]
     failed = [torch.zeros((), dtype=torch.int32)] * kernel.checks
     values = [sizes[s] for s in kernel.symbols]
-    function[(kernel.programs(sizes),)](*pointers, *failed, *values)
+    programs = kernel.programs(sizes)
+    function[(min(programs, most or programs),)](*pointers, *failed, *values)
     assert not any(failed), "an index lies outside its tensor"
     found = {}
     for t in nest.tensors:
-        tensor = memory[t.name].float() if t.dtype is DType.bf16 else memory[t.name]
+        tensor = memory[t.name].float() if t.dtype in MEMORY else memory[t.name]
         found[t.name] = _logical(t, tensor.numpy(), sizes)
     return found
 

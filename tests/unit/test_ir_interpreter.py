@@ -12,8 +12,9 @@ from nestor.errors import IndexOutOfRange, InputError, IRError
 from nestor.ir import vectorised
 from nestor.ir.affine import affine
 from nestor.ir.expr import Index, Load, const
-from nestor.ir.interpreter import round_to_bf16, run_program
+from nestor.ir.interpreter import run_program
 from nestor.ir.monoid import max_of, prod_of, sum_of, welford_of
+from nestor.ir.narrow_floats import round_to
 from nestor.ir.program import Domain, IndexRange, Program, box
 from nestor.ir.types import DType
 from tests.helpers import ir_programs as P
@@ -427,8 +428,8 @@ def test_bf16_rounds_to_nearest_even() -> None:
         np.float32
     )
     want = torch.tensor(x).bfloat16().float().numpy()
-    np.testing.assert_array_equal(round_to_bf16(x), want)
-    assert np.isnan(round_to_bf16(np.float32(np.nan)))
+    np.testing.assert_array_equal(round_to(x, DType.bf16), want)
+    assert np.isnan(round_to(np.float32(np.nan), DType.bf16))
 
 
 def test_load_wants_predicate_and_other_together() -> None:

@@ -27,6 +27,7 @@ from nestor.autotune.measure_compare import (
 )
 from nestor.ir.affine import affine
 from nestor.ir.interpreter import run_program
+from nestor.ir.narrow_floats import MEMORY
 from nestor.ir.program import Layout, Program
 from nestor.ir.types import DType
 from nestor.passes.packing import pack_array
@@ -173,7 +174,7 @@ def test_layouts_are_those_of_the_packing_pass(dtype: DType) -> None:
     t = replace(tensor("W", 14, 9, dtype=dtype), layout=BLOCKED)
     rng = np.random.default_rng(0)
     values = rng.integers(0, 2, (14, 9)).astype(np.float32)
-    logical = values if dtype is DType.bf16 else to_memory(values, dtype)
+    logical = values if dtype in MEMORY else to_memory(values, dtype)
     view = np.full(physical_bytes(t, {}), 0xEE, np.uint8)
     store(view, t, logical, {})
     packed = pack_array(to_memory(logical, dtype), BLOCKED)

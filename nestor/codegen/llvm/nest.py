@@ -379,7 +379,7 @@ def native_lanes(ctx: Context, node: Node) -> int:
                 elif not n.dtype.is_storage_only:
                     others = max(others, bits)
                 else:
-                    others = max(others, 16)
+                    others = max(others, bits)
     return ctx.target.lanes(floats or others)
 
 

@@ -7,12 +7,14 @@ The meaning of each operation is that of ``nestor/ir/numeric.py``. Elementary fu
 from __future__ import annotations
 
 import math
+import struct
 
 from nestor.codegen.llvm import mathlib
 from nestor.codegen.llvm.builder import FunctionBuilder, Val, bool_val, float_val, int_val
 from nestor.codegen.llvm.types import REGISTER_TYPE
 from nestor.errors import InternalError
 from nestor.ir.expr import highest, lowest
+from nestor.ir.narrow_floats import BYTES, Byte
 from nestor.ir.types import DType
 
 _FLOAT_COMPARE = {"eq": "oeq", "ne": "une", "lt": "olt", "le": "ole", "gt": "ogt", "ge": "oge"}
@@ -223,8 +225,12 @@ class Ops:
             wide = self.fb.convert("zext", x, "i32")
             bits = self.fb.op("shl", wide, int_val(16, "i32"))
             return self.cast(self.fb.convert("bitcast", bits, "float"), DType.f32, target)
+        if source in BYTES:
+            return self.cast(self._from_byte(x, source), DType.f32, target)
         if target.is_storage_only:
             single = self.cast(x, source, DType.f32)
+            if target in BYTES:
+                return self._to_byte(single, BYTES[target])
             return self._float_to_half(single) if target is DType.f16 else self._to_bf16(single)
         if target is DType.bool:
             if source.is_float:
@@ -285,3 +291,51 @@ class Ops:
         quiet = fb.op("or", upper, int_val(0x40, "i32"))
         is_nan = fb.compare("fcmp uno", x, float_val(0.0, "float"))
         return fb.convert("trunc", fb.select(is_nan, quiet, rounded), "i16")
+
+    def _from_byte(self, x: Val, source: DType) -> Val:
+        """Through f16, whose exponent is as long or longer: what is denormal here may be so there,
+        and conversions of f16 mind no flag that says denormals are zero."""
+        fb = self.fb
+        wide = fb.convert("zext", x, "i16")
+        if source is DType.f8e5m2:
+            half = fb.op("shl", wide, int_val(8, "i16"))
+            return fb.convert("fpext", fb.convert("bitcast", half, "half"), "float")
+        magnitude = fb.op("and", wide, int_val(0x7F, "i16"))
+        sign = fb.op("shl", fb.op("and", wide, int_val(0x80, "i16")), int_val(8, "i16"))
+        half = fb.op("or", fb.op("shl", magnitude, int_val(7, "i16")), sign)
+        single = fb.convert("fpext", fb.convert("bitcast", half, "half"), "float")
+        scaled = fb.op("fmul", single, float_val(256.0, "float"))
+        is_nan = fb.compare("icmp eq", magnitude, int_val(0x7F, "i16"))
+        return fb.select(is_nan, float_val(math.nan, "float"), scaled)
+
+    def _to_byte(self, x: Val, kind: Byte) -> Val:
+        """Round to nearest even on the bits; below the least normal number by adding one whose last
+        bit is worth as much as the byte's."""
+        fb, cut = self.fb, 23 - kind.mantissa
+
+        def bits_of(value: float) -> Val:
+            return int_val(struct.unpack("<i", struct.pack("<f", value))[0], "i32")
+
+        bits = fb.convert("bitcast", x, "i32")
+        size = fb.op("and", bits, int_val(0x7FFFFFFF, "i32"))
+        odd = fb.op("and", fb.op("lshr", size, int_val(cut, "i32")), int_val(1, "i32"))
+        moved = ((kind.bias - 127) << 23) + (1 << (cut - 1)) - 1
+        normal = fb.op("add", fb.op("add", size, int_val(moved, "i32")), odd)
+        normal = fb.op("lshr", normal, int_val(cut, "i32"))
+        magic = 2.0 ** (23 + 1 - kind.bias - kind.mantissa)
+        added = fb.op("fadd", fb.convert("bitcast", size, "float"), float_val(magic, "float"))
+        small = fb.op("sub", fb.convert("bitcast", added, "i32"), bits_of(magic))
+        is_small = fb.compare("icmp slt", size, bits_of(2.0 ** (1 - kind.bias)))
+        found = fb.select(is_small, small, normal)
+        # Half a step past the largest value; there the tie goes to what is beyond it, if anything.
+        step = 2.0 ** (math.frexp(kind.largest)[1] - 1 - kind.mantissa)
+        edge = bits_of(kind.largest + step / 2)
+        if kind.infinity is None:
+            beyond, test = 0x7E, "icmp sgt"
+        else:
+            beyond, test = kind.infinity, "icmp sge"
+        found = fb.select(fb.compare(test, size, edge), int_val(beyond, "i32"), found)
+        is_nan = fb.compare("icmp sgt", size, int_val(0x7F800000, "i32"))
+        found = fb.select(is_nan, int_val(0x7F, "i32"), found)
+        sign = fb.op("and", fb.op("lshr", bits, int_val(24, "i32")), int_val(0x80, "i32"))
+        return fb.convert("trunc", fb.op("or", found, sign), "i8")

@@ -56,6 +56,8 @@ class Context:
             tile's loops that they vary over.
         wide: whether offsets need 64 bits.
         precision: of products of f32: ``ieee``, ``tf32`` or ``tf32x3``.
+        boxes: descriptors of boxes of tensors, by tensor and shape: their names and what makes
+            them; None where there are to be none.
         functions: sources of those that expressions call, by name.
         checks: whether indices that are data were tested.
     """
@@ -74,12 +76,17 @@ class Context:
     loads: dict[tuple[str, str], tuple[str, tuple[int, ...]]] = field(default_factory=dict)
     wide: bool = False
     precision: str = "ieee"
+    boxes: dict[tuple[str, tuple[int, ...]], tuple[str, str]] | None = None
     functions: dict[str, str] = field(default_factory=dict)
     checks: bool = False
 
     def line(self, text: str) -> None:
         """Add a line."""
         self.lines.append("    " * self.depth + text)
+
+    def boxes_made(self) -> list[str]:
+        """Lines that make the descriptors, for the beginning of the kernel."""
+        return [f"    {name} = {made}" for name, made in (self.boxes or {}).values()]
 
     def assign(self, name: str, value: Value) -> Value:
         """Give a value a name of its own."""

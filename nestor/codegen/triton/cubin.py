@@ -16,9 +16,10 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from nestor.codegen.triton.kernel import TritonKernel
+from nestor.codegen.triton.kernel import CODEGEN_VERSION, TritonKernel
 from nestor.codegen.triton.launch import load_function
 from nestor.errors import InternalError
+from nestor.ir.narrow_floats import BYTES
 from nestor.ir.types import DType
 
 _POINTERS = {
@@ -26,6 +27,8 @@ _POINTERS = {
     DType.f32: "*fp32",
     DType.f16: "*fp16",
     DType.bf16: "*bf16",
+    DType.f8e4m3: "*fp8e4nv",
+    DType.f8e5m2: "*fp8e5",
     DType.i64: "*i64",
     DType.i32: "*i32",
     DType.i16: "*i16",
@@ -34,8 +37,14 @@ _POINTERS = {
     DType.bool: "*i1",
 }
 
+BYTE_FLOATS = 89
+"""Capability of the first chips that multiply floats of 8 bits."""
+
 ALIGNMENT = 16
 """Of every tensor [bytes]: PyTorch's allocator and an arena's places give more."""
+
+SCRATCH_ALIGNMENT = 128
+"""Of each kernel's scratch memory, as ``runtime.gpu_steps`` places it [bytes]."""
 
 _USAGE_SECONDS = 60.0
 
@@ -63,6 +72,7 @@ class CubinJob:
             "stages": self.stages,
             "alignment": ALIGNMENT,
             "triton": triton.__version__,
+            "codegen": CODEGEN_VERSION,
             "library": Path(__file__).with_name("library.py").read_text(encoding="utf-8"),
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -73,9 +83,11 @@ class Cubin:
     """Machine code of a kernel.
 
     Attributes:
-        code: the file's bytes. function: its entry. warps: of a program.
-        parameters: how many the entry takes, of eight bytes each; those beyond the kernel's own
-            are pointers to memory of Triton's, none of which these kernels need.
+        code: the file's bytes. function: its entry.
+        warps: of a program, those that Triton adds to copy or to multiply among them.
+        parameters: how many the entry takes, of eight bytes each; of those beyond the kernel's own
+            the first is a pointer to ``scratch_bytes`` of memory for each program, in which it
+            writes descriptors.
         shared_bytes: of shared memory that a program takes [bytes].
         registers: of a thread. spilled_bytes: of a thread's stack [bytes].
     """
@@ -85,6 +97,7 @@ class Cubin:
     warps: int
     parameters: int
     shared_bytes: int
+    scratch_bytes: int
     registers: int
     spilled_bytes: int
 
@@ -106,7 +119,7 @@ def compile_cubin(job: CubinJob) -> Cubin:
     kernel = job.kernel
     with tempfile.TemporaryDirectory(prefix="nestor-triton-") as folder:
         function = load_function(kernel, Path(folder))
-        types = [_POINTERS[d] for d in kernel.dtypes]
+        types = [_pointer(d, job.capability) for d in kernel.dtypes]
         types += ["*i32"] * kernel.checks + ["i64"] * len(kernel.symbols)
         names = function.arg_names
         aligned = {(n,): [["tt.divisibility", ALIGNMENT]] for n in range(len(kernel.tensors))}
@@ -121,19 +134,26 @@ def compile_cubin(job: CubinJob) -> Cubin:
             raise InternalError(
                 f"Triton refuses a kernel: {type(error).__name__}: {error}\n{kernel.source}"
             ) from error
-    if made.metadata.global_scratch_size:
-        raise InternalError(f"Triton wants memory of its own for a kernel:\n{kernel.source}")
+    if made.metadata.global_scratch_align > SCRATCH_ALIGNMENT or made.metadata.profile_scratch_size:
+        raise InternalError(f"Triton wants memory of a kind of its own for\n{kernel.source}")
     code = made.asm["cubin"]
     registers, spilled = resource_usage(code)
     return Cubin(
         code=code,
         function=made.metadata.name,
-        warps=job.warps,
+        warps=made.metadata.num_warps,
         parameters=_parameters(made.asm["ptx"]),
         shared_bytes=made.metadata.shared,
+        scratch_bytes=made.metadata.global_scratch_size or 0,
         registers=registers,
         spilled_bytes=spilled,
     )
+
+
+def _pointer(dtype: DType, capability: int) -> str:
+    """The type of a tensor's address; chips without products of 8-bit floats have bytes."""
+    is_byte = dtype in BYTES and capability < BYTE_FLOATS
+    return "*u8" if is_byte else _POINTERS[dtype]
 
 
 def run_pickled_job(payload: bytes) -> bytes:

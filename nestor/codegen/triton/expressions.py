@@ -32,6 +32,7 @@ from nestor.ir.expr import (
     distinct_nodes,
 )
 from nestor.ir.loopnest import Store
+from nestor.ir.narrow_floats import BYTES
 from nestor.ir.program import Tensor
 from nestor.ir.types import DType
 
@@ -163,14 +164,19 @@ class Expressions:
 
     def _cast(self, node: Cast) -> Value:
         x, source, target = self._typed(node.x), node.x.dtype, node.dtype
+        if source in BYTES:
+            x, source = converted(x, DType.f32, source), DType.f32
+        if target in BYTES:
+            single = converted(x, DType.f32, source)
+            return Value(f"lib.to_{short_name(target)}({single.text})", x.dims)
         if target is DType.bool:
             return Value(f"({x.text} != 0)", x.dims)
         if source.is_float and target.is_int:
             wide = DType.f32 if source.is_storage_only else source
-            return self._function(cast_function(wide, target), _converted(x, wide, source))
+            return self._function(cast_function(wide, target), converted(x, wide, source))
         if source is DType.f64 and target.is_storage_only:
-            x, source = _converted(x, DType.f32), DType.f32
-        return _converted(x, target, source)
+            x, source = converted(x, DType.f32), DType.f32
+        return converted(x, target, source)
 
     def _call(self, node: Call) -> Value:
         args = [self._typed(a) for a in node.args]
@@ -183,8 +189,11 @@ class Expressions:
 
     # ---------------------------------------------------------------- memory
 
-    def load(self, node: Load) -> Value:
-        """One element an instance, from a register block or from memory."""
+    def load(self, node: Load, *, is_raw: bool = False) -> Value:
+        """One element an instance, from a register block or from memory.
+
+        Args: is_raw: as memory has it; otherwise floats of 8 bits are their bits.
+        """
         register = self.ctx.registers.get(node.tensor)
         if register is not None:
             return self._from_register(node, register)
@@ -192,8 +201,12 @@ class Expressions:
         other = None if node.other is None else self._visit(node.other)
         is_plain = isinstance(node.other, Const) and node.dtype is not DType.bool
         rest = other.text if other is not None and is_plain else "0"
+        if node.dtype in BYTES:  # memory's type is that of the chip
+            is_plain, rest = False, "0.0"
         guard = f", mask={mask.text}, other={rest}" if mask.text else ""
         found = self._loaded(node.tensor, Value(f"tl.load({pointer.text}{guard})", pointer.dims))
+        if node.dtype in BYTES and not is_raw:
+            found = Value(f"lib.bits({found.text})", found.dims)
         own = self.ctx.condition(node.predicate)
         if other is None or is_plain or not own.text:
             return found
@@ -319,10 +332,18 @@ class Expressions:
         return Value(text, dims.union(*(p.dims for p in parts)))
 
 
-def _converted(x: Value, target: DType, source: DType | None = None) -> Value:
-    """A value in another type; itself if that is ``source``."""
+def short_name(dtype: DType) -> str:
+    """A float of 8 bits as the library calls it."""
+    return dtype.value.removeprefix("f8")
+
+
+def converted(x: Value, target: DType, source: DType | None = None) -> Value:
+    """A value in another type, which is no float of 8 bits; itself if that is ``source``."""
     if source is target:
         return x
+    if source is not None and source in BYTES:
+        x = Value(f"lib.from_{short_name(source)}({x.text})", x.dims)
+        return converted(x, target, DType.f32)
     return Value(f"({x.text}).to({TYPES[target]})", x.dims)
 
 
@@ -357,7 +378,10 @@ def store(ctx: Context, target: Store, value: Value, dtype: DType) -> None:
         if value.dims - pointer.dims:
             raise Unsupported(f"instances store different values to one element of {target.target}")
         guard = f", mask={mask.text}" if mask.text else ""
-        ctx.line(f"tl.store({pointer.text}, {value.text}{guard})")
+        text = value.text
+        if dtype in BYTES:
+            text = f"lib.to_stored({ctx.pointers[target.target]}, {text})"
+        ctx.line(f"tl.store({pointer.text}, {text}{guard})")
         if not all(isinstance(i, Affine) for i in target.indices):
             # Another instance may go to the same place, in another thread.
             ctx.line("tl.debug_barrier()")

@@ -13,10 +13,13 @@ from nestor.codegen.triton.states import narrow_states
 from nestor.errors import Unsupported
 from nestor.ir.affine import Affine
 from nestor.ir.loopnest import Alloc, Block, Compute, Guard, Loop, LoopNest, Node, computes
+from nestor.ir.schedule import Warps
 from nestor.ir.types import DType
 
-CODEGEN_VERSION = 1
+CODEGEN_VERSION = 2
 """Of what kernels' times depend on; measured ones of another version only seed a search."""
+
+PLAIN = Warps(count=4, stages=3)
 
 _WIDE = 1 << 31
 """From so many elements on, a tensor's offsets need 64 bits."""
@@ -58,20 +61,20 @@ def emit_kernel(
     name: str = "kernel",
     summary: str = "",
     precision: str = "ieee",
-    group: int = 1,
+    warps: Warps = PLAIN,
 ) -> TritonKernel:
     """The source of a nest for a GPU.
 
     Args: summary: what it computes, for people. precision: of products of f32, as ``tl.dot`` has
-        it. group: of the last two loops of the grid, iterations of the first that start together.
+        it. warps: how programs run.
     Raises: ``Unsupported`` for a nest that no single kernel can run.
     """
-    return _Emitter(nest, name, summary, precision, group).emit()
+    return _Emitter(nest, name, summary, precision, warps).emit()
 
 
 class _Emitter:
-    def __init__(self, nest: LoopNest, name: str, summary: str, precision: str, group: int):
-        self.nest, self.name, self.summary, self.group = nest, name, summary, group
+    def __init__(self, nest: LoopNest, name: str, summary: str, precision: str, warps: Warps):
+        self.nest, self.name, self.summary, self.warps = nest, name, summary, warps
         names = Names()
         pointers = names.all(t.name for t in nest.tensors)
         self.ctx = Context(
@@ -81,6 +84,7 @@ class _Emitter:
             ranges={s.name: (s.lower, s.upper) for s in nest.symbols},
             wide=any(_is_wide(t.shape) for t in nest.tensors),
             precision=precision,
+            boxes={} if warps.descriptors else None,
         )
         self.ctx.loops.update(names.all(s.name for s in nest.symbols))
         self.grid: list[Loop] = []
@@ -114,7 +118,7 @@ class _Emitter:
         ]
         return TritonKernel(
             name=self.name,
-            source="\n".join([*head, *(ctx.lines or ["    pass"])]) + "\n",
+            source="\n".join([*head, *ctx.boxes_made(), *(ctx.lines or ["    pass"])]) + "\n",
             tensors=tuple(t.name for t in nest.tensors),
             dtypes=tuple(t.dtype for t in nest.tensors),
             written=tuple(n for n, t in enumerate(nest.tensors) if t.role not in _ONLY_READ),
@@ -144,10 +148,9 @@ class _Emitter:
                 raise Unsupported(f"grid loop {loop.index} does not run from 0 to one bound")
             if not loop.upper[0].variables() <= {s.name for s in self.nest.symbols}:
                 raise Unsupported(f"grid loop {loop.index} is longer for some programs than others")
-        wide = ".to(tl.int64)" if ctx.wide else ""
-        ctx.line(f"program = tl.program_id(0){wide}")
+        self._first_program()
         grid = self.grid
-        if self.group > 1 and len(grid) > 1:
+        if self.warps.group > 1 and len(grid) > 1:
             self._grouped(*grid[-2:], is_last=len(grid) == 2)
             grid = grid[:-2]
         for position, loop in enumerate(reversed(grid)):
@@ -160,6 +163,20 @@ class _Emitter:
                 ctx.line(f"program = program // ({extent})")
             self._name(loop, name)
 
+    def _first_program(self) -> None:
+        """The number of the iteration of the grid; a persistent program has several."""
+        ctx = self.ctx
+        wide = ".to(tl.int64)" if ctx.wide else ""
+        if not self.warps.persistent:
+            ctx.line(f"program = tl.program_id(0){wide}")
+            return
+        count = " * ".join(f"({ctx.affine(loop.upper[0]).text})" for loop in self.grid)
+        turn = ctx.names.fresh("turn")
+        how = "warp_specialize=True" if self.warps.specialize else "flatten=True"
+        ctx.line(f"for {turn} in tl.range(tl.program_id(0), {count}, tl.num_programs(0), {how}):")
+        ctx.depth += 1
+        ctx.line(f"program = tl.cast({turn}, {'tl.int64' if wide else 'tl.int32'})")
+
     def _name(self, loop: Loop, name: str) -> None:
         """A loop of the grid: what its index is called, and its range."""
         ctx = self.ctx
@@ -170,7 +187,7 @@ class _Emitter:
     def _grouped(self, outer: Loop, inner: Loop, *, is_last: bool) -> None:
         """The indices of two loops, some iterations of the first side by side: their programs read
         the same while it is in the caches."""
-        ctx = self.ctx
+        ctx, group = self.ctx, self.warps.group
         rows, columns = (ctx.affine(loop.upper[0]).text for loop in (outer, inner))
         row, column = ctx.names.fresh(outer.index), ctx.names.fresh(inner.index)
         place, first = ctx.names.fresh("place"), ctx.names.fresh("first")
@@ -179,9 +196,9 @@ class _Emitter:
         else:
             ctx.line(f"{place} = program % (({rows}) * ({columns}))")
             ctx.line(f"program = program // (({rows}) * ({columns}))")
-        ctx.line(f"{first} = {place} // ({self.group} * ({columns})) * {self.group}")
-        ctx.line(f"{place} = {place} % ({self.group} * ({columns}))")
-        many = f"tl.minimum(({rows}) - {first}, {self.group})"
+        ctx.line(f"{first} = {place} // ({group} * ({columns})) * {group}")
+        ctx.line(f"{place} = {place} % ({group} * ({columns}))")
+        many = f"tl.minimum(({rows}) - {first}, {group})"
         ctx.line(f"{row} = {first} + {place} % {many}")
         ctx.line(f"{column} = {place} // {many}")
         self._name(outer, row)
@@ -290,7 +307,9 @@ class _Emitter:
             min(known) - 1 if known else None,
         )
         bounds = high if low == "0" else f"{low}, {high}"
-        ctx.line(f"for {name} in range({bounds}):")
+        is_split = self.warps.specialize and not self.warps.persistent
+        turns = f"tl.range({bounds}, warp_specialize=True)" if is_split else f"range({bounds})"
+        ctx.line(f"for {name} in {turns}:")
         loads = dict(ctx.loads)
         ctx.depth += 1
         self._node(loop.body)

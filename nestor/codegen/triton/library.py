@@ -114,3 +114,70 @@ def less_by_a_multiple(r, size):
 def report(failed, wrong):
     if any_of(wrong):
         tl.store(failed, 1)
+
+
+@triton.jit
+def bits(x):
+    return x.to(tl.uint8, bitcast=True)
+
+
+@triton.jit
+def to_stored(pointer, x):
+    return x.to(pointer.dtype.element_ty, bitcast=True)
+
+
+@triton.jit
+def from_e5m2(x):
+    return (bits(x).to(tl.int16) << 8).to(tl.float16, bitcast=True).to(tl.float32)
+
+
+@triton.jit
+def from_e4m3(x):
+    wide = bits(x).to(tl.int16)
+    size = wide & 0x7F
+    half = ((size << 7) | ((wide & 0x80) << 8)).to(tl.float16, bitcast=True)
+    return tl.where(size == 0x7F, float("nan"), half.to(tl.float32) * 256.0)
+
+
+@triton.jit
+def to_e5m2(x):
+    size = x.to(tl.int32, bitcast=True) & 0x7FFFFFFF
+    found = rounded_to_byte(size, 21, (112 << 23) - (1 << 20) + 1, 128.0, 0x43000000, 0x38800000)
+    found = tl.where(size >= 0x47700000, 0x7C, found)  # from 61440 on it is infinity
+    return with_sign(x, tl.where(size > 0x7F800000, 0x7F, found))
+
+
+@triton.jit
+def to_e4m3(x):
+    size = x.to(tl.int32, bitcast=True) & 0x7FFFFFFF
+    found = rounded_to_byte(size, 20, (120 << 23) - (1 << 19) + 1, 16384.0, 0x46800000, 0x3C800000)
+    found = tl.where(size > 0x43E80000, 0x7E, found)  # beyond 464 it stays at 448
+    return with_sign(x, tl.where(size > 0x7F800000, 0x7F, found))
+
+
+@triton.jit
+def rounded_to_byte(size, cut, less, magic, magic_bits, least):
+    # To nearest even; below the least normal number by adding one whose last bit is the byte's.
+    normal = (size - less + ((size >> cut) & 1)) >> cut
+    small = (size.to(tl.float32, bitcast=True) + magic).to(tl.int32, bitcast=True) - magic_bits
+    return tl.where(size < least, small, normal)
+
+
+@triton.jit
+def with_sign(x, size):
+    sign = (x.to(tl.int32, bitcast=True) >> 24) & 0x80
+    return (size | sign).to(tl.uint8)
+
+
+@triton.jit
+def half_of(x, kind: tl.constexpr):
+    return (from_e4m3(x) if kind == "e4m3" else from_e5m2(x)).to(tl.float16)
+
+
+@triton.jit
+def dot_of_bytes(a, b, state, kind: tl.constexpr, other: tl.constexpr):
+    # Products of 8 bits where the chip has them, each tile's sum added in f32; else of f16, which
+    # has all values of both types.
+    if a.dtype.is_fp8() and b.dtype.is_fp8():
+        return tl.dot(a, b, state, max_num_imprecise_acc=32, out_dtype=tl.float32)
+    return tl.dot(half_of(a, kind), half_of(b, other), state, out_dtype=tl.float32)

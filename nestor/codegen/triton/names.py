@@ -8,7 +8,10 @@ import math
 import re
 from collections.abc import Iterable
 
+import numpy as np
+
 from nestor.ir.monoid import Monoid
+from nestor.ir.narrow_floats import BYTES, round_to, to_bits
 from nestor.ir.types import DType
 
 TYPES = {
@@ -16,6 +19,8 @@ TYPES = {
     DType.f32: "tl.float32",
     DType.f16: "tl.float16",
     DType.bf16: "tl.bfloat16",
+    DType.f8e4m3: "tl.uint8",
+    DType.f8e5m2: "tl.uint8",
     DType.i64: "tl.int64",
     DType.i32: "tl.int32",
     DType.i16: "tl.int16",
@@ -23,6 +28,7 @@ TYPES = {
     DType.u8: "tl.uint8",
     DType.bool: "tl.int1",
 }
+"""Types of values in registers; of floats of 8 bits these are their bits."""
 
 FAILED = "failed"
 """The argument that tells of an index outside its tensor: a pointer to an i32."""
@@ -57,6 +63,8 @@ def literal(value: float | int | bool, dtype: DType) -> str:
     """A constant as it stands in an expression of other blocks."""
     if dtype is DType.bool:
         return "True" if value else "False"
+    if dtype in BYTES:
+        return str(int(to_bits(round_to(np.float32(value), dtype), dtype)))
     if not dtype.is_float:
         return str(int(value))
     if math.isnan(value):

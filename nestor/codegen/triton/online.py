@@ -6,12 +6,14 @@ Source: Dao et al., FlashAttention, NeurIPS 2022, algorithm 1.
 from __future__ import annotations
 
 from nestor.codegen.triton.blocks import Context, Value
-from nestor.codegen.triton.expressions import Expressions
+from nestor.codegen.triton.expressions import Expressions, converted
 from nestor.codegen.triton.names import TYPES, combine_name
 from nestor.codegen.triton.products import LEAST, side_of
 from nestor.ir.expr import Const
 from nestor.ir.loopnest import Compute
 from nestor.ir.monoid import Monoid, is_builtin, max_of, sum_of
+from nestor.ir.narrow_floats import BYTES
+from nestor.ir.types import DType
 
 
 def runs_along(node: Compute) -> bool:
@@ -78,8 +80,10 @@ def emit_online(
     scaled = f"{weighed.name} * {row(scale, rows)}"
     if len(rows) == len(columns) == 1 and all(ctx.sizes[a] >= LEAST for a in before):
         values, kind = side_of(ctx, (node.values[2],), (axis, *columns), axis, monoid.dtypes[0])
-        left = weight if kind == dtype else f"{weight}.to({kind})"
-        precision = f', input_precision="{ctx.precision}"' if kind == "tl.float32" else ""
+        if kind in BYTES:
+            values, kind = converted(Value(values), DType.f16, kind).text, DType.f16
+        left = weight if kind is monoid.dtypes[0] else f"{weight}.to({TYPES[kind]})"
+        precision = f', input_precision="{ctx.precision}"' if kind is DType.f32 else ""
         ctx.line(
             f"{weighed.name} = tl.dot({left}, {values}, {scaled}{precision}, out_dtype={dtype})"
         )

@@ -5,21 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nestor.codegen.triton.blocks import Context, Value
-from nestor.codegen.triton.expressions import Expressions
+from nestor.codegen.triton.descriptors import load_box
+from nestor.codegen.triton.expressions import Expressions, converted, short_name
 from nestor.codegen.triton.names import TYPES
 from nestor.codegen.triton.states import expression_loops
-from nestor.ir.expr import Binary, Cast, Expr, Load
+from nestor.ir.expr import Binary, Cast, Expr, Load, loads
 from nestor.ir.loopnest import Compute
+from nestor.ir.narrow_floats import BYTES
 from nestor.ir.types import DType
 
 LEAST = 16
 """Of each side of a product that tensor cores take."""
 
 LEAST_BYTES = 32
-"""Of the terms of a product of int8 [bytes]."""
+"""Of the terms of a product of 8-bit operands [bytes]."""
 
 _EXACT = {
-    DType.f32: (DType.f16, DType.bf16, DType.f32),
+    DType.f32: (DType.f16, DType.bf16, DType.f32, *BYTES),
     DType.i32: (DType.i8,),
     DType.f64: (DType.f64,),
 }
@@ -49,7 +51,8 @@ def emit_product(
         return False
     if any(ctx.sizes[a] < LEAST for a in (row, column, over[0])):
         return False
-    if dtype is DType.i32 and ctx.sizes[over[0]] < LEAST_BYTES:
+    is_narrow = any(x.dtype.bytes == 1 for x in loads(node.values[0]))
+    if is_narrow and ctx.sizes[over[0]] < LEAST_BYTES:
         return False
     for apart, beside in ((row, column), (column, row)):
         # A side's block has no dimension for what is tested on both.
@@ -61,9 +64,16 @@ def emit_product(
         return False
     left, left_kind = side_of(ctx, sides.left, (*batch, row, over[0]), over[0], dtype)
     right, right_kind = side_of(ctx, sides.right, (*batch, over[0], column), over[0], dtype)
-    if left_kind != right_kind:  # both exact, and tensor cores take one type
-        left, right = (f"{side}.to({TYPES[dtype]})" for side in (left, right))
     register = ctx.registers[node.stores[0].target]
+    if left_kind in BYTES and right_kind in BYTES:
+        kinds = ", ".join(f'"{short_name(k)}"' for k in (left_kind, right_kind))
+        ctx.line(f"{register.name} = lib.dot_of_bytes({left}, {right}, {register.name}, {kinds})")
+        return True
+    if left_kind != right_kind:  # both exact, and tensor cores take one type
+        left, right = (
+            converted(Value(side), dtype, kind).text
+            for side, kind in ((left, left_kind), (right, right_kind))
+        )
     extra = f', input_precision="{ctx.precision}"' if dtype is DType.f32 else ""
     out = f", out_dtype={TYPES[dtype]}"
     ctx.line(f"{register.name} = tl.dot({left}, {right}, {register.name}{extra}{out})")
@@ -103,7 +113,7 @@ def variables(ctx: Context, expr: Expr) -> frozenset[str]:
 
 def side_of(
     ctx: Context, factors: tuple[Expr, ...], axes: tuple[str, ...], over: str, dtype: DType
-) -> tuple[str, str]:
+) -> tuple[str, DType]:
     """A block of the product of ``factors`` with the dimensions ``axes``, zero where a test leaves
     terms out, and its type: that in memory, where products of it are exact in ``dtype``."""
     before, conditions = ctx.axes, ctx.conditions
@@ -113,8 +123,15 @@ def side_of(
     plain = factors[0]
     stripped = plain.x if isinstance(plain, Cast) and plain.x.dtype in _EXACT[dtype] else plain
     writer = Expressions(ctx)
-    if len(factors) == 1:
-        value, kind = writer.value(stripped), stripped.dtype
+    box = load_box(ctx, stripped) if len(factors) == 1 and isinstance(stripped, Load) else None
+    if box is not None:
+        value, kind = box, stripped.dtype
+    elif len(factors) == 1:
+        if isinstance(stripped, Load) and stripped.dtype in BYTES:
+            value = writer.load(stripped, is_raw=True)
+        else:
+            value = writer.value(stripped)
+        kind = stripped.dtype
     else:
         product = factors[0]
         for f in factors[1:]:
@@ -134,4 +151,4 @@ def side_of(
     text = ctx.spread(value, dims, kind).text
     found = ctx.assign("side", Value(text, dims)).text if not text.isidentifier() else text
     ctx.axes, ctx.conditions = before, conditions
-    return found, TYPES[kind]
+    return found, kind

@@ -48,7 +48,7 @@ class ArrayType:
 
 
 ELEMENT_TYPES = {dtype.value: ElementType(dtype) for dtype in DType}
-"""``f64, f32, f16, bf16, i64, i32, i16, i8, u8, bool`` by name."""
+"""``f64, f32, f16, bf16, f8e4m3, f8e5m2, i64, i32, i16, i8, u8, bool`` by name."""
 
 
 def parse_size(size: Any, element: ElementType) -> Affine:

@@ -3,7 +3,7 @@
 A value is *strong* (it came from an array or a typed scalar) or *weak* (a Python number: a literal,
 a loop index, a size, a parameter annotated ``int`` or ``float``). A weak value takes the type of
 the strong operand it meets; two strong ones are promoted as NumPy does. Arithmetic runs in the
-type that results; f16 and bf16 compute each operation in f32 and round.
+type that results; storage types compute each operation in f32 and round.
 Source: NumPy Enhancement Proposal 50.
 """
 
@@ -18,6 +18,7 @@ import numpy as np
 from nestor.frontends.python.annotations import combine_affine
 from nestor.ir.affine import Affine, affine
 from nestor.ir.expr import COMPARE, Binary, Cast, Const, Expr, Index, Select, Unary, const
+from nestor.ir.narrow_floats import MEMORY
 from nestor.ir.numeric import numpy_dtype
 from nestor.ir.types import DType
 
@@ -76,14 +77,12 @@ def promote(a: DType, b: DType) -> DType:
     """The type of two strong operands together, as NumPy promotes."""
     if a is b:
         return a
-    if DType.bf16 in (a, b):
-        other = b if a is DType.bf16 else a
-        if other is DType.bool:
-            return DType.bf16
-        return promote(DType.f32, other)
+    for own, other in ((a, b), (b, a)):
+        if own in MEMORY:
+            return own if other is DType.bool else promote(DType.f32, other)
     joined = np.promote_types(numpy_dtype(a), numpy_dtype(b))
     for dtype in DType:
-        if dtype is not DType.bf16 and numpy_dtype(dtype) == joined:
+        if dtype not in MEMORY and numpy_dtype(dtype) == joined:
             return dtype
     raise TypeProblem(f"{a} and {b} have no common type here; convert one of them")
 

@@ -15,6 +15,8 @@ _FROM_TORCH: dict[torch.dtype, DType] = {
     torch.float32: DType.f32,
     torch.float16: DType.f16,
     torch.bfloat16: DType.bf16,
+    torch.float8_e4m3fn: DType.f8e4m3,
+    torch.float8_e5m2: DType.f8e5m2,
     torch.int64: DType.i64,
     torch.int32: DType.i32,
     torch.int16: DType.i16,
@@ -49,7 +51,7 @@ def to_torch(dtype: DType) -> torch.dtype:
 
 
 def compute_type(dtype: DType) -> DType:
-    """The type that arithmetic on ``dtype`` is written in: f32 for f16 and bf16."""
+    """The type that arithmetic on ``dtype`` is written in: f32 for storage types."""
     return DType.f32 if dtype.is_storage_only else dtype
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from nestor.frontends.torch import views
 from nestor.frontends.torch.builder import Space
 from nestor.frontends.torch.context import Context, Scalar, cast, literal
 from nestor.frontends.torch.dtypes import compute_type
-from nestor.frontends.torch.registry import lower
+from nestor.frontends.torch.registry import NoRule, lower
 from nestor.frontends.torch.value import Dim, Value
 from nestor.ir.expr import Expr, Var, binary, const
 from nestor.ir.monoid import sum_of
@@ -107,6 +108,49 @@ def lower_mm(ctx: Context, a: Value, b: Value) -> Value:
 def lower_int_mm(ctx: Context, a: Value, b: Value) -> Value:
     """Matrix product of int8, summed in int32."""
     return contract(ctx, a, b, "mk,kn->mn", out=DType.i32, compute=DType.i32)
+
+
+@lower("aten._scaled_mm.default", source="ATen/native/cuda/ScaledBlas.cpp")
+def lower_scaled_mm(
+    ctx: Context,
+    a: Value,
+    b: Value,
+    scale_a: Value,
+    scale_b: Value,
+    bias: Value | None = None,
+    scale_result: Value | None = None,
+    out_dtype: Any = None,
+    use_fast_accum: bool = False,
+) -> Value:
+    """Matrix product of floats of 8 bits, with a scale for each operand or each of its rows and
+    columns; summed in float32."""
+    del out_dtype, use_fast_accum
+    scales = [_scale_of(scale_a, 0), _scale_of(scale_b, 1)]
+    if scale_result is not None or None in scales:
+        raise NoRule
+    product = contract(ctx, a, b, "mk,kn->mn", out=DType.f32, compute=DType.f32)
+    out = ctx.out_dtype()
+    given = [product, *(s for s in scales if s is not None)]
+
+    def scaled(p: Expr, x: Expr, y: Expr, *rest: Expr) -> Expr:
+        p = binary("mul", binary("mul", p, x), y)
+        return binary("add", p, rest[0]) if rest else p
+
+    if bias is not None:
+        given.append(bias)
+    return ctx.map(scaled, *given, compute=DType.f32, out=out)
+
+
+def _scale_of(scale: Value, dim: int) -> Value | None:
+    """A scale of a whole operand, or of rows (``dim`` 0) or columns, as it broadcasts against the
+    product; None where it is one of blocks."""
+    if scale.rank == 0:
+        return scale
+    if scale.rank == 1 and scale.is_unit(0):
+        return views.unsqueeze(scale, 0)
+    if scale.rank == 2 and scale.is_unit(1 - dim):
+        return scale
+    return None
 
 
 @lower("aten.bmm.default", source=_SOURCE)

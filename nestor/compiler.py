@@ -6,6 +6,7 @@ called with which. ``linking.py`` turns it into a manifest that the runtime exec
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -139,7 +140,7 @@ def compile_prepared(
     )
     compiled.layouts = [(e.subject, e.reason) for e in context.entries("assign_layouts")]
     clock = time.perf_counter()
-    kernels = partition_kernels(prepared)
+    kernels = prepared.kernels
     compiled.refused_fusions = kernels.refused
     if strict:
         refuse_externs([p for p in kernels.originals if isinstance(p, Extern)])
@@ -158,7 +159,7 @@ def compile_prepared(
     return compiled
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class PreparedProgram:
     """A Program after all Program → Program passes.
 
@@ -169,6 +170,11 @@ class PreparedProgram:
     result: PipelineResult
     context: PassContext
     target: CpuTarget
+
+    @functools.cached_property
+    def kernels(self) -> PartitionedKernels:
+        """What it is cut into."""
+        return partition_kernels(self)
 
 
 def prepare_program(
@@ -239,7 +245,7 @@ def prepared_kernels(
 
     Args: sizes: of the Program's symbols in the example.
     """
-    parts = partition_kernels(prepared)
+    parts = prepared.kernels
     kernels = parts.different()
     operators: dict[Program, str] = {}
     for original, part in zip(parts.originals, parts.canonical):

@@ -16,6 +16,8 @@ COMPILERS ?= clang,gcc,nestor
 OPS ?= all
 OP_PEERS ?= eager,compile,ort,openvino,nestor
 PYTEST_ARGS ?=
+TRITON ?= 3.6.0
+GPU_TESTS := $(wildcard tests/*/test_*triton*.py tests/*/test_gpu*.py)
 
 # The newest Python that is new enough; set PYTHON to choose another.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -23,11 +25,12 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	&& { echo "$$p"; break; }; done)
 
 .PHONY: demo test check format bench bench-gpu bench-models bench-polybench bench-ops fuzz golden \
-	clean help
+	test-triton clean help
 
 help:
 	@echo "make demo          embed sentences and classify an image; compare with PyTorch"
 	@echo "make test          every test (about 30 minutes on two cores)"
+	@echo "make test-triton  the tests of GPU code against another Triton: TRITON=3.6.0"
 	@echo "make check         format, lint, types, import direction, unit tests (3 minutes)"
 	@echo "make bench         time every model against its peers, taking turns"
 	@echo "make bench-models  the same for MODELS=\"resnet50 gpt2\" PEERS=eager,ort,nestor BATCH=1,8"
@@ -51,6 +54,11 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-triton: $(STAMP)
+	$(BIN)/python -m pip install --quiet --no-deps --target build/triton-$(TRITON) triton==$(TRITON)
+	PYTHONPATH=build/triton-$(TRITON) TRITON_CACHE_DIR=build/triton-$(TRITON)-cache \
+		$(BIN)/python -m pytest $(GPU_TESTS) $(PYTEST_ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     import torch
 
 Array = NDArray[Any]
+_PACKERS = 4
+"""Threads that lay out weights, each one array at a time."""
+
 WEIGHT_ROLES = ("parameter", "constant", "state")
 
 
@@ -27,7 +31,10 @@ def memory_array(tensor: torch.Tensor) -> Array:
 
     dense = tensor.detach().cpu().contiguous()
     bits = _bits_of(dense.dtype)
-    return dense.numpy() if bits is None else dense.view(torch.uint8).numpy().view(bits)
+    if bits is None:
+        return dense.numpy()
+    flat = dense.reshape(-1).view(torch.uint8).numpy().view(bits)
+    return flat.reshape(tuple(dense.shape))
 
 
 def _bits_of(dtype: torch.dtype) -> np.dtype[Any] | None:
@@ -76,18 +83,21 @@ def slot_arrays(
     slots: Sequence[Slot | None], weights: Mapping[str, torch.Tensor], derived: Mapping[str, Array]
 ) -> dict[int, Array]:
     """The array of each weight slot, laid out as its kernels read it; None is left out."""
-    arrays: dict[int, Array] = {}
-    for position, slot in enumerate(slots):
-        if slot is None:
-            continue
+
+    def laid_out(slot: Slot) -> Array:
         tensor = slot.tensor
-        if tensor.role not in WEIGHT_ROLES or tensor.alias_of is not None:
-            continue
         array = (
             derived[tensor.name] if tensor.name in derived else memory_array(weights[tensor.name])
         )
         shape = tuple(e.const for e in tensor.shape)
         if slot.layout is not None:
             array = pack_array(array.reshape(shape), slot.layout)
-        arrays[position] = np.ascontiguousarray(array).reshape(-1) if array.ndim == 0 else array
-    return arrays
+        return np.ascontiguousarray(array).reshape(-1) if array.ndim == 0 else array
+
+    own = {
+        position: slot
+        for position, slot in enumerate(slots)
+        if slot is not None and slot.tensor.role in WEIGHT_ROLES and slot.tensor.alias_of is None
+    }
+    with ThreadPoolExecutor(_PACKERS) as pool:
+        return dict(zip(own, pool.map(laid_out, own.values())))

@@ -28,6 +28,9 @@ Job = KernelJob | GpuKernelJob
 
 Failure = Literal["illegal", "unknown", "crashed", "timeout", "memory"]
 
+_DETAIL = 2000
+"""Characters of a refusal that are kept."""
+
 START_SECONDS = 60.0
 """For a worker to start and load what it needs; no part of a candidate's time [s]."""
 
@@ -61,6 +64,10 @@ def run_job(payload: bytes) -> bytes:
         status, detail = "unknown", str(error)
     except (UserError, Unsupported) as error:
         status, detail = "illegal", f"{type(error).__name__}: {error}"
+    except InternalError as error:
+        if not isinstance(job, GpuKernelJob):
+            raise
+        status, detail = "crashed", str(error)[:_DETAIL]  # Triton refuses it, or fails
     except MemoryError:
         status, detail = "memory", "compiling needs more memory than is allowed"
     head = json.dumps([status, detail]).encode()

@@ -146,6 +146,9 @@ class GpuBench:
             most=made.most,
         )
         programs = how.programs(sizes)
+        needed += programs * made.scratch_bytes
+        if needed > self.memory_bytes:
+            raise OverMemory(f"with descriptors it takes {needed:,} bytes")
         scratch = self._torch.empty(
             programs * made.scratch_bytes, dtype=self._torch.uint8, device=self._device
         )

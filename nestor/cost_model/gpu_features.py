@@ -82,7 +82,7 @@ GPU_FEATURES: tuple[Feature, ...] = table(
     shared         | log2 bytes   | of shared memory, as estimated
     resident       | log2 count   | programs that a processor runs at once
     fill           | log2 ratio   | what an even share of the programs is of the busiest processor's
-    flight         | log2 bytes   | of loads that a processor has under way
+    flight         | log2 bytes   | of loads and stores that a processor has under way
     tensor_share   | ratio        | of the arithmetic that tensor cores do
     l2_bytes       | log2 bytes   | that programs read and write
     memory_bytes   | log2 bytes   | that cross to memory
@@ -289,11 +289,14 @@ class _Scheduled:
         return self.programs - (ceil(self.programs / places) - 1) * places
 
     def _flight(self, resident: int, turns: float) -> float:
-        """Bytes of loads that a processor has under way."""
+        """Bytes of loads and stores that a processor has under way."""
         ahead = max(1, self.warps.stages - 1) if turns > 1 else 1
-        own = max(sum(self._block(s, a) * a.size for a in self._reads(s)) for s in self.statements)
+        own = max(
+            sum(self._block(s, a) * a.size for a in s.facts.accesses if a.tensor not in self.kept)
+            for s in self.statements
+        )
         busy = min(resident, max(1, ceil(self.programs / self.target.processors)))
-        return own * ahead * busy
+        return max(float(SECTOR), own * ahead * busy)
 
     def _waiting(self, turns: float, resident: int) -> float:
         """Time of the loads of one program after the other [ns]."""

@@ -74,7 +74,7 @@ def _round_to_byte(x: Value, kind: Byte) -> Value:
 
 def to_bits(array: Value, dtype: DType) -> Value:
     """The bits of values that a type of ``MEMORY`` has, given as float32."""
-    values = np.ascontiguousarray(array, np.float32)
+    values = np.asarray(array, np.float32, order="C")
     if dtype is DType.bf16:
         return (values.view(np.uint32) >> np.uint32(16)).astype(np.uint16)
     table = _table(dtype)

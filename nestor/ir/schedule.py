@@ -8,11 +8,15 @@ that results, not the steps.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Union
 
 from nestor.errors import IRError
 from nestor.ir.schedule_tree import Tree, tree_from_json, tree_to_json
+
+LATER = {"later": True}
+"""Of fields that a step got after schedules with it were kept: their defaults are not written, so
+that what was written before stays as it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,14 +89,16 @@ class Warps:
     first start together, for the caches' sake. ``persistent`` programs a processor take one
     iteration of the grid after the other; 0: each has a program of its own. With ``descriptors``
     boxes of tensors are copied as such for products; with ``specialize`` some warps copy and others
-    multiply. Changes no loop."""
+    multiply. With ``skip`` a softmax leaves out tiles of scores that are all −∞. Changes no loop.
+    """
 
     count: int
     stages: int
     group: int = 1
-    persistent: int = 0
-    descriptors: int = 0
-    specialize: int = 0
+    persistent: int = field(default=0, metadata=LATER)
+    descriptors: int = field(default=0, metadata=LATER)
+    specialize: int = field(default=0, metadata=LATER)
+    skip: int = field(default=0, metadata=LATER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,9 +277,14 @@ def schedule_to_json(schedule: Schedule) -> list[dict[str, Any]]:
     return [
         {"step": "Arrange", "tree": tree_to_json(step.tree)}
         if isinstance(step, Arrange)
-        else {"step": type(step).__name__, **asdict(step)}
+        else {"step": type(step).__name__, **_written_fields(step)}
         for step in schedule
     ]
+
+
+def _written_fields(step: Step) -> dict[str, Any]:
+    later = {f.name: f.default for f in fields(step) if LATER.items() <= f.metadata.items()}
+    return {k: v for k, v in asdict(step).items() if k not in later or v != later[k]}
 
 
 def schedule_from_json(data: list[dict[str, Any]]) -> Schedule:

@@ -30,6 +30,7 @@ from nestor.ir.schedule import (
     Vectorize,
     Warps,
 )
+from nestor.ir.scores import visible
 from nestor.passes.analysis import expression_variables
 from nestor.passes.contraction import Contraction, contraction_of
 from nestor.passes.fusion import FusedKernel
@@ -420,7 +421,10 @@ class _Rules:
         if contraction is not None or is_online(self.statements[-1]):
             # Addresses of what several indices make take registers as well.
             gathers = any(isinstance(step, Collapse) for p in plans for step in p.steps)
-            wanted = 8 if gathers or max(p.results for p in plans) >= LARGE else 4
+            # So do numbers of 64 bits that decide which scores count.
+            tests = any(_may_hide(s, least_bytes=8) for s in self.statements)
+            is_large = max(p.results for p in plans) >= LARGE
+            wanted = 8 if gathers or tests or is_large else 4
         else:
             wanted = max(tiles) // WARP_ELEMENTS
         counts = (1, 2, 4, 8, 16)
@@ -433,7 +437,13 @@ class _Rules:
             default = GROUP if plans[0].results * GROUP**2 <= plans[0].written else 1
             meaning = "tiles of rows whose programs start together"
             group = self.choices.size("group", (1, 2, 4, 8, 16), default, meaning)
-        if contraction is None or is_online(self.statements[-1]):
+        if is_online(self.statements[-1]):
+            skip = 0
+            if any(_may_hide(s) for s in self.statements):
+                meaning = "1: tiles that the mask hides are left out as the kernel finds them"
+                skip = self.choices.size("skip", (0, 1), 0, meaning)
+            return Warps(count=count, stages=stages, group=group, skip=skip)
+        if contraction is None:
             return Warps(count=count, stages=stages, group=group)
         meaning = "programs of a processor that take tile after tile; 0: each tile has its own"
         persistent = self.choices.size("persistent", (0, 1, 2), 0, meaning)
@@ -452,6 +462,13 @@ class _Rules:
             descriptors=descriptors,
             specialize=specialize,
         )
+
+
+def _may_hide(s: Statement, least_bytes: int = 1) -> bool:
+    """Whether data, of so many bytes an element, decide which scores that it makes are −∞."""
+    (value, *_) = s.elements if s.reduction is None else s.reduction.final
+    test = visible(value)
+    return test is not None and any(x.dtype.bytes >= least_bytes for x in loads(test))
 
 
 def _is_ordered(s: Statement) -> bool:

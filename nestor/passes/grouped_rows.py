@@ -36,17 +36,20 @@ def group_rows(program: Program, ctx: PassContext) -> Program:
     Done for: what a maximum reads that a contraction has written in groups.
     """
     for _ in range(len(program.tensors)):
-        found = next(_cuts(program), None)
-        if found is None:
+        changed: set[str] = set()
+        for tensor, dimension, members, users in _cuts(program):
+            if users & changed:
+                continue  # looked at again once what it was found in is as it is now
+            changed |= users
+            ctx.changed(_NAME, tensor.name, f"dimension {dimension} counts groups of {members}")
+            program = _cut(program, tensor, dimension, members)
+        if not changed:
             break
-        tensor, dimension, members = found
-        ctx.changed(_NAME, tensor.name, f"dimension {dimension} counts groups of {members}")
-        program = _cut(program, tensor, dimension, members)
     return program
 
 
-def _cuts(program: Program) -> Iterator[tuple[Tensor, int, int]]:
-    """Dimensions of temps that can be cut: (temp, dimension, members of a group)."""
+def _cuts(program: Program) -> Iterator[tuple[Tensor, int, int, set[str]]]:
+    """Dimensions of temps that can be cut: (temp, dimension, members of a group, who uses it)."""
     facts = program_facts(program)
     tensors = {t.name: t for t in program.tensors}
     near = _near_softmax(program)
@@ -64,7 +67,7 @@ def _cuts(program: Program) -> Iterator[tuple[Tensor, int, int]]:
         for d in range(len(tensor.shape)):
             members = _members(known, tensor, d)
             if members is not None:
-                yield tensor, d, members
+                yield tensor, d, members, {u.name for u in known}
 
 
 def _near_softmax(program: Program) -> set[str]:

@@ -22,6 +22,7 @@ from nestor.ir.expr import (
 )
 from nestor.ir.monoid import is_builtin
 from nestor.ir.program import AnyStatement, Program, Statement
+from nestor.ir.types import DType
 from nestor.passes.analysis import (
     ProgramFacts,
     contraction_roles,
@@ -423,7 +424,8 @@ def _value_at(node: Expr, alive: Affine, known: Mapping[str, Masked]) -> Masked 
         case Load():
             return known.get(node.tensor)
         case Cast() if node.dtype.is_float:
-            return _value_at(node.x, alive, known)
+            value = _value_at(node.x, alive, known)
+            return None if value == "-inf" and node.dtype is DType.f8e4m3 else value
         case Unary() if node.op == "exp":
             return "0" if _value_at(node.x, alive, known) == "-inf" else None
         case Select():

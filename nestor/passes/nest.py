@@ -273,8 +273,8 @@ def _warps(step: Warps) -> None:
         raise UserError(f"{step}: programs start in groups of 1 to 1024")
     if not 0 <= step.persistent <= 32:
         raise UserError(f"{step}: a processor has 1 to 32 persistent programs, or 0 for none")
-    if step.descriptors not in (0, 1) or step.specialize not in (0, 1):
-        raise UserError(f"{step}: descriptors and specialised warps are there (1) or not (0)")
+    if any(x not in (0, 1) for x in (step.descriptors, step.specialize, step.skip)):
+        raise UserError(f"{step}: 'descriptors', 'specialize' and 'skip' are 0 or 1")
 
 
 def _split_reduction(state: ScheduleState, step: SplitReduction) -> None:

@@ -58,7 +58,45 @@ def _fill(split: NDArray[np.generic], array: NDArray[np.generic], blocks: list[i
     for choice in itertools.product(*pieces):
         source = array[tuple(c[0] for c in choice)]
         target = split[tuple(s for c in choice for s in c[1])]
-        target[...] = source.reshape(tuple(n for c in choice for n in c[2]))
+        _copy(target, source.reshape(tuple(n for c in choice for n in c[2])))
+
+
+_STAGED_BYTES = 1 << 20
+"""From so much on a copy that turns rows into columns goes through a buffer [bytes]."""
+
+_ROWS = 64
+_GAP_BYTES = 64
+
+
+def _copy(target: NDArray[np.generic], source: NDArray[np.generic]) -> None:
+    """Copy an array into one with other strides.
+
+    What lies beside each other in the target may lie a power of two apart in the source, where all
+    of it shares a set of the cache. Some rows at a time are then copied to where they are not.
+    """
+    along = _nearest(target)
+    if source.nbytes < _STAGED_BYTES or along == _nearest(source):
+        target[...] = source
+        return
+    outer = [a for a in range(source.ndim) if a not in (along, _nearest(source))]
+    width = source.shape[_nearest(source)]
+    gap = _GAP_BYTES // source.itemsize
+    buffer = np.empty((_ROWS, width + gap), source.dtype)[:, :width]
+    order = (*outer, along, _nearest(source))
+    rows, columns = source.transpose(order), target.transpose(order)
+    for place in np.ndindex(*rows.shape[:-2]):
+        given, wanted = rows[place], columns[place]
+        for first in range(0, len(given), _ROWS):
+            part = buffer[: len(given[first : first + _ROWS])]
+            part[...] = given[first : first + _ROWS]
+            wanted[first : first + _ROWS] = part
+
+
+def _nearest(array: NDArray[np.generic]) -> int:
+    """The dimension along which elements lie nearest to each other."""
+    sizes = zip(array.strides, array.shape)
+    apart = [abs(stride) if extent > 1 else 1 << 62 for stride, extent in sizes]
+    return apart.index(min(apart))
 
 
 def aligned_zeros(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> NDArray[np.generic]:

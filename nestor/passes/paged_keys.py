@@ -84,7 +84,7 @@ class _Counter:
         tensor = s.writes[0].tensor
         if not self.facts.is_private_temp(tensor):
             return False
-        for number in self.facts.readers[tensor]:
+        for number in self.facts.readers.get(tensor, ()):
             reader = self.program.statements[number]
             r = reader.reduction if isinstance(reader, Statement) else None
             if r is not None and r.monoid.name == "max":
@@ -99,25 +99,31 @@ class _Counter:
         if pair is None:
             return False
         own = {r.name: r for r in s.domain.ranges}
-        t = Names(list(own)).fresh("t")
+        taken = [*own, *(x.name for x in self.program.symbols)]
+        t = Names(taken).fresh("t")
         self.statements[name] = s = _counted(s, *pair, t)
         size = own[pair[1]].upper.const
-        for load in list(statement_loads(s)):
-            d = self._place(load, t, size)
+        for tensor in dict.fromkeys(load.tensor for load in statement_loads(s)):
+            d = self._place(name, tensor, t, size)
             if d is not None:
-                self._merge(load.tensor, name, d)
+                self._merge(tensor, name, d, t)
         return True
 
-    def _place(self, load: Load, t: str, size: int) -> int | None:
-        """The first of two dimensions of a private temp that are read as ``t``, and made as two."""
-        wanted = (variable(t) // size, variable(t) % size)
-        found = (d for d in range(len(load.indices) - 1) if load.indices[d : d + 2] == wanted)
-        d = next(found, None)
-        tensor = self.tensors[load.tensor]
-        facts = self.facts
-        if d is None or not facts.is_private_temp(load.tensor) or tensor.layout is not None:
+    def _place(self, reader: str, name: str, t: str, size: int) -> int | None:
+        """The first of two dimensions of a private temp that are read as ``t`` wherever the only
+        reader reads it, and made as two."""
+        user, tensor, facts = self.statements[reader], self.tensors[name], self.facts
+        assert isinstance(user, Statement)
+        if not facts.is_private_temp(name) or tensor.layout is not None:
             return None
-        writers, readers = facts.writers[load.tensor], facts.readers[load.tensor]
+        wanted = (variable(t) // size, variable(t) % size)
+        reads = {load.indices for load in statement_loads(user) if load.tensor == name}
+        pairs = range(len(tensor.shape) - 1)
+        dims = [d for d in pairs if all(i[d : d + 2] == wanted for i in reads)]
+        if len(dims) != 1:
+            return None
+        (d,) = dims
+        writers, readers = facts.writers.get(name, ()), facts.readers.get(name, ())
         if len(writers) != 1 or len(readers) != 1 or tensor.shape[d + 1] != affine(size):
             return None
         maker = self.statements[self.names[writers[0]]]
@@ -129,7 +135,7 @@ class _Counter:
         merged = _written(maker, d, outer * size + inner)
         return d if next(_pairs(merged), None) == (str(outer), str(inner)) else None
 
-    def _merge(self, tensor: str, reader: str, d: int) -> None:
+    def _merge(self, tensor: str, reader: str, d: int, t: str) -> None:
         """Store two dimensions of a temp as one."""
         old = self.tensors[tensor]
         size = old.shape[d + 1].const
@@ -140,7 +146,6 @@ class _Counter:
         def visit(node: Expr) -> Expr:
             if not isinstance(node, Load) or node.tensor != tensor:
                 return node
-            (t,) = node.indices[d + 1].variables()  # type: ignore[union-attr]
             indices = (*node.indices[:d], variable(t), *node.indices[d + 2 :])
             return replace(node, indices=indices)
 
@@ -165,7 +170,8 @@ def _written(s: Statement, d: int, index: Affine) -> Statement:
 
 def _pairs(s: Statement) -> Iterator[tuple[str, str]]:
     """Indices that a statement writes at one place, as ``S*outer + inner``."""
-    if len(s.order) != 1 or (s.reduction is not None and s.reduction.scan):
+    r = s.reduction
+    if len(s.order) != 1 or (r is not None and (r.scan or r.state_indices is not None)):
         return
     own = {r.name: r for r in s.domain.ranges}
     bounds = [b for r in s.domain.ranges for b in (r.lower, r.upper)]

@@ -10,7 +10,7 @@ import functools
 import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -65,12 +65,14 @@ class _Arena:
 @dataclass(frozen=True, slots=True)
 class _Steps:
     """What a plan's calls start, in order. ``moving``: slots that are others in each call.
-    ``scratch``: of memory for descriptors that a call takes [bytes]."""
+    ``scratch``: of memory for descriptors that a call takes [bytes]. ``arenas``: that no call is
+    using, by stream."""
 
     plan: ShapePlan
     steps: tuple[Step, ...]
     moving: frozenset[int]
     scratch: int
+    arenas: dict[int, list[_Arena]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -132,7 +134,6 @@ class GpuExecutable(ModelCalls):
         self._extern_runner, self._make_graph = extern_runner, make_graph
         self._weights = self._bound(weights)
         self._steps: dict[int, _Steps] = {}
-        self._arenas: dict[tuple[int, int], list[_Arena]] = {}
         self._failed = torch.zeros((), dtype=torch.int32, device=device)
         self._checks = any(launch.checks for launch in manifest.launches)
         self._seen = self._failed  # what the host knows of it
@@ -210,12 +211,12 @@ class GpuExecutable(ModelCalls):
             if self._overwrites:
                 check_overwritten(self._layout.inputs, inputs, libraries)
             call = self._steps_of(plan)
-            key, arena = self._take_arena(call)
+            stream, arena = self._take_arena(call)
             try:
                 return self._run_on(arena, inputs, call, outputs, weights)
             finally:
                 # What follows on this stream finds the memory when these kernels are done.
-                self._arenas.setdefault(key, []).append(arena)
+                call.arenas.setdefault(stream, []).append(arena)
 
     def _on_device(self) -> Any:
         if self.device.type == "cuda":
@@ -332,7 +333,6 @@ class GpuExecutable(ModelCalls):
             position = loop.last
         if len(self._steps) >= MAX_PLANS:
             self._steps.clear()
-            self._arenas.clear()
         outside = [t.entries for t in self._layout.inputs]
         outside += [output.entries for output, _ in plan.outputs]
         moving = frozenset(entry for entries in outside for entry in entries)
@@ -371,15 +371,14 @@ class GpuExecutable(ModelCalls):
         given = [shaped(s) for s in call.inputs]
         self._extern_runner(call, given, [shaped(s) for s in call.outputs], plan.symbols)
 
-    def _take_arena(self, call: _Steps) -> tuple[tuple[int, int], _Arena]:
+    def _take_arena(self, call: _Steps) -> tuple[int, _Arena]:
         """Memory of a call's temps, for nobody else but later calls on this stream."""
         plan = call.plan
         stream = 0
         if self.device.type == "cuda":
             stream = int(self._torch.cuda.current_stream(self.device).cuda_stream)
-        key = id(plan), stream
         try:
-            return key, self._arenas[key].pop()
+            return stream, call.arenas[stream].pop()
         except (KeyError, IndexError):
             pass
         total = max(1, plan.arena.total)
@@ -393,7 +392,7 @@ class GpuExecutable(ModelCalls):
             tensors[SCRATCH] = self._torch.empty(
                 call.scratch, dtype=self._torch.uint8, device=self.device
             )
-        return key, _Arena(tensors)
+        return stream, _Arena(tensors)
 
     def _write_back(
         self,

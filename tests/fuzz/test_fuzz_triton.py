@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -18,6 +19,7 @@ from nestor.codegen.triton import emit_kernel
 from nestor.errors import Unsupported
 from nestor.ir import print_program, verify_nest, verify_program
 from nestor.ir.program import Extern
+from nestor.ir.schedule import Warps
 from nestor.passes.canonical import canonicalize_kernel
 from nestor.passes.fusion import FusedKernel
 from nestor.passes.gpu_fusion import GpuPartition, partition_for_gpu
@@ -139,13 +141,19 @@ def run_part(
     gpu_schedule(fused, probe)
     decided = {k: draw.choice(knob.values) for k, knob in probe.asked.items()}
     schedule = gpu_schedule(fused, Choices(decided if draw.random() < 0.5 else {}))
+    most = 0
+    if draw.random() < 0.3:  # programs that take several turns, of any kernel
+        schedule = tuple(
+            replace(s, persistent=1, descriptors=1) if isinstance(s, Warps) else s for s in schedule
+        )
+        most = draw.choice((1, 2, 5))
     nest = apply_schedule(fused.kernel, schedule)
     verify_nest(nest)
     check_nest(fused.kernel, nest)
     kernel = emit_kernel(nest, warps=warps_of(schedule))
     sizes = {s.name: symbols[names[s.name]] for s in fused.kernel.symbols}
     given = {t.name: memory[names[t.name]] for t in fused.kernel.tensors if t.alias_of is None}
-    found = run_kernel(kernel, nest, given, folder, sizes)
+    found = run_kernel(kernel, nest, given, folder, sizes, most)
     for t in fused.kernel.tensors:
         if t.role in ("output", "inout", "state") and t.name in found:
             memory[names[t.name]][...] = found[t.name]

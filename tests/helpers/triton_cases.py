@@ -72,6 +72,14 @@ CASES: dict[str, tuple[nn.Module, tuple[torch.Tensor, ...]]] = {
         Of(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True)),
         heads,
     ),
+    "documents": (
+        Of(
+            lambda q, k, v, n: F.scaled_dot_product_attention(
+                q, k, v, attn_mask=n[:, None] == n[None, :]
+            )
+        ),
+        (R(1, 2, 90, 32), R(1, 2, 90, 32), R(1, 2, 90, 32), torch.arange(90) // 40),
+    ),
     # Products of bf16 are beyond Triton's interpreter.
     "attention over tiles of keys": (
         Of(F.scaled_dot_product_attention),

@@ -15,8 +15,8 @@ from tests.helpers.triton_cases import CASES, kernels_of
 CAPABILITIES = (80, 90, 100)
 
 BOXED = ", in boxes"
-KNOBS: dict[str, Value] = {"persistent": 1, "descriptors": 1, "specialize": 1}
-PRODUCTS = ("halves", "batched", "float8")
+KNOBS: dict[str, Value] = {"persistent": 1, "descriptors": 1, "specialize": 1, "skip": 1}
+PRODUCTS = ("halves", "batched", "float8", "documents")
 """Cases that are compiled once more with these knobs."""
 
 

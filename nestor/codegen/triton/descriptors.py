@@ -25,6 +25,9 @@ MOST_DIMENSIONS = 5
 MOST_SIDE = 256
 """Elements of a box along a dimension."""
 
+_READ = ("input", "parameter", "constant")
+"""Roles of what no kernel writes: copies of boxes see other stores only after a fence."""
+
 _TYPES = (DType.f16, DType.bf16, DType.f32, DType.i8, *BYTES)
 
 
@@ -59,7 +62,7 @@ def load_box(ctx: Context, node: Load) -> Value | None:
 
 def _has_boxes(tensor: Tensor) -> bool:
     """Whether a tensor can have a descriptor."""
-    if tensor.layout is not None or tensor.dtype not in _TYPES:
+    if tensor.layout is not None or tensor.dtype not in _TYPES or tensor.role not in _READ:
         return False
     if not 1 <= len(tensor.shape) <= MOST_DIMENSIONS or not all(e.is_const for e in tensor.shape):
         return False

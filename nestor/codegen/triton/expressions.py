@@ -85,6 +85,8 @@ class Expressions:
             case Const():
                 if node.dtype is DType.f64 and round_to_f32(node.value) != node.value:
                     return self._typed(node)  # Triton takes what fits its range for an f32
+                if node.dtype in BYTES:
+                    return self._typed(node)  # and whole numbers for an int32
                 return Value(literal(node.value, node.dtype))
             case Index():
                 found = self.ctx.affine(node.value)

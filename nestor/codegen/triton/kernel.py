@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 
 from nestor.codegen.triton.blocks import Context, Register
 from nestor.codegen.triton.computes import combine_function, emit_compute, emit_scan, scan_parts
+from nestor.codegen.triton.hidden_tiles import emit_test
 from nestor.codegen.triton.names import FAILED, Names
 from nestor.codegen.triton.online import reduced_monoids
 from nestor.codegen.triton.states import narrow_states
 from nestor.errors import Unsupported
 from nestor.ir.affine import Affine
-from nestor.ir.loopnest import Alloc, Block, Compute, Guard, Loop, LoopNest, Node, computes
+from nestor.ir.loopnest import (
+    Alloc,
+    Block,
+    Compute,
+    Guard,
+    Loop,
+    LoopNest,
+    Node,
+    computes,
+    node_children,
+)
 from nestor.ir.schedule import Warps
 from nestor.ir.types import DType
 
@@ -307,13 +319,16 @@ class _Emitter:
             min(known) - 1 if known else None,
         )
         bounds = high if low == "0" else f"{low}, {high}"
-        is_split = self.warps.specialize and not self.warps.persistent
+        is_innermost = not any(x.kind == "serial" for x in _loops(loop.body))
+        is_split = self.warps.specialize and not self.warps.persistent and is_innermost
         turns = f"tl.range({bounds}, warp_specialize=True)" if is_split else f"range({bounds})"
         ctx.line(f"for {name} in {turns}:")
-        loads = dict(ctx.loads)
+        loads, depth = dict(ctx.loads), ctx.depth
         ctx.depth += 1
+        if self.warps.skip and emit_test(ctx, loop.body):
+            ctx.depth += 1
         self._node(loop.body)
-        ctx.depth -= 1
+        ctx.depth = depth
         ctx.loads = {k: v for k, v in loads.items() if k in ctx.loads}
         if before is not None:
             ctx.ranges[loop.index] = before
@@ -328,28 +343,15 @@ def _most(texts: list[str], name: str) -> str:
 
 
 def _tile_loops(node: Node) -> list[Loop]:
-    found: list[Loop] = []
+    return [loop for loop in _loops(node) if loop.kind in ("vector", "unroll")]
 
-    def visit(n: Node) -> None:
-        match n:
-            case Loop():
-                if n.kind in ("vector", "unroll"):
-                    found.append(n)
-                visit(n.body)
-            case Block():
-                for child in n.body:
-                    visit(child)
-            case Guard():
-                visit(n.body)
-                if n.orelse is not None:
-                    visit(n.orelse)
-            case Alloc():
-                visit(n.body)
-            case Compute():
-                pass
 
-    visit(node)
-    return found
+def _loops(node: Node) -> Iterator[Loop]:
+    """All loops in ``node``, outermost first."""
+    if isinstance(node, Loop):
+        yield node
+    for child in node_children(node):
+        yield from _loops(child)
 
 
 def _stores_memory_alone(node: Node) -> bool:

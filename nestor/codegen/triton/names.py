@@ -64,7 +64,7 @@ def literal(value: float | int | bool, dtype: DType) -> str:
     if dtype is DType.bool:
         return "True" if value else "False"
     if dtype in BYTES:
-        return str(int(to_bits(round_to(np.float32(value), dtype), dtype)))
+        return str(to_bits(round_to(np.float32(value), dtype), dtype).item())
     if not dtype.is_float:
         return str(int(value))
     if math.isnan(value):

@@ -127,7 +127,7 @@ def side_of(
     if box is not None:
         value, kind = box, stripped.dtype
     elif len(factors) == 1:
-        if isinstance(stripped, Load) and stripped.dtype in BYTES:
+        if isinstance(stripped, Load) and stripped.dtype in BYTES and not stripped.predicate:
             value = writer.load(stripped, is_raw=True)
         else:
             value = writer.value(stripped)
@@ -147,7 +147,9 @@ def side_of(
     tests = tuple(c for c in ctx.conditions if over in c.variables())
     mask = ctx.condition(tests)
     if mask.text and not is_loaded:
-        value = Value(f"tl.where({mask.text}, {value.text}, 0.0)", value.dims | mask.dims)
+        is_plain = kind.is_float and kind not in BYTES
+        zero = "0.0" if is_plain else f"tl.full((), 0, {TYPES[kind]})"
+        value = Value(f"tl.where({mask.text}, {value.text}, {zero})", value.dims | mask.dims)
     text = ctx.spread(value, dims, kind).text
     found = ctx.assign("side", Value(text, dims)).text if not text.isidentifier() else text
     ctx.axes, ctx.conditions = before, conditions

@@ -125,7 +125,7 @@ def lower_scaled_mm(
     """Matrix product of floats of 8 bits, with a scale for each operand or each of its rows and
     columns; summed in float32."""
     del out_dtype, use_fast_accum
-    scales = [_scale_of(scale_a, 0), _scale_of(scale_b, 1)]
+    scales = [_scale_of(scale_a, 0, a), _scale_of(scale_b, 1, b)]
     if scale_result is not None or None in scales:
         raise NoRule
     product = contract(ctx, a, b, "mk,kn->mn", out=DType.f32, compute=DType.f32)
@@ -141,16 +141,16 @@ def lower_scaled_mm(
     return ctx.map(scaled, *given, compute=DType.f32, out=out)
 
 
-def _scale_of(scale: Value, dim: int) -> Value | None:
-    """A scale of a whole operand, or of rows (``dim`` 0) or columns, as it broadcasts against the
-    product; None where it is one of blocks."""
+def _scale_of(scale: Value, dim: int, operand: Value) -> Value | None:
+    """A scale of a whole operand, or of its rows (``dim`` 0) or columns, as it broadcasts against
+    the product; None where it is one of blocks."""
     if scale.rank == 0:
         return scale
     if scale.rank == 1 and scale.is_unit(0):
         return views.unsqueeze(scale, 0)
-    if scale.rank == 2 and scale.is_unit(1 - dim):
-        return scale
-    return None
+    if scale.rank != 2 or not scale.is_unit(1 - dim):
+        return None
+    return scale if scale.is_unit(dim) or scale.size(dim) == operand.size(dim) else None
 
 
 @lower("aten.bmm.default", source=_SOURCE)

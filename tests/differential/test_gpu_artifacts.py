@@ -12,9 +12,7 @@ import pytest
 import torch
 
 import nestor
-from nestor.codegen.triton import cubin
 from nestor.errors import ArtifactError, Unsupported, UserError
-from nestor.runtime import gpu_steps
 from nestor.runtime.artifact import read_artifact
 from nestor.runtime.gpu_launches import choose_architecture
 from nestor.runtime.manifest import Manifest, TargetInfo, check_manifest
@@ -122,7 +120,3 @@ def test_a_model_for_another_machine_is_not_called(tmp_path: Path) -> None:
 def test_an_unknown_gpu() -> None:
     with pytest.raises(UserError, match="'sm_99' is no GPU that code is generated for"):
         nestor.compile(torch.nn.Linear(4, 4), (torch.zeros(1, 4),), target="sm_80,sm_99")
-
-
-def test_scratch_memory_lies_as_kernels_want_it() -> None:
-    assert gpu_steps.SCRATCH_ALIGNMENT == cubin.SCRATCH_ALIGNMENT

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from nestor.runtime import gpu_steps
 from nestor.runtime.gpu_executable import GpuExecutable
 from nestor.runtime.gpu_steps import Launch, waits_of
 from tests.differential.test_triton_models import built
@@ -254,3 +255,9 @@ def test_kernels_have_scratch_memory_of_their_own(tmp_path: Path) -> None:
     (first, size), (second, _) = places
     assert second - first >= size
     assert (second - first) % 128 == 0
+
+
+def test_scratch_memory_lies_as_kernels_want_it() -> None:
+    from nestor.codegen.triton import cubin  # which reads the environment: later than the helpers
+
+    assert gpu_steps.SCRATCH_ALIGNMENT == cubin.SCRATCH_ALIGNMENT

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+if "triton" in sys.modules and os.environ.get("TRITON_INTERPRET") != "1":
+    raise RuntimeError("Triton was imported before this module, so kernels would be compiled")
 os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported: kernels are made for it or not
 
 import triton

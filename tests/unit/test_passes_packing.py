@@ -10,14 +10,18 @@ from nestor.ir.affine import affine, variable
 from nestor.ir.program import Layout, Tensor
 from nestor.ir.schedule import Pack
 from nestor.ir.types import DType
+from nestor.passes import packing
 from nestor.passes.nest import pack_layout
 from nestor.passes.packing import pack_array
 
 
-@pytest.mark.parametrize("shape", [(5, 7), (8, 8), (1, 3), (4, 1)])
+@pytest.mark.parametrize("shape", [(5, 7), (8, 8), (1, 3), (4, 1), (150, 9), (9, 150)])
 @pytest.mark.parametrize("dims", [(0,), (1,), (0, 1), ()])
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-def test_elements_lie_where_the_layout_says(shape, dims, order):
+@pytest.mark.parametrize("staged", [False, True])
+def test_elements_lie_where_the_layout_says(shape, dims, order, staged, monkeypatch):
+    if staged:  # as large arrays are
+        monkeypatch.setattr(packing, "_STAGED_BYTES", 0)
     tensor = Tensor(name="w", shape=tuple(map(affine, shape)), dtype=DType.f32, role="parameter")
     step = Pack(tensor="w", order=order, dims=dims, blocks=tuple(3 + d for d in dims))
     layout = pack_layout(tensor, step)

@@ -31,6 +31,7 @@ from tests.helpers.torch_cases import (
 )
 
 A = torch.ops.aten
+F8 = torch.float8_e4m3fn
 case = Cases()
 
 # ------------------------------------------------------------------------------------------ reduce
@@ -51,6 +52,12 @@ case(
         i(17, 40, low=-128, high=128, dtype=torch.int8),
         i(40, 24, low=-128, high=128, dtype=torch.int8),
     ),
+)
+case(
+    "scaled_mm",
+    lambda a, b, x, y: torch._scaled_mm(a, b.t(), x, y, out_dtype=torch.float32),
+    (r(16, 32, dtype=F8), r(48, 32, dtype=F8), u(low=0.5), u(low=0.5)),
+    (r(32, 64, dtype=F8), r(16, 64, dtype=F8), u(32, 1, low=0.5), u(1, 16, low=0.5)),
 )
 for _name in "sum mean prod max min any all std var".split():
     case(f"{_name}_all", getattr(torch, _name), r(3, 5), t(2, 3, 4))

@@ -14,11 +14,13 @@ from nestor.ir.interpreter import infer_symbols, run_program
 from nestor.ir.program import Extern
 from nestor.ir.verifier import verify_program
 
+NUMPY_FLOATS = (torch.float16, torch.float32, torch.float64)
+
 
 def to_numpy(t: torch.Tensor) -> np.ndarray:
-    """As the interpreter holds it: bfloat16 in float32."""
+    """As the interpreter holds it: floats that NumPy does not have in float32."""
     t = t.detach().contiguous()
-    return (t.float() if t.dtype is torch.bfloat16 else t).numpy()
+    return (t.float() if t.is_floating_point() and t.dtype not in NUMPY_FLOATS else t).numpy()
 
 
 def interpret(imported: ImportedModel, *args: Any, **kwargs: Any) -> list[torch.Tensor]:

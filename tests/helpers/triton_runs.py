@@ -16,8 +16,6 @@ if "triton" in sys.modules and os.environ.get("TRITON_INTERPRET") != "1":
 os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported: kernels are made for it or not
 
 import triton
-import triton.language as tl
-from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 from nestor.codegen.triton import TritonKernel, emit_kernel
 from nestor.codegen.triton.launch import load_function
@@ -31,57 +29,9 @@ from nestor.ir.schedule import Schedule
 from nestor.passes.gpu_schedule import warps_of
 from nestor.passes.nest import apply_schedule
 from nestor.passes.polyhedral import check_nest
+from tests.helpers import triton_mends  # noqa: F401  it changes the interpreter
 
 Arrays = dict[str, np.ndarray]
-
-_plain_splat = InterpreterBuilder.create_splat
-
-
-def _splat(self: Any, shape: Any, scalar: Any) -> Any:
-    """The interpreter makes integers of a truth value that becomes a block, and then refuses them
-    as a mask."""
-    made = _plain_splat(self, shape, scalar)
-    if scalar.data.dtype == np.bool_:
-        made.data = made.data.astype(np.bool_)
-    return made
-
-
-InterpreterBuilder.create_splat = _splat
-
-_plain_dot = InterpreterBuilder.create_dot
-
-
-def _dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
-    """The interpreter holds bfloat16 as its bits, and multiplies those."""
-    wide = (self.cast_impl(x, tl.float32) if x.dtype.scalar == tl.bfloat16 else x for x in (a, b))
-    return _plain_dot(self, *wide, *rest)
-
-
-InterpreterBuilder.create_dot = _dot
-
-_plain_cast = InterpreterBuilder.cast_impl
-
-
-def _cast(self: Any, value: Any, dtype: Any) -> Any:
-    """The interpreter knows bfloat16 from float32 only, takes the smallest numbers for 0, and cuts
-    off what bfloat16 has no bits for; a GPU rounds to nearest even."""
-    source, target = value.dtype.scalar, dtype.scalar
-    if source == tl.bfloat16 and value.data.dtype != np.uint16:
-        source = value.dtype = tl.int1  # of a comparison, whose handle has its operands' type
-    if tl.bfloat16 in (source, target) and tl.float32 not in (source, target) and source != target:
-        return _cast(self, _cast(self, value, tl.float32), dtype)
-    if source == tl.bfloat16 and target == tl.float32:
-        wide = value.data.astype(np.uint32) << np.uint32(16)
-        return TensorHandle(wide.view(np.float32), tl.float32)
-    if source == tl.float32 and target == tl.bfloat16:
-        bits = value.data.view(np.uint32)
-        up = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
-        rounded = np.where(np.isnan(value.data), bits | np.uint32(1 << 22), up)
-        return TensorHandle((rounded >> np.uint32(16)).astype(np.uint16), tl.bfloat16)
-    return _plain_cast(self, value, dtype)
-
-
-InterpreterBuilder.cast_impl = _cast
 
 
 def is_interpreting() -> bool:

@@ -113,8 +113,8 @@ class Expressions:
     def _unary(self, node: Unary) -> Value:
         op, dtype = node.op, node.x.dtype
         x = self._typed(node.x)
-        if op == "neg":
-            return Value(f"(-{x.text})", x.dims)
+        if op == "neg":  # Triton 3.6 makes a minus 0 - x, which has another sign where x is 0
+            return Value(f"({x.text} * -1.0)" if dtype.is_float else f"(-{x.text})", x.dims)
         if op == "not":
             return Value(f"(~{x.text})", x.dims)
         if op == "isnan":

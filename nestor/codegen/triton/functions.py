@@ -168,7 +168,7 @@ class _Translation:
         if opcode in ("icmp", "fcmp"):
             return self._compare(rest[0], *self._pair(rest[1:]))
         if opcode == "fneg":
-            return f"-{self._operand(rest[1], rest[0])}"
+            return f"{self._operand(rest[1], rest[0])} * -1.0"  # as ``expressions`` has it
         if len(rest) == 4 and rest[2] == "to":
             return self._convert(opcode, rest[0], rest[1], rest[3])
         ty, a, b = self._pair(rest)

@@ -17,7 +17,7 @@ from nestor.target.cpu import CpuTarget
 
 if TYPE_CHECKING:
     from nestor.compiler import CompiledProgram
-    from nestor.gpu_compiler import GpuProgram
+    from nestor.gpu_program import GpuProgram
     from nestor.ir.program import Program
     from nestor.passes.pipeline import PassContext
 
@@ -54,12 +54,11 @@ def dump_gpu_compilation(program: GpuProgram, config: Config) -> Path | None:
     folder = _new_folder(config.debug_dir, program.main.name)
     if "fusion" in config.debug:
         _write(folder / "fusion.txt", "\n".join(program.refused_fusions))
-    for number, (kernel, key) in enumerate(program.key_of.items()):
-        made = program.kernels[key]
+    for number, made in enumerate(program.kernels.values()):
         part = folder / f"k{number}"
         if "schedule" in config.debug:
-            nest = apply_schedule(kernel, made.schedule)
-            _dump_schedule(part, kernel, made.schedule, nest, {"all": made.seconds})
+            seconds = {"all": made.seconds}
+            _dump_schedule(part, made.job.kernel, made.schedule, made.nest, seconds)
         if "code" in config.debug:
             _write(part / "kernel.py", made.triton.source)
     return folder

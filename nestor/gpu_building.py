@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -14,13 +15,9 @@ from nestor.autotune.choosing import chosen_schedules, is_slower
 from nestor.compiler import Call, ModelKernels, refuse_externs
 from nestor.config import Config
 from nestor.debugging import dump_gpu_compilation
-from nestor.errors import Unsupported, UserError
-from nestor.gpu_compiler import (
-    GpuKernel,
-    GpuProgram,
-    compile_for_gpu,
-    prepare_model_for_gpu,
-)
+from nestor.errors import InternalError, Unsupported, UserError
+from nestor.gpu_compiler import compile_for_gpu, prepare_model_for_gpu
+from nestor.gpu_program import GpuKernel, GpuProgram
 from nestor.interface import InterfaceBuilder
 from nestor.ir.program import Extern, Program
 from nestor.ir.schedule import Schedule, format_schedule
@@ -99,7 +96,20 @@ def build_gpu_model(
         own = {**seconds, "kernels": time.perf_counter() - clock}
         return BuiltGpuModel(imported, program, targets, config, device, own)
 
-    built = build(chosen)
+    try:
+        built = build(chosen)
+    except InternalError as error:
+        if not chosen:
+            raise
+        # Proved, and confirmed elsewhere: but this version of Triton, or this chip, has no code.
+        warnings.warn(
+            "schedules on record are left out, for Triton refuses one of them\n"
+            f"  {str(error).splitlines()[0]}\n"
+            "  fix: tune again",
+            stacklevel=2,
+        )
+        chosen = {}
+        built = build(chosen)
     if tuning is not None and chosen and device is not None and not imported.mutated:
         # What is faster alone need not be so beside others: the whole model decides.
         plain = build({})

@@ -5,19 +5,14 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from nestor.compiler import (
-    ModelKernels,
-    ProgramCalls,
-    kernel_arguments,
-    plan_calls,
-    refuse_externs,
-)
+from nestor.compiler import ModelKernels, kernel_arguments, plan_calls, refuse_externs
 from nestor.errors import LegalityUnknown, Unsupported, UserError
 from nestor.gpu_job import GpuKernelJob
-from nestor.ir.affine import Affine
+from nestor.gpu_program import GpuKernel, GpuProgram
+from nestor.gpu_siblings import join_siblings
 from nestor.ir.hashing import canonical_hash
 from nestor.ir.program import Extern, Program
 from nestor.ir.schedule import Schedule
@@ -30,30 +25,7 @@ from nestor.passes.pipeline import PipelineResult
 from nestor.target.gpu import GpuTarget
 
 if TYPE_CHECKING:
-    from nestor.codegen.triton import TritonKernel
     from nestor.frontends.torch.model import ImportedModel
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GpuKernel:
-    """A kernel that was proved. ``seconds``: what proving and writing it took [s]."""
-
-    schedule: Schedule
-    triton: TritonKernel
-    seconds: float
-
-
-@dataclass(slots=True, kw_only=True)
-class GpuProgram(ProgramCalls):
-    """A Program as calls of Triton kernels.
-
-    Attributes: kernels: by key. loops: calls that run again and again: the first, one past the
-        last, how often. refused_fusions: statements that were kept apart, and why.
-    """
-
-    kernels: dict[str, GpuKernel] = field(default_factory=dict)
-    loops: tuple[tuple[int, int, Affine], ...] = ()
-    refused_fusions: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +114,7 @@ def compile_for_gpu(
         canonical,
         lambda kernel, key: kernel_arguments(kernel, program.kernels[key].schedule),
     )
+    join_siblings(program)
     return program
 
 
@@ -183,11 +156,13 @@ def _kernel(
         summary=", ".join(dict.fromkeys(origins)),
     )
     try:
-        triton = job.source()
+        nest = job.proved()
+        triton = job.source(nest)
     except (UserError, LegalityUnknown, Unsupported):
         if chosen is None:
             raise
         job = replace(job, schedule=gpu_schedule(fused))
-        triton = job.source()
+        nest = job.proved()
+        triton = job.source(nest)
     seconds = time.perf_counter() - clock
-    return GpuKernel(schedule=job.schedule, triton=triton, seconds=seconds)
+    return GpuKernel(job=job, nest=nest, triton=triton, seconds=seconds)

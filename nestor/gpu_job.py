@@ -15,7 +15,8 @@ from nestor.kernel_job import KernelObject
 from nestor.target.gpu import GpuTarget
 
 if TYPE_CHECKING:
-    from nestor.codegen.triton import TritonKernel
+    from nestor.codegen.triton import Siblings, TritonKernel
+    from nestor.ir.loopnest import LoopNest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,36 +52,47 @@ class GpuKernelJob:
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
-    def source(self) -> TritonKernel:
-        """Prove the schedule, and write the kernel.
+    def proved(self) -> LoopNest:
+        """What the schedule makes of the kernel.
 
-        Raises: ``IllegalSchedule``, ``LegalityUnknown``, ``UserError``; ``Unsupported`` for what
-            has no code.
+        Raises: ``IllegalSchedule``, ``LegalityUnknown``, ``UserError``.
         """
-        from nestor.codegen.triton import emit_kernel
         from nestor.ir.verifier import verify_nest
-        from nestor.passes.gpu_schedule import warps_of
         from nestor.passes.nest import apply_schedule
         from nestor.passes.polyhedral import check_nest
 
         nest = apply_schedule(self.kernel, self.schedule)
         verify_nest(nest)
         check_nest(self.kernel, nest)
+        return nest
+
+    def source(self, nest: LoopNest, siblings: Siblings | None = None) -> TritonKernel:
+        """Write the kernel. Args: nest: as ``proved``. siblings: None: it is one call.
+
+        Raises: ``Unsupported`` for what has no code.
+        """
+        from nestor.codegen.triton import Siblings, emit_kernel
+        from nestor.passes.gpu_schedule import warps_of
+
         return emit_kernel(
             nest,
             summary=self.summary or "kernel",
             precision=self.precision,
             warps=warps_of(self.schedule),
+            siblings=siblings or Siblings(1, frozenset()),
         )
 
     def compile(self) -> KernelObject:
-        """Its code, as ``GpuCode``. Raises: as ``source``; ``InternalError`` if Triton refuses."""
+        """Its code, as ``GpuCode``.
+
+        Raises: as ``proved`` and ``source``; ``InternalError`` if Triton refuses.
+        """
         from nestor.linking import dim_of
         from nestor.passes.gpu_schedule import warps_of
         from nestor.runtime.dims import dim_to_json
 
         clock = time.perf_counter()
-        made = self.source()
+        made = self.source(self.proved())
         seconds = {"check": time.perf_counter() - clock}
         warps = warps_of(self.schedule)
         code = GpuCode(

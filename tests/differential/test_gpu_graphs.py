@@ -174,8 +174,9 @@ def test_branches_run_side_by_side(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     class Branches(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.parts = nn.ModuleList(nn.Linear(20, 24) for _ in range(3))
-            self.last = nn.Linear(24, 5)
+            kinds = ((24, True), (24, False), (28, True))  # different kernels
+            self.parts = nn.ModuleList(nn.Linear(20, n, bias=b) for n, b in kinds)
+            self.last = nn.Linear(28, 5)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             a, b, c = (part(x) for part in self.parts)

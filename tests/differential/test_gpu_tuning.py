@@ -27,6 +27,7 @@ from nestor.autotune.tuner import CONFIRMED
 from nestor.cli_live import View
 from nestor.compiler import ModelKernels, kernel_arguments
 from nestor.config import Config
+from nestor.errors import InternalError
 from nestor.frontends.torch import import_model
 from nestor.gpu_building import BuiltGpuModel, build_gpu_model
 from nestor.gpu_compiler import prepare_model_for_gpu
@@ -100,11 +101,9 @@ def test_where_arguments_lie() -> None:
     assert gpu_device((), {"x": on_gpu}) == on_gpu.device
 
 
-def test_what_was_confirmed_is_used_by_later_compilations(tmp_path: Path) -> None:
-    module, x, config = Net().eval(), R(30, 40), configured(tmp_path)
-    plain = built(module, (x,), config)
-    kernels = kernels_of(module, x)
-    fused = kernels.kernels[0]
+def confirm(config: Config, module: nn.Module, x: torch.Tensor) -> Schedule:
+    """Put another schedule of a model's first kernel on record as the best."""
+    fused = kernels_of(module, x).kernels[0]
     space = GpuSpace(fused, TARGET)
     knob = next(k for k in space.knobs() if k.name.endswith("tile"))
     other = space.at({knob.name: next(v for v in knob.values if v != knob.default)})
@@ -123,10 +122,36 @@ def test_what_was_confirmed_is_used_by_later_compilations(tmp_path: Path) -> Non
                 trial=0,
             )
         )
+    return other.schedule
+
+
+def test_what_was_confirmed_is_used_by_later_compilations(tmp_path: Path) -> None:
+    module, x, config = Net().eval(), R(30, 40), configured(tmp_path)
+    plain = built(module, (x,), config)
+    other = confirm(config, module, x)
     made = built(module, (x,), config)
-    assert other.schedule in schedules(made)
-    assert other.schedule not in schedules(plain)
+    assert other in schedules(made)
+    assert other not in schedules(plain)
     torch.testing.assert_close(made.executable(x), module(x))
+
+
+def test_what_triton_refuses_gives_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A schedule on record that was proved, but has no code here."""
+    module, x, config = Net().eval(), R(30, 40), configured(tmp_path)
+    other = confirm(config, module, x)
+    plain = BuiltGpuModel._code
+
+    def refuse(self: BuiltGpuModel, target: Any) -> Any:
+        if other in schedules(self):
+            raise InternalError("Triton refuses a kernel: no\nits source")
+        return plain(self, target)
+
+    monkeypatch.setattr(BuiltGpuModel, "_code", refuse)
+    monkeypatch.setattr("nestor.gpu_store.compile_cubins", lambda jobs, config: {})
+    monkeypatch.setattr(BuiltGpuModel, "_manifest", lambda self, target, code: None)
+    with pytest.warns(UserWarning, match="refuses one of them\n.*: no\n"):
+        made = build_gpu_model(module, (x,), {}, config, [TARGET], None)
+    assert other not in schedules(made)
 
 
 def test_schedules_that_are_refused_give_way(tmp_path: Path) -> None:

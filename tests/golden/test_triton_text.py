@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from nestor.codegen.triton import emit_kernel
+from nestor.codegen.triton import Siblings, emit_kernel
 from nestor.ir.printer import print_program
 from nestor.passes.gpu_schedule import gpu_schedule, warps_of
 from nestor.passes.knobs import Choices
@@ -50,3 +50,12 @@ def test_tile_after_tile_in_boxes(golden: Callable[[str, str], None]) -> None:
     schedule = gpu_schedule(fused, choices, 90)
     kernel = emit_kernel(apply_schedule(fused.kernel, schedule), warps=warps_of(schedule))
     golden("triton_persistent_boxes.txt", kernel.source)
+
+
+def test_siblings(golden: Callable[[str, str], None]) -> None:
+    (fused,) = kernels_of(*PRODUCTS["linear"])
+    schedule = gpu_schedule(fused, Choices({"persistent": 1, "group": 4}))
+    nest = apply_schedule(fused.kernel, schedule)
+    apart = frozenset(t.name for t in nest.tensors[1:])
+    kernel = emit_kernel(nest, warps=warps_of(schedule), siblings=Siblings(3, apart))
+    golden("triton_siblings.txt", kernel.source)

@@ -13,7 +13,7 @@ from nestor.codegen.triton.names import FAILED, Names
 from nestor.codegen.triton.online import reduced_monoids
 from nestor.codegen.triton.states import narrow_states
 from nestor.errors import Unsupported
-from nestor.ir.affine import Affine
+from nestor.ir.affine import Affine, affine
 from nestor.ir.loopnest import (
     Alloc,
     Block,
@@ -33,6 +33,24 @@ CODEGEN_VERSION = 2
 
 PLAIN = Warps(count=4, stages=3)
 
+
+@dataclass(frozen=True, slots=True)
+class Siblings:
+    """Several calls of one kernel that are started as one.
+
+    Attributes: count: how many. apart: the tensors that each has its own of.
+    """
+
+    count: int
+    apart: frozenset[str]
+
+    def copies(self, tensor: str) -> int:
+        """How many tensors stand for one of the kernel's."""
+        return self.count if tensor in self.apart else 1
+
+
+ALONE = Siblings(1, frozenset())
+
 _WIDE = 1 << 31
 """From so many elements on, a tensor's offsets need 64 bits."""
 
@@ -46,8 +64,9 @@ class TritonKernel:
 
     Attributes:
         name: of its function. source: of a module that has it.
-        tensors: the arguments that are pointers, in order, to ``dtypes``; then the sizes
-            ``symbols``. written: positions of the tensors that it writes.
+        tensors: what the arguments that are pointers point to, in order, to ``dtypes``; then the
+            sizes ``symbols``. Siblings' own ones stand beside each other, under the same name.
+        written: positions of the tensors that it writes.
         checks: whether there is one more between them: a pointer to an i32, which becomes 1 if an
             index that is data lies outside its tensor.
         grid: extents whose product is the number of programs.
@@ -74,21 +93,37 @@ def emit_kernel(
     summary: str = "",
     precision: str = "ieee",
     warps: Warps = PLAIN,
+    siblings: Siblings = ALONE,
 ) -> TritonKernel:
     """The source of a nest for a GPU.
 
     Args: summary: what it computes, for people. precision: of products of f32, as ``tl.dot`` has
-        it. warps: how programs run.
+        it. warps: how programs run. siblings: calls that it makes at once.
     Raises: ``Unsupported`` for a nest that no single kernel can run.
     """
-    return _Emitter(nest, name, summary, precision, warps).emit()
+    return _Emitter(nest, name, summary, precision, warps, siblings).emit()
 
 
 class _Emitter:
-    def __init__(self, nest: LoopNest, name: str, summary: str, precision: str, warps: Warps):
+    def __init__(
+        self,
+        nest: LoopNest,
+        name: str,
+        summary: str,
+        precision: str,
+        warps: Warps,
+        siblings: Siblings,
+    ):
         self.nest, self.name, self.summary, self.warps = nest, name, summary, warps
+        self.siblings = siblings
         names = Names()
         pointers = names.all(t.name for t in nest.tensors)
+        self.pointers = {
+            name: [names.fresh(f"{p}_{n}") for n in range(siblings.count)]
+            if name in siblings.apart
+            else [p]
+            for name, p in pointers.items()
+        }
         self.ctx = Context(
             tensors={t.name: t for t in nest.tensors},
             pointers=pointers,
@@ -113,7 +148,10 @@ class _Emitter:
         self._node(body)
         symbols = [ctx.loops[s.name] for s in nest.symbols]
         failed = [FAILED] if ctx.checks else []
-        arguments = ", ".join([*ctx.pointers.values(), *failed, *symbols])
+        pointers = [p for own in self.pointers.values() for p in own]
+        arguments = ", ".join([*pointers, *failed, *symbols])
+        tensors = [t for t in nest.tensors for _ in self.pointers[t.name]]
+        grid = [loop.upper[0] for loop in self.grid]
         summary = self.summary or nest.name
         head = [
             f'"""{summary}"""',
@@ -131,12 +169,12 @@ class _Emitter:
         return TritonKernel(
             name=self.name,
             source="\n".join([*head, *ctx.boxes_made(), *(ctx.lines or ["    pass"])]) + "\n",
-            tensors=tuple(t.name for t in nest.tensors),
-            dtypes=tuple(t.dtype for t in nest.tensors),
-            written=tuple(n for n, t in enumerate(nest.tensors) if t.role not in _ONLY_READ),
+            tensors=tuple(t.name for t in tensors),
+            dtypes=tuple(t.dtype for t in tensors),
+            written=tuple(n for n, t in enumerate(tensors) if t.role not in _ONLY_READ),
             symbols=tuple(s.name for s in nest.symbols),
             checks=ctx.checks,
-            grid=tuple(loop.upper[0] for loop in self.grid),
+            grid=(affine(self.siblings.count), *grid) if self.siblings.count > 1 else tuple(grid),
         )
 
     def _combines(self) -> list[str]:
@@ -152,8 +190,8 @@ class _Emitter:
 
     def _programs(self) -> None:
         """The indices of the grid's loops from the program's number, the innermost fastest."""
-        ctx = self.ctx
-        if not self.grid:
+        ctx, count = self.ctx, self.siblings.count
+        if not self.grid and count == 1:
             return
         for loop in self.grid:
             if len(loop.upper) != 1 or any(x.const or x.terms for x in loop.lower):
@@ -163,17 +201,26 @@ class _Emitter:
         self._first_program()
         grid = self.grid
         if self.warps.group > 1 and len(grid) > 1:
-            self._grouped(*grid[-2:], is_last=len(grid) == 2)
+            self._grouped(*grid[-2:], is_last=len(grid) == 2 and count == 1)
             grid = grid[:-2]
         for position, loop in enumerate(reversed(grid)):
             extent = ctx.affine(loop.upper[0]).text
             name = ctx.names.fresh(loop.index)
-            if position == len(grid) - 1:
+            if position == len(grid) - 1 and count == 1:
                 ctx.line(f"{name} = program")
             else:
                 ctx.line(f"{name} = program % ({extent})")
                 ctx.line(f"program = program // ({extent})")
             self._name(loop, name)
+        self._own_pointers()
+
+    def _own_pointers(self) -> None:
+        """Which of the siblings' tensors a program works on; what is left of its number tells."""
+        for name in (t.name for t in self.nest.tensors if t.name in self.siblings.apart):
+            *others, text = self.pointers[name]
+            for n, pointer in reversed([*enumerate(others)]):
+                text = f"tl.where(program == {n}, {pointer}, {text})"
+            self.ctx.line(f"{self.ctx.pointers[name]} = {text}")
 
     def _first_program(self) -> None:
         """The number of the iteration of the grid; a persistent program has several."""
@@ -182,7 +229,10 @@ class _Emitter:
         if not self.warps.persistent:
             ctx.line(f"program = tl.program_id(0){wide}")
             return
-        count = " * ".join(f"({ctx.affine(loop.upper[0]).text})" for loop in self.grid)
+        count = " * ".join(
+            [f"({ctx.affine(loop.upper[0]).text})" for loop in self.grid]
+            + [f"{self.siblings.count}"] * (self.siblings.count > 1)
+        )
         turn = ctx.names.fresh("turn")
         how = "warp_specialize=True" if self.warps.specialize else "flatten=True"
         ctx.line(f"for {turn} in tl.range(tl.program_id(0), {count}, tl.num_programs(0), {how}):")

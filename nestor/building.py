@@ -18,6 +18,7 @@ from nestor.compiler import (
     compile_prepared,
 )
 from nestor.config import Config
+from nestor.garbage import collected, uncollected
 from nestor.interface import InterfaceBuilder
 from nestor.ir.program import Extern
 from nestor.ir.types import DType
@@ -49,6 +50,7 @@ DecideProgram = Callable[["ProgramSpace", "CompareWhole"], "ProgramTuning | None
 """Searches the decisions of a model's passes; None: it does not."""
 
 
+@uncollected()
 def build_model(
     model: Any,
     args: tuple[Any, ...],
@@ -93,13 +95,17 @@ def build_model(
     is_repeatable = not imported.mutated
     decisions = None
     if decide is not None and is_repeatable:
-        decisions = decide(space, _WholeModels(space, build, args, kwargs).compare)
+        with collected():
+            decisions = decide(space, _WholeModels(space, build, args, kwargs).compare)
     point = known_point(space) if decisions is None else decisions.point
     clock = time.perf_counter()
     choices = Choices(dict(point))
     prepared = space.prepare(choices)
     seconds["passes"] = time.perf_counter() - clock
-    tuning = tune(space.kernels_of(prepared)) if tune is not None else None
+    tuning = None
+    if tune is not None:
+        with collected():
+            tuning = tune(space.kernels_of(prepared))
     chosen = chosen_schedules(lambda: space.kernels_of(prepared), config, tuning)
     built = build(prepared, (lambda fused: chosen.get(fused.kernel)) if chosen else None)
     if tuning is not None and built.has_chosen_schedules and is_repeatable:

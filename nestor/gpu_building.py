@@ -16,6 +16,7 @@ from nestor.compiler import Call, ModelKernels, refuse_externs
 from nestor.config import Config
 from nestor.debugging import dump_gpu_compilation
 from nestor.errors import InternalError, Unsupported, UserError
+from nestor.garbage import collected, uncollected
 from nestor.gpu_compiler import compile_for_gpu, prepare_model_for_gpu
 from nestor.gpu_program import GpuKernel, GpuProgram
 from nestor.interface import InterfaceBuilder
@@ -55,6 +56,7 @@ TuneModel = Callable[[ModelKernels], "Tuning"]
 """Searches a model's kernels."""
 
 
+@uncollected()
 def build_gpu_model(
     model: Any,
     args: tuple[Any, ...],
@@ -86,7 +88,10 @@ def build_gpu_model(
     clock = time.perf_counter()
     prepared = prepare_model_for_gpu(imported, targets[0])
     seconds["passes"] = time.perf_counter() - clock
-    tuning = tune(prepared.kernels()) if tune is not None else None
+    tuning = None
+    if tune is not None:
+        with collected():
+            tuning = tune(prepared.kernels())
     chosen = chosen_schedules(prepared.kernels, config, tuning)
 
     def build(schedules: Mapping[Program, Schedule]) -> BuiltGpuModel:

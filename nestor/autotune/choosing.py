@@ -76,20 +76,18 @@ def known_point(space: ProgramSpace) -> ProgramPoint:
 
 def _confirmed(kernels: ModelKernels, config: Config) -> dict[Program, Schedule]:
     from nestor.autotune.records import KernelKey, Records, TargetKey
-    from nestor.autotune.tuner import confirmed_schedule
+    from nestor.autotune.tuner import confirmed_schedules
 
-    found: dict[Program, Schedule] = {}
+    sizes = (kernels.sizes_of(n) for n in range(len(kernels.kernels)))
+    keys = {
+        fused.kernel: KernelKey.of(fused.kernel, own)
+        for fused, own in zip(kernels.kernels, sizes)
+        if own is not None
+    }
     target = TargetKey.of(kernels.target)
     with Records.open(config, create=False) as records:
-        for number, fused in enumerate(kernels.kernels):
-            sizes = kernels.sizes_of(number)
-            if sizes is None:
-                continue
-            key = KernelKey.of(fused.kernel, sizes)
-            schedule = confirmed_schedule(records, key, target, kernels.threads)
-            if schedule is not None:
-                found[fused.kernel] = schedule
-    return found
+        found = confirmed_schedules(records, list(keys.values()), target, kernels.threads)
+    return {kernel: found[key.digest] for kernel, key in keys.items() if key.digest in found}
 
 
 class ModelTuner:

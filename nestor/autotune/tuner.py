@@ -538,15 +538,28 @@ def confirmed_schedule(
 
     Only what this code generator ran counts. Of several confirmations of a schedule the latest.
     """
-    latest: dict[Schedule, float] = {}
-    found: Sequence[Record] = records.confirmations(
-        key.digest,
+    return confirmed_schedules(records, [key], target, threads).get(key.digest)
+
+
+def confirmed_schedules(
+    records: Records, keys: Sequence[KernelKey], target: TargetKey, threads: int
+) -> dict[str, Schedule]:
+    """As ``confirmed_schedule``, of many kernels, by the digests of their keys."""
+    found = records.confirmations(
+        [key.digest for key in keys],
         CONFIRMED,
         target=target.digest,
         threads=threads,
         generator=current_generator(),
     )
-    for record in found:
+    best = {digest: _fastest(own) for digest, own in found.items()}
+    return {digest: schedule for digest, schedule in best.items() if schedule is not None}
+
+
+def _fastest(confirmations: Sequence[Record]) -> Schedule | None:
+    """The schedule whose latest confirmation is the best, if it gains enough."""
+    latest: dict[Schedule, float] = {}
+    for record in confirmations:
         if record.status != "ok":
             latest[record.schedule] = float("inf")
         elif record.ratio is not None:

@@ -198,9 +198,11 @@ def children(node: Expr) -> tuple[Expr, ...]:
 
 def walk(node: Expr) -> Iterator[Expr]:
     """Every subexpression, ``node`` first."""
-    yield node
-    for child in children(node):
-        yield from walk(child)
+    stack = [node]
+    while stack:
+        current = stack.pop()
+        yield current
+        stack += reversed(children(current))
 
 
 def distinct_nodes(node: Expr) -> Iterator[Expr]:

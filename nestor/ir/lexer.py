@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from nestor.errors import IRError
 from nestor.ir.syntax import KEYWORDS, NAME, unquote_name
@@ -20,8 +20,7 @@ _TOKEN = re.compile(
 _SAME = {"≤": "<=", "≥": ">="}
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(NamedTuple):
     """``kind`` is float, int, name, keyword, string, symbol or end; ``text`` is unquoted."""
 
     kind: str

@@ -5,11 +5,12 @@ Nothing here says how a statement runs: loops, buffers and threads are in ``loop
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal, Union
 
 from nestor.ir.affine import Affine, Interval, affine
-from nestor.ir.expr import Expr, IndexExpr
+from nestor.ir.expr import Expr, IndexExpr, Load, walk
 from nestor.ir.monoid import Monoid
 from nestor.ir.types import DType
 
@@ -165,6 +166,25 @@ class Statement:
     reduction: Reduction | None = None
     scatter: Literal["unique", "last"] | None = None
     origin: Origin | None = field(default=None, compare=False)
+    _loads: tuple[Load, ...] | None = field(default=None, init=False, repr=False, compare=False)
+
+    def expressions(self) -> Iterator[Expr]:
+        """Elements, indices of writes that are not affine, and final maps."""
+        yield from self.elements
+        for write in self.writes:
+            yield from (i for i in write.indices if not isinstance(i, Affine))
+        if self.reduction is not None:
+            yield from self.reduction.final
+
+    @property
+    def loads(self) -> tuple[Load, ...]:
+        """Every ``Load`` of its expressions; found once."""
+        if self._loads is None:
+            nodes = (n for e in self.expressions() for n in walk(e))
+            found = tuple(n for n in nodes if isinstance(n, Load))
+            object.__setattr__(self, "_loads", found)
+            return found
+        return self._loads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,8 +32,6 @@ from nestor.passes.rewriting import (
     first_position,
     in_order,
     is_sequential,
-    statement_expressions,
-    statement_loads,
 )
 from nestor.passes.strides import access_strides, typical
 
@@ -108,7 +106,7 @@ def read_tensors(statement: AnyStatement) -> Iterator[str]:
     if isinstance(statement, Extern):
         yield from statement.inputs
         return
-    for load in statement_loads(statement):
+    for load in statement.loads:
         yield load.tensor
     if statement.reduction is not None and statement.reduction.into:
         for write in statement.writes:
@@ -159,9 +157,9 @@ def is_weight_work(statement: Statement, known: set[str]) -> bool:
         used |= r.lower.variables() | r.upper.variables()
     for affine in (*statement.domain.constraints, *_write_affines(statement)):
         used |= affine.variables()
-    for expression in statement_expressions(statement):
+    for expression in statement.expressions():
         used |= expression_variables(expression)
-    return used <= names and all(x.tensor in known for x in statement_loads(statement))
+    return used <= names and all(x.tensor in known for x in statement.loads)
 
 
 def _write_affines(statement: Statement) -> Iterator[Affine]:
@@ -188,8 +186,7 @@ def is_functional(statement: AnyStatement) -> bool:
         and not is_sequential(statement)
         and statement.scatter is None
         and (statement.reduction is None or not statement.reduction.into)
-        and not {w.tensor for w in statement.writes}
-        & {x.tensor for x in statement_loads(statement)}
+        and not {w.tensor for w in statement.writes} & {x.tensor for x in statement.loads}
     )
 
 
@@ -264,7 +261,7 @@ def statement_flops(statement: Statement) -> float:
 
 def statement_bytes(statement: Statement, tensors: dict[str, Tensor]) -> int:
     """Bytes that a statement must move if every element is touched once."""
-    names = {x.tensor for x in statement_loads(statement)} | {w.tensor for w in statement.writes}
+    names = {x.tensor for x in statement.loads} | {w.tensor for w in statement.writes}
     return sum(tensor_bytes(tensors[n]) for n in names)
 
 

@@ -10,7 +10,6 @@ from nestor.ir.monoid import is_builtin
 from nestor.ir.program import AnyStatement, Domain, Program, Statement
 from nestor.passes.analysis import ProgramFacts, contraction_roles, is_functional
 from nestor.passes.points import Names, is_private, same_points
-from nestor.passes.rewriting import statement_loads
 from nestor.passes.statement_facts import free_indices
 
 
@@ -132,7 +131,7 @@ def _producers(
     while True:
         reader = chain[0]
         before: list[Statement] = []
-        for load in statement_loads(reader):
+        for load in reader.loads:
             writer = _writer(load, facts, program)
             if writer is None or writer in chain or writer in before:
                 continue
@@ -183,5 +182,5 @@ def _reduces(s: Statement, monoid: str, of: Statement) -> bool:
 
 def _seen(writer: Statement, reader: Statement) -> Names | None:
     """What ``reader`` calls the indices of ``writer``, whose result it reads at one place."""
-    places = {x for x in statement_loads(reader) if x.tensor == writer.writes[0].tensor}
+    places = {x for x in reader.loads if x.tensor == writer.writes[0].tensor}
     return same_points(writer, places.pop(), reader) if len(places) == 1 else None

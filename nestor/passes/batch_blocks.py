@@ -25,7 +25,6 @@ from nestor.passes.rewriting import (
     index_ranges,
     is_sequential,
     map_statement_affines,
-    statement_expressions,
 )
 
 _GOOD_REUSE = 75
@@ -119,7 +118,7 @@ def _weight_reuse(program: Program, use: BatchUse) -> tuple[int, float]:
     layers, work, elements = 0, 0, 0
     for statement in program.statements:
         assert isinstance(statement, Statement)
-        read = {n.tensor for e in statement_expressions(statement) for n in _loads(e)}
+        read = {n.tensor for e in statement.expressions() for n in _loads(e)}
         if read & computed:
             computed |= {w.tensor for w in statement.writes}
         weights = read - computed
@@ -257,7 +256,7 @@ def _still_holds(
 
 def _touched(statement: Statement) -> set[str]:
     """Every tensor that a statement reads or writes."""
-    loaded = {n.tensor for e in statement_expressions(statement) for n in _loads(e)}
+    loaded = {n.tensor for e in statement.expressions() for n in _loads(e)}
     return loaded | {w.tensor for w in statement.writes}
 
 
@@ -287,7 +286,7 @@ class _Shift:
 
     def writes(self, tensors: Mapping[str, Tensor]) -> dict[str, Batched] | None:
         """Where the written tensors hold their images; None if some access is not as it should."""
-        if not all(self._is_kept(e) for e in statement_expressions(self.statement)):
+        if not all(self._is_kept(e) for e in self.statement.expressions()):
             return None
         out: dict[str, Batched] = {}
         for write in self.statement.writes:

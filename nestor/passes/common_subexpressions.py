@@ -14,7 +14,6 @@ from nestor.passes.rewriting import (
     rename_indices,
     rename_loads,
     replace_statements,
-    statement_loads,
 )
 
 
@@ -67,7 +66,7 @@ def _find(
     if not is_functional(statement):
         return None
     position = first_position(statement)
-    for load in statement_loads(statement):
+    for load in statement.loads:
         if not facts.is_written_before(load.tensor, position):
             return None
     targets = [w.tensor for w in statement.writes]
@@ -82,7 +81,7 @@ def _find(
     if earlier is None or not all(facts.is_private_temp(t) for t in targets):
         return None
     start = first_position(earlier)
-    if all(facts.is_written_before(x.tensor, start) for x in statement_loads(statement)):
+    if all(facts.is_written_before(x.tensor, start) for x in statement.loads):
         return earlier
     return None
 
@@ -92,7 +91,7 @@ def _equal_one(
 ) -> Statement | None:
     """The first statement with the same canonical form; canonical forms are built on demand."""
     signature = (
-        tuple(sorted(x.tensor for x in statement_loads(statement))),
+        tuple(sorted(x.tensor for x in statement.loads)),
         len(statement.writes),
         len(statement.domain.ranges),
     )

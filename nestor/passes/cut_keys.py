@@ -28,7 +28,6 @@ from nestor.passes.rewriting import (
     names_of,
     renumber,
     replace_statements,
-    statement_loads,
 )
 from nestor.target.gpu import GpuTarget
 
@@ -157,7 +156,7 @@ def _maker(s: Statement, tensor: str, place: int) -> _Scores | None:
     bounds = (b for x in s.domain.ranges for b in (x.lower, x.upper))
     if any(key.name in b.variables() for b in bounds):
         return None
-    if any(x.tensor == tensor for x in statement_loads(s)):
+    if any(x.tensor == tensor for x in s.loads):
         return None
     return _Scores(s, key.name, {})
 

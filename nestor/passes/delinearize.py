@@ -15,7 +15,6 @@ from nestor.passes.index_maps import atoms_within
 from nestor.passes.rewriting import (
     map_statement_affines,
     replace_statements,
-    statement_expressions,
 )
 from nestor.passes.simplify import simplify_statement
 from nestor.passes.simplify_expr import Shapes
@@ -68,7 +67,7 @@ def statement_affines(statement: Statement) -> Iterator[Affine]:
     """Every affine of a statement's accesses and index values (not of its domain)."""
     for write in statement.writes:
         yield from (i for i in write.indices if isinstance(i, Affine))
-    for expression in statement_expressions(statement):
+    for expression in statement.expressions():
         for node in walk(expression):
             if isinstance(node, Index):
                 yield node.value

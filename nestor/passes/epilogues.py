@@ -17,7 +17,6 @@ from nestor.passes.rewriting import (
     rename_indices,
     renumber,
     replace_statements,
-    statement_loads,
     touched,
 )
 
@@ -58,7 +57,7 @@ def _first(program: Program) -> tuple[Statement, Statement, Statement] | None:
     for at, user in enumerate(ordered):
         if not isinstance(user, Statement) or not _is_pointwise(user):
             continue
-        for name in dict.fromkeys(x.tensor for x in statement_loads(user)):
+        for name in dict.fromkeys(x.tensor for x in user.loads):
             if tensors[name].role != "temp" or name in shared or readers[name] != [user]:
                 continue
             makers = writers.get(name, [])
@@ -67,7 +66,7 @@ def _first(program: Program) -> tuple[Statement, Statement, Statement] | None:
                 continue
             between = ordered[ordered.index(maker) + 1 : at]
             overwritten = {n for n, who in writers.items() if any(s in between for s in who)}
-            taken = {roots[x.tensor] for x in statement_loads(maker)}
+            taken = {roots[x.tensor] for x in maker.loads}
             merged = _merged(maker, user, name)
             if merged is not None and not taken & {roots[n] for n in overwritten}:
                 return maker, user, merged
@@ -91,7 +90,7 @@ def _merged(maker: Statement, user: Statement, name: str) -> Statement | None:
         return None
     free = [n for n in maker.domain.names if n not in maker.reduction.indices]
     places: dict[str, str] | None = None
-    for load in statement_loads(user):
+    for load in user.loads:
         if load.tensor != name:
             continue
         pairs = _pairs(maker, load, free)

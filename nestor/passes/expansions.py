@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 
 from nestor.ir.program import Statement, Tensor
 from nestor.passes.analysis import element_count, is_pointwise
-from nestor.passes.rewriting import statement_loads
 
 _LEAST_GROWTH = 1.5
 
@@ -18,7 +17,7 @@ def is_expansion(statement: Statement, tensors: Mapping[str, Tensor]) -> bool:
     if len(statement.writes) == len(targets) or not is_pointwise(statement):
         return False
     made = sum(element_count(tensors[n]) for n in targets)
-    read = sum(element_count(tensors[n]) for n in {x.tensor for x in statement_loads(statement)})
+    read = sum(element_count(tensors[n]) for n in {x.tensor for x in statement.loads})
     return 0 < _LEAST_GROWTH * read <= made
 
 
@@ -26,7 +25,7 @@ def reads_expansion(
     statement: Statement, others: Iterable[Statement], tensors: Mapping[str, Tensor]
 ) -> bool:
     """Whether ``statement`` reads what one of ``others`` expands."""
-    read = {x.tensor for x in statement_loads(statement)}
+    read = {x.tensor for x in statement.loads}
     return any(
         read & {w.tensor for w in other.writes} and is_expansion(other, tensors)
         for other in others

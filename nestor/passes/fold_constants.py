@@ -37,7 +37,6 @@ from nestor.passes.rewriting import (
     names_of,
     renumber,
     replace_statements,
-    statement_expressions,
 )
 
 _OUTLINE = "outline_weight_expressions"
@@ -85,9 +84,7 @@ class _Outliner:
         return replace_statements(self.program, renumber(out), self.tensors.values())
 
     def _outline(self, statement: Statement) -> Statement:
-        if not any(
-            x.tensor in self.weights for e in statement_expressions(statement) for x in loads(e)
-        ):
+        if not any(x.tensor in self.weights for e in statement.expressions() for x in loads(e)):
             return statement
 
         def visit(node: Expr) -> Expr:

@@ -51,7 +51,6 @@ from nestor.passes.rewriting import (
     names_of,
     renumber,
     replace_statements,
-    statement_loads,
 )
 from nestor.passes.simplify_expr import simplify_expr
 from nestor.passes.weight_copies import copy_weight
@@ -199,7 +198,7 @@ class _Fold:
         reader = self.folder.statements[readers[0]]
         if not isinstance(reader, Statement) or not is_pointwise(reader):
             return None
-        places = {x for x in statement_loads(reader) if x.tensor == name}
+        places = {x for x in reader.loads if x.tensor == name}
         if len(places) != 1:
             return None
         (place,) = places

@@ -20,7 +20,6 @@ from nestor.passes.fusion import FusedKernel, Group, Partitioner
 from nestor.passes.host_loops import HostLoop, take_out_loops
 from nestor.passes.knobs import Choices
 from nestor.passes.online_attention import is_online
-from nestor.passes.rewriting import statement_loads
 from nestor.passes.statement_facts import free_indices, is_constant
 
 WHOLE = 16384
@@ -184,7 +183,7 @@ def _is_carried(statements: Sequence[Statement], tensor: str, loop: HostLoop) ->
     """Whether a step of a loop may read of a tensor what an earlier step wrote."""
     for s in statements:
         writes = [w for w in s.writes if w.tensor == tensor]
-        places = [x.indices for x in statement_loads(s) if x.tensor == tensor]
+        places = [x.indices for x in s.loads if x.tensor == tensor]
         places += [w.indices for w in writes]
         for i in (i for place in places for i in place):
             if not isinstance(i, Affine) or loop.symbol in i.variables():
@@ -192,11 +191,11 @@ def _is_carried(statements: Sequence[Statement], tensor: str, loop: HostLoop) ->
         if writes and any(loop.symbol in c.variables() for c in s.domain.constraints):
             return True
     first = next(s for s in statements if _uses(s, tensor))
-    return any(x.tensor == tensor for x in statement_loads(first))
+    return any(x.tensor == tensor for x in first.loads)
 
 
 def _uses(s: Statement, tensor: str) -> bool:
-    return tensor in {*(x.tensor for x in statement_loads(s)), *(w.tensor for w in s.writes)}
+    return tensor in {*(x.tensor for x in s.loads), *(w.tensor for w in s.writes)}
 
 
 def _loads(s: Statement) -> Iterator[Load]:

@@ -16,7 +16,6 @@ from nestor.passes.rewriting import (
     map_expressions,
     map_statement_affines,
     replace_statements,
-    statement_loads,
 )
 
 _NAME = "group_rows"
@@ -82,7 +81,7 @@ def _near_softmax(program: Program) -> set[str]:
         work = [s]
         while work:
             reader = work.pop()
-            for load in statement_loads(reader):
+            for load in reader.loads:
                 writer = writers.get(load.tensor)
                 if writer is None or writer.name in near:
                     continue
@@ -91,7 +90,7 @@ def _near_softmax(program: Program) -> set[str]:
                     work.append(writer)
     read_by: dict[str, list[Statement]] = {}
     for s in statements:
-        for load in statement_loads(s):
+        for load in s.loads:
             read_by.setdefault(load.tensor, []).append(s)
     work = [s for s in statements if s.name in near]
     while work:
@@ -108,7 +107,7 @@ def _accesses(s: Statement, tensor: str) -> Iterator[tuple[IndexExpr, ...]]:
     for w in s.writes:
         if w.tensor == tensor:
             yield w.indices
-    for x in statement_loads(s):
+    for x in s.loads:
         if x.tensor == tensor:
             yield x.indices
 

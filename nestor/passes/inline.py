@@ -33,7 +33,6 @@ from nestor.passes.rewriting import (
     index_ranges,
     map_expressions,
     replace_statements,
-    statement_loads,
 )
 from nestor.passes.simplify import simplify_statement
 from nestor.passes.substitute import Piece, has_gather, inline_load, is_view, write_box
@@ -90,7 +89,7 @@ class _Inliner:
 
     def _note_weight_like(self, statement: Statement) -> None:
         """Results of parameters and constants alone; those without any load are not meant."""
-        names = {x.tensor for x in statement_loads(statement)}
+        names = {x.tensor for x in statement.loads}
         if names and names <= self.weight_like:
             self.weight_like |= {w.tensor for w in statement.writes}
 
@@ -98,7 +97,7 @@ class _Inliner:
 
     def _rewrite(self, statement: Statement) -> Statement:
         """Inline all decided producers into one statement."""
-        if not any(x.tensor in self.producers for x in statement_loads(statement)):
+        if not any(x.tensor in self.producers for x in statement.loads):
             return statement
         ranges = index_ranges(statement.domain, self.symbols)
         is_contraction = contraction_roles(statement, self.facts.tensors) is not None
@@ -199,7 +198,7 @@ class _Inliner:
         return None
 
     def _is_weight_work(self, statement: Statement) -> bool:
-        return all(x.tensor in self.weight_like for x in statement_loads(statement))
+        return all(x.tensor in self.weight_like for x in statement.loads)
 
     def _profit(self, name: str, pieces: list[Piece], readers: list[Statement]) -> str | None:
         count = max(1, element_count(self.facts.tensors[name]))
@@ -215,7 +214,7 @@ class _Inliner:
                 return "a gather reads it"
             if reader.reduction is not None and (epilogue or is_window_reduction(reader)):
                 return "a reduction would take it from the epilogue of what made its input"
-            distinct = {x for x in statement_loads(reader) if x.tensor == name}
+            distinct = {x for x in reader.loads if x.tensor == name}
             evaluations += len(distinct) * domain_volume(reader.domain)
             size = sum(node_count(e) for e in reader.elements)
             if size + nodes * len(distinct) > self.ctx.options.max_inline_nodes:
@@ -248,7 +247,7 @@ class _Inliner:
         ranges: Mapping[str, Interval] = index_ranges(reader.domain, self.symbols)
         return all(
             inline_load(x, pieces, reader.domain, ranges, self.shapes) is not None
-            for x in statement_loads(reader)
+            for x in reader.loads
             if x.tensor == name
         )
 
@@ -257,6 +256,6 @@ def has_gather_of(statement: Statement, name: str) -> bool:
     """Whether a statement reads the tensor at an index that is not affine."""
     return any(
         has_gather(replace(x, predicate=(), other=None))
-        for x in statement_loads(statement)
+        for x in statement.loads
         if x.tensor == name
     )

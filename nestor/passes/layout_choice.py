@@ -31,7 +31,7 @@ from nestor.passes.layout_cost import StatementCost
 from nestor.passes.layouts import dimension_of, permuted, statement_accesses, wished_orders
 from nestor.passes.min_sum import CostTable, minimise_sum, total_cost
 from nestor.passes.register_tile import VectorUnit
-from nestor.passes.rewriting import is_sequential, replace_statements, statement_loads
+from nestor.passes.rewriting import is_sequential, replace_statements
 from nestor.passes.strides import typical
 
 _NAME = "assign_layouts"
@@ -217,7 +217,7 @@ class _Chooser:
                 continue
             if contraction_roles(statement) is not None or is_window_reduction(statement):
                 continue
-            for load in statement_loads(statement):
+            for load in statement.loads:
                 last = load.indices[-1] if load.tensor == name and load.indices else None
                 if isinstance(last, Affine) and last.variables() & {*statement.reduction.indices}:
                     return True

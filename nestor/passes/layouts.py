@@ -40,7 +40,6 @@ from nestor.passes.rewriting import (
     names_of,
     renumber,
     replace_statements,
-    statement_loads,
 )
 from nestor.passes.strides import typical
 
@@ -187,7 +186,7 @@ def _is_returned(program: Program, name: str, facts: ProgramFacts) -> bool:
     if len(tensors) != 1 or tensors[0].role != "output":
         return False
     size = element_count(facts.tensors[name])
-    loads = [x for x in statement_loads(reader) if element_count(facts.tensors[x.tensor]) >= size]
+    loads = [x for x in reader.loads if element_count(facts.tensors[x.tensor]) >= size]
     return all(
         x.indices[-1] == reader.writes[0].indices[-1]
         and (x.tensor == name or facts.tensors[x.tensor].role == "input")
@@ -350,7 +349,7 @@ class _LayoutChooser:
 def statement_accesses(statement: Statement) -> list[tuple[str, tuple[object, ...]]]:
     """(tensor, indices) of each write and each load."""
     found: list[tuple[str, tuple[object, ...]]] = [(w.tensor, w.indices) for w in statement.writes]
-    found += [(x.tensor, x.indices) for x in statement_loads(statement)]
+    found += [(x.tensor, x.indices) for x in statement.loads]
     return found
 
 

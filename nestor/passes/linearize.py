@@ -21,7 +21,6 @@ from nestor.passes.rewriting import (
     map_expressions,
     map_statement_affines,
     replace_statements,
-    statement_loads,
 )
 
 _NAME = "merge_summed_dimensions"
@@ -220,6 +219,6 @@ def _match(load: Load, outer: str, inner: str, size: int) -> _Merge | None:
 
 
 def _is_affine_at(statement: Statement, tensor: str, dims: tuple[int, int]) -> bool:
-    accesses = [x.indices for x in statement_loads(statement) if x.tensor == tensor]
+    accesses = [x.indices for x in statement.loads if x.tensor == tensor]
     accesses += [w.indices for w in statement.writes if w.tensor == tensor]
     return all(isinstance(indices[d], Affine) for indices in accesses for d in dims)

@@ -34,7 +34,7 @@ from nestor.passes.analysis import (
 from nestor.passes.context import PassContext
 from nestor.passes.points import Names, is_private, plain_index, same_points
 from nestor.passes.register_tile import VectorUnit, choose_register_tile
-from nestor.passes.rewriting import first_position, replace_statements, statement_loads
+from nestor.passes.rewriting import first_position, replace_statements
 from nestor.passes.statement_facts import reuse_extent
 
 _NAME = "skip_masked_terms"
@@ -225,7 +225,7 @@ class _Masks:
     ) -> Names | None:
         """What a reader of masked values calls the mask's indices, if its loads agree on that."""
         found: list[Names | None] = []
-        for load in statement_loads(reader):
+        for load in reader.loads:
             if load.tensor in writers:
                 found.append(self._mapped(writers[load.tensor], members, load, reader))
         return found[0] if found and all(f == found[0] for f in found) else None
@@ -244,7 +244,7 @@ class _Masks:
         while work:
             number = work.pop()
             reader = self._statement(number)
-            for load in statement_loads(reader):
+            for load in reader.loads:
                 writers = self.facts.writers.get(self.facts.roots[load.tensor], [])
                 if len(writers) != 1 or writers[0] in members:
                     continue
@@ -277,7 +277,7 @@ class _Masks:
             reader = self.statements[reader_number]
             if reader_number not in kept or not isinstance(reader, Statement):
                 return False
-            places = [x for x in statement_loads(reader) if x.tensor == name]
+            places = [x for x in reader.loads if x.tensor == name]
             if any(self._mapped(number, kept, x, reader) != kept[reader_number] for x in places):
                 return False
             if any(_reads(f, name) for f in (reader.reduction.final if reader.reduction else ())):

@@ -32,7 +32,6 @@ from nestor.passes.rewriting import (
     names_of,
     renumber,
     replace_statements,
-    statement_loads,
 )
 from nestor.passes.simplify import simplify_statement
 from nestor.passes.strides import typical
@@ -384,7 +383,7 @@ def _has_affine_reads(reader: AnyStatement, name: str, bounds: Bounds) -> bool:
         return False
     return all(
         isinstance(load.indices[d], Affine)
-        for load in statement_loads(reader)
+        for load in reader.loads
         if load.tensor == name
         for d in bounds
     )

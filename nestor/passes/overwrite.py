@@ -21,7 +21,7 @@ from nestor.ir.program import (
     Write,
 )
 from nestor.passes.fusion import FusedKernel
-from nestor.passes.rewriting import alias_roots, map_expressions, statement_loads
+from nestor.passes.rewriting import alias_roots, map_expressions
 
 _ONE = affine(1)
 
@@ -82,7 +82,7 @@ class _Overwriter:
         if self.first[write.tensor] != position:
             return None  # another kernel has written a part of it
         reads: dict[str, list[Load]] = {}
-        for load in statement_loads(s):
+        for load in s.loads:
             reads.setdefault(load.tensor, []).append(load)
         for name, found in reads.items():
             if (
@@ -155,7 +155,7 @@ def _is_alone(kernel: Kernel, s: Statement, operand: str, result: str) -> bool:
             continue
         if isinstance(other, Extern) or any(w.tensor == result for w in other.writes):
             return False
-        if any(load.tensor == operand for load in statement_loads(other)):
+        if any(load.tensor == operand for load in other.loads):
             return False
     return True
 

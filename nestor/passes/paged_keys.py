@@ -25,7 +25,6 @@ from nestor.passes.rewriting import (
     map_expressions,
     map_statement_affines,
     replace_statements,
-    statement_loads,
 )
 from nestor.passes.simplify import simplify_statement
 from nestor.passes.substitute import Piece, has_gather, inline_load, write_box
@@ -103,7 +102,7 @@ class _Counter:
         t = Names(taken).fresh("t")
         self.statements[name] = s = _counted(s, *pair, t)
         size = own[pair[1]].upper.const
-        for tensor in dict.fromkeys(load.tensor for load in statement_loads(s)):
+        for tensor in dict.fromkeys(load.tensor for load in s.loads):
             d = self._place(name, tensor, t, size)
             if d is not None:
                 self._merge(tensor, name, d, t)
@@ -117,7 +116,7 @@ class _Counter:
         if not facts.is_private_temp(name) or tensor.layout is not None:
             return None
         wanted = (variable(t) // size, variable(t) % size)
-        reads = {load.indices for load in statement_loads(user) if load.tensor == name}
+        reads = {load.indices for load in user.loads if load.tensor == name}
         pairs = range(len(tensor.shape) - 1)
         dims = [d for d in pairs if all(i[d : d + 2] == wanted for i in reads)]
         if len(dims) != 1:
@@ -270,7 +269,7 @@ def _gathered(name: str, program: Program, facts: ProgramFacts) -> Piece | None:
     if len(maker.writes) != 1 or not isinstance(element, Load) or not has_gather(element):
         return None
     position = first_position(maker)
-    if not all(facts.is_written_before(x.tensor, position) for x in statement_loads(maker)):
+    if not all(facts.is_written_before(x.tensor, position) for x in maker.loads):
         return None
     indices = tuple(i for i in maker.writes[0].indices if isinstance(i, Affine))
     if len(indices) != len(maker.writes[0].indices):

@@ -11,7 +11,7 @@ from nestor.ir.program import Domain, IndexRange, Statement, Tensor, Write
 from nestor.passes.analysis import domain_volume, expression_variables
 from nestor.passes.points import index_digits
 from nestor.passes.product_reductions import ReducedProduct, is_gather
-from nestor.passes.rewriting import Names, first_position, map_expressions, statement_loads
+from nestor.passes.rewriting import Names, first_position, map_expressions
 
 _LEAST_SAVING = 8
 """Times as many elements as are picked that the product must have."""
@@ -54,7 +54,7 @@ class ElementPicker:
         results = self.found.results()
         last = max(first_position(s) for s in self.found.members())
         if first_position(reader) < last:
-            if any(x.tensor in results for x in statement_loads(new)):
+            if any(x.tensor in results for x in new.loads):
                 return None
         return [*self.made, new]
 

@@ -20,7 +20,7 @@ from nestor.passes.analysis import (
     written_tensors,
 )
 from nestor.passes.points import Names, is_private, merged_points
-from nestor.passes.rewriting import first_position, statement_loads
+from nestor.passes.rewriting import first_position
 from nestor.passes.statement_facts import reuse_extent
 
 
@@ -61,11 +61,11 @@ class ReducedProduct:
 
     def needed(self) -> list[Statement]:
         """Those of ``pointwise`` that reductions read, in order."""
-        read = {x.tensor for s in self.reductions for x in statement_loads(s)}
+        read = {x.tensor for s in self.reductions for x in s.loads}
         out: list[Statement] = []
         for s in reversed(self.pointwise):
             if s.writes[0].tensor in read:
-                read |= {x.tensor for x in statement_loads(s)}
+                read |= {x.tensor for x in s.loads}
                 out.insert(0, s)
         return out
 
@@ -124,7 +124,7 @@ def _add(found: ReducedProduct, s: AnyStatement, facts: ProgramFacts) -> bool:
     if not isinstance(s, Statement) or not is_functional(s):
         return False
     whole = found.whole()
-    reads = [x for x in statement_loads(s) if x.tensor in whole]
+    reads = [x for x in s.loads if x.tensor in whole]
     if all(is_gather(x) for x in reads):
         found.picks.append(s)
         return True
@@ -180,7 +180,7 @@ def _is_closed(found: ReducedProduct, program: Program) -> bool:
     """Whether blocks of the reductions need nothing but what is known before any of them ends,
     and whether nobody in between would notice that all of them run where the last one stood."""
     results = found.results()
-    if any(x.tensor in results for s in found.needed() for x in statement_loads(s)):
+    if any(x.tensor in results for s in found.needed() for x in s.loads):
         return False
     for s in found.reductions:
         if not any(x.tensor in results for e in s.elements for x in loads(e)):

@@ -38,7 +38,6 @@ from nestor.passes.rewriting import (
     names_of,
     renumber,
     replace_statements,
-    statement_loads,
 )
 from nestor.passes.strides import typical
 from nestor.passes.substitute import is_view, write_box
@@ -187,7 +186,7 @@ class _Reader:
             return None
         if not is_functional(s) or len(s.writes) != 1 or s.domain.constraints:
             return None
-        loads = {x for x in statement_loads(s) if x.tensor == joined.tensor.name}
+        loads = {x for x in s.loads if x.tensor == joined.tensor.name}
         if len(loads) != 1:
             return None
         (load,) = loads
@@ -224,7 +223,7 @@ class _Reader:
         return None
 
     def _reads_single_parts(self, s: Statement, joined: _Joined) -> bool:
-        loads = [x for x in statement_loads(s) if x.tensor == joined.tensor.name]
+        loads = [x for x in s.loads if x.tensor == joined.tensor.name]
         return all(self._part_of(x, s, joined) is not None for x in loads)
 
     def _moved(self, s: Statement, joined: _Joined) -> Statement:

@@ -25,7 +25,6 @@ from nestor.passes.rewriting import (
     names_of,
     replace_statements,
     same_volume,
-    statement_loads,
 )
 from nestor.passes.simplify_expr import simplify_affine
 
@@ -106,7 +105,7 @@ class _Redirector:
         for _, reader in readers:
             if not isinstance(reader, Statement):
                 return
-            for load in statement_loads(reader):
+            for load in reader.loads:
                 if load.tensor == name:
                     box = _load_box(load, reader.domain)
                     if box is None or not count_divisions(_affines(load)):

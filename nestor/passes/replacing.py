@@ -13,7 +13,6 @@ from nestor.passes.rewriting import (
     names_of,
     renumber,
     replace_statements,
-    statement_loads,
 )
 
 
@@ -61,5 +60,5 @@ def _tensors_of(statement: AnyStatement) -> list[str]:
     """All that a statement reads or writes."""
     if not isinstance(statement, Statement):
         return [*statement.inputs, *statement.outputs]
-    loads = [x.tensor for x in statement_loads(statement)]
+    loads = [x.tensor for x in statement.loads]
     return loads + [w.tensor for w in statement.writes]

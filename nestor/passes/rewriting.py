@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from nestor.errors import InternalError
 from nestor.ir.affine import Affine, AffineLike, Interval, variable
-from nestor.ir.expr import Binary, Const, Expr, Index, IndexExpr, Load, map_affines, map_expr, walk
+from nestor.ir.expr import Binary, Const, Expr, Index, IndexExpr, Load, map_affines, map_expr
 from nestor.ir.names import Names as Names
 from nestor.ir.program import (
     AnyStatement,
@@ -72,21 +72,6 @@ def map_write(write: Write, f: Callable[[Affine], Affine]) -> Write:
     """Apply ``f`` to the affines of a write's indices; the same object when nothing changed."""
     indices = tuple(map_index(i, f) for i in write.indices)
     return write if indices == write.indices else replace(write, indices=indices)
-
-
-def statement_expressions(statement: Statement) -> Iterator[Expr]:
-    """Elements, final maps and non-affine write indices of a statement."""
-    yield from statement.elements
-    for write in statement.writes:
-        yield from (i for i in write.indices if not isinstance(i, Affine))
-    if statement.reduction is not None:
-        yield from statement.reduction.final
-
-
-def statement_loads(statement: Statement) -> Iterator[Load]:
-    """Every ``Load`` of a statement."""
-    for expression in statement_expressions(statement):
-        yield from (n for n in walk(expression) if isinstance(n, Load))
 
 
 def map_expressions(statement: Statement, f: Callable[[Expr], Expr]) -> Statement:
@@ -233,7 +218,7 @@ def touched(statements: list[AnyStatement]) -> tuple[set[str], set[str]]:
     written: set[str] = set()
     for s in statements:
         if isinstance(s, Statement):
-            read |= {x.tensor for x in statement_loads(s)}
+            read |= {x.tensor for x in s.loads}
             written |= {w.tensor for w in s.writes}
         else:
             read |= set(s.inputs)

@@ -25,7 +25,6 @@ from nestor.passes.rewriting import (
     names_of,
     renumber,
     replace_statements,
-    statement_loads,
 )
 
 _NAME = "keep_row_elements"
@@ -102,7 +101,7 @@ def _reader(
             continue
         if first_position(other) < first_position(s) or other.domain.constraints:
             continue
-        if not any(x.tensor in results for x in statement_loads(other)):
+        if not any(x.tensor in results for x in other.loads):
             continue
         for renamed in _renamings(s, other):
             element = _renamed(s.elements[0], renamed)

@@ -20,7 +20,6 @@ from nestor.passes.contraction_tile import shared_window
 from nestor.passes.line_fusion import tiles_inside
 from nestor.passes.plain_schedule import plain_inner
 from nestor.passes.register_tile import choose_register_tile
-from nestor.passes.rewriting import statement_loads
 from nestor.passes.rows_beside import is_near, waiting_rows
 from nestor.passes.schedule_rules import Rules
 from nestor.passes.statement_facts import (
@@ -116,7 +115,7 @@ def _turns_lines(rules: Rules) -> bool:
 
 
 def _readers(rules: Rules, name: str) -> int:
-    return sum(any(x.tensor == name for x in statement_loads(s)) for s in rules.statements)
+    return sum(any(x.tensor == name for x in s.loads) for s in rules.statements)
 
 
 def _row_stride(rules: Rules, position: int) -> int:

@@ -30,7 +30,6 @@ from nestor.passes.rewriting import (
     first_position,
     in_order,
     index_ranges,
-    statement_loads,
 )
 from nestor.passes.substitute import Piece, inline_load, write_box
 from nestor.passes.weight_copies import filled_temp
@@ -104,7 +103,7 @@ def _scaled_operand(
         return None
     # What it reads is still there where the contraction stands.
     position = first_position(maker)
-    if not all(facts.is_written_before(x.tensor, position) for x in statement_loads(maker)):
+    if not all(facts.is_written_before(x.tensor, position) for x in maker.loads):
         return None
     factors = _factors_at(program, facts, statement, maker, load)
     if factors is None:

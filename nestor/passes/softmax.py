@@ -40,7 +40,6 @@ from nestor.passes.rewriting import (
     map_expressions,
     renumber,
     replace_statements,
-    statement_loads,
 )
 
 _DEFER = "defer_divisions"
@@ -113,7 +112,7 @@ def _find_division(
     position = first_position(reader)
     if not all(facts.is_written_before(x.tensor, position) for x in loads(division.divisor)):
         return None
-    places = [x for x in statement_loads(reader) if x.tensor == name]
+    places = [x for x in reader.loads if x.tensor == name]
     plain = [x for x in (roles.a_expr, roles.b_expr) if isinstance(x, Load) and x.tensor == name]
     if len(places) != 1 or plain != places or places[0].predicate:
         return None
@@ -151,7 +150,7 @@ def _in_reader(
     """The divisor over the reader's indices, if none of them is reduced."""
     assert reader.reduction is not None
     name = producer.writes[0].tensor
-    (place,) = [x for x in statement_loads(reader) if x.tensor == name]
+    (place,) = [x for x in reader.loads if x.tensor == name]
     written = [i for i in producer.writes[0].indices if isinstance(i, Affine)]
     read = [i for i in place.indices if isinstance(i, Affine)]
     values = invert_map(written, producer.domain, read)
@@ -263,7 +262,7 @@ def _source_of(
             continue
         source = made.get(_key(statement, element))
         if source is not None and all(
-            facts.is_written_before(x.tensor, position) for x in statement_loads(source)
+            facts.is_written_before(x.tensor, position) for x in source.loads
         ):
             return source
     return None

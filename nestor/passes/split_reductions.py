@@ -37,7 +37,6 @@ from nestor.passes.rewriting import (
     in_order,
     map_expressions,
     map_statement_affines,
-    statement_loads,
 )
 from nestor.passes.statement_facts import reuse_extent
 
@@ -276,7 +275,7 @@ class _ProductSplit:
         assert operand is not None
         if operand.tensor not in self.out.weights or self.count == 1:
             return [product]
-        loads = [x for x in statement_loads(product) if x.tensor == operand.tensor]
+        loads = [x for x in product.loads if x.tensor == operand.tensor]
         key, used = self.found.key, expression_variables(loads[0])
         if len(set(loads)) != 1 or not used <= set(product.domain.names):
             return [product]

@@ -27,7 +27,7 @@ from nestor.passes.context import PassContext
 from nestor.passes.contraction import contraction_of
 from nestor.passes.contraction_tile import contraction_tile, shared_window
 from nestor.passes.register_tile import VectorUnit
-from nestor.passes.rewriting import map_expressions, replace_statements, statement_loads
+from nestor.passes.rewriting import map_expressions, replace_statements
 from nestor.passes.statement_facts import constant_extent
 
 _NAME = "trim_windows"
@@ -177,7 +177,7 @@ def _dims_to_trim(
         reader = program.statements[number]
         if not isinstance(reader, Statement) or not is_functional(reader):
             return {}
-        for load in statement_loads(reader):
+        for load in reader.loads:
             if load.tensor != image.name:
                 continue
             if load.predicate:
@@ -261,7 +261,7 @@ def _trimmed(s: Statement, name: str, dims: Mapping[int, _Side]) -> Statement:
             return replace(node, indices=moved(node.indices))
         return node
 
-    wanted = [c for x in statement_loads(s) if x.tensor == name for c in _beyond(s, x, dims)]
+    wanted = [c for x in s.loads if x.tensor == name for c in _beyond(s, x, dims)]
     constraints = tuple(dict.fromkeys((*s.domain.constraints, *wanted)))
     return replace(
         map_expressions(s, lambda e: map_expr(e, visit)),

@@ -35,7 +35,6 @@ from nestor.passes.rewriting import (
     names_of,
     renumber,
     replace_statements,
-    statement_loads,
 )
 from nestor.passes.strides import typical
 
@@ -182,7 +181,7 @@ class _WeightReshaper:
             roles = contraction_roles(reader)
             if roles is None or not isinstance(reader, Statement):
                 return True
-            for load in statement_loads(reader):
+            for load in reader.loads:
                 if load.tensor != name:
                     continue
                 if is_plain_access(load):

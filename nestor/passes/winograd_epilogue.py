@@ -9,7 +9,7 @@ from nestor.ir.affine import Affine, variable
 from nestor.ir.expr import Expr, Load, Var, map_expr, substitute_vars
 from nestor.ir.program import Program, Statement, Tensor, Write
 from nestor.passes.analysis import ProgramFacts, is_functional, is_pointwise, node_count
-from nestor.passes.rewriting import map_expressions, map_write, rename_indices, statement_loads
+from nestor.passes.rewriting import map_expressions, map_write, rename_indices
 from nestor.passes.winograd_tiles import OUTPUTS, Position
 from nestor.passes.winograd_windows import Windows
 
@@ -60,7 +60,7 @@ def find_epilogue(
         return None
     if not is_functional(reader) or sum(map(node_count, reader.elements)) > _MAX_NODES:
         return None
-    places = {x for x in statement_loads(reader) if x.tensor == name}
+    places = {x for x in reader.loads if x.tensor == name}
     if len(places) != 1:
         return None
     (load,) = places

@@ -10,7 +10,6 @@ from nestor.ir.interpreter import run_program
 from nestor.ir.program import Program, Statement
 from nestor.passes.context import PassContext
 from nestor.passes.epilogues import absorb_epilogues
-from nestor.passes.rewriting import statement_loads
 from tests.helpers.ir_programs import (
     box,
     f32,
@@ -90,7 +89,7 @@ def test_a_reader_becomes_the_end() -> None:
     assert isinstance(only, Statement) and only.reduction is not None
     assert only.writes[0].tensor == "Y"
     assert "T" not in {t.name for t in after.tensors}
-    assert isinstance(next(statement_loads(only)), Load)
+    assert isinstance(only.loads[0], Load)
 
 
 def test_one_after_the_other() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -391,21 +391,33 @@ class Records:
         return self.reading(ask, nothing)[::-1]
 
     def confirmations(
-        self, kernel: str, strategy: str, *, target: str, threads: int, generator: str
-    ) -> list[Record]:
-        """Records of ``strategy`` and, of the schedules that these have, all that are not ``ok``;
-        in the order in which they were added.
+        self, kernels: Sequence[str], strategy: str, *, target: str, threads: int, generator: str
+    ) -> dict[str, list[Record]]:
+        """Of each kernel the records of ``strategy`` and, of the schedules that these have, all
+        that are not ``ok``; in the order in which they were added. Kernels without are left out.
         """
-        t = record_table.c
-        own = _key(kernel, target, threads) & (t.generator == generator)
-        chosen = sa.select(t.schedule_digest).where(own, t.strategy == strategy)
-        failed = (t.status != "ok") & t.schedule_digest.in_(chosen)
-        query = sa.select(*RECORD_COLUMNS).where(own, (t.strategy == strategy) | failed)
+        t, other = record_table.c, record_table.alias("other")
+        own = (t.target == target) & (t.threads == threads) & (t.generator == generator)
+        confirmed = sa.exists().where(
+            other.c.kernel == t.kernel,
+            other.c.target == target,
+            other.c.threads == threads,
+            other.c.generator == generator,
+            other.c.schedule_digest == t.schedule_digest,
+            other.c.strategy == strategy,
+        )
+        wanted = (t.strategy == strategy) | (t.status != "ok") & confirmed
 
-        def ask(connection: sa.Connection) -> list[Record]:
-            return self.sound(connection, read_rows(connection, query.order_by(t.id)))
+        def ask(connection: sa.Connection) -> dict[str, list[Record]]:
+            found: dict[str, list[Record]] = {}
+            for first in range(0, len(kernels), _CHUNK):
+                part = kernels[first : first + _CHUNK]
+                query = sa.select(*RECORD_COLUMNS).where(t.kernel.in_(part), own, wanted)
+                for record in self.sound(connection, read_rows(connection, query.order_by(t.id))):
+                    found.setdefault(record.kernel.digest, []).append(record)
+            return found
 
-        nothing: list[Record] = []
+        nothing: dict[str, list[Record]] = {}
         return self.reading(ask, nothing)
 
     def similar(

@@ -1,0 +1,43 @@
+"""Collections stop during a compilation, and go on after it."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+
+from nestor.garbage import collected, uncollected
+
+
+def test_within_each_other() -> None:
+    assert gc.isenabled()
+    with uncollected():
+        assert not gc.isenabled()
+        with uncollected():
+            pass
+        assert not gc.isenabled()
+        with collected():
+            assert gc.isenabled()
+        assert not gc.isenabled()
+    assert gc.isenabled()
+
+
+def test_what_was_off_stays_off() -> None:
+    gc.disable()
+    try:
+        with uncollected(), collected():
+            assert not gc.isenabled()
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+def test_errors_end_it() -> None:
+    @uncollected()
+    def fail() -> None:
+        raise ValueError
+
+    for _ in range(2):
+        with pytest.raises(ValueError):
+            fail()
+        assert gc.isenabled()

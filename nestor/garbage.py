@@ -10,6 +10,7 @@ from collections.abc import Iterator
 _lock = threading.Lock()
 _users = 0
 _was_enabled = False
+_has_run = False
 
 
 @contextlib.contextmanager
@@ -17,7 +18,9 @@ def uncollected() -> Iterator[None]:
     """No collection meanwhile, in any thread; also a decorator.
 
     A collection visits every object of the process: 0.3 s where PyTorch and a model are loaded,
-    while a compilation makes hardly any garbage that counting references leaves.
+    while a compilation makes hardly any garbage that counting references leaves. From the second
+    time on there is one before it begins: models of earlier times may still lie about, and they
+    are large.
     """
     _enter()
     try:
@@ -37,11 +40,14 @@ def collected() -> Iterator[None]:
 
 
 def _enter() -> None:
-    global _users, _was_enabled
+    global _users, _was_enabled, _has_run
     with _lock:
         if _users == 0:
             _was_enabled = gc.isenabled()
+            if _was_enabled and _has_run:
+                gc.collect()
             gc.disable()
+            _has_run = True
         _users += 1
 
 
@@ -50,8 +56,4 @@ def _leave() -> None:
     with _lock:
         _users -= 1
         if _users == 0 and _was_enabled:
-            if gc.get_freeze_count() == 0:
-                # What was made is old from now on; as young objects the first look would visit all.
-                gc.freeze()
-                gc.unfreeze()
             gc.enable()

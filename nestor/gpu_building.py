@@ -173,7 +173,7 @@ class BuiltGpuModel:
         self._interface = InterfaceBuilder(imported, self._table)
         self._cubins: dict[str, dict[str, Cubin]] = {}
         is_compiled = device is None or device.type == "cuda"
-        self.manifest = self._manifest(targets[0], self._code(targets[0]) if is_compiled else None)
+        self.manifest = self._manifest(targets[0], self.code(targets[0]) if is_compiled else None)
         self.tuning: Tuning | None = None
         self._executable: GpuExecutable | None = None
         if device is not None:
@@ -225,7 +225,7 @@ class BuiltGpuModel:
 
     # ------------------------------------------------------------------------------ code
 
-    def _code(self, target: GpuTarget) -> dict[str, Cubin]:
+    def code(self, target: GpuTarget) -> dict[str, Cubin]:
         """Machine code of each kernel, by key; compiled at the first question."""
         from nestor.codegen.triton.cubin import CubinJob
         from nestor.gpu_store import compile_cubins
@@ -246,7 +246,7 @@ class BuiltGpuModel:
         return self._cubins[target.name]
 
     def _objects(self, target: GpuTarget) -> dict[str, bytes]:
-        return {_digest(c): c.code for c in self._code(target).values()}
+        return {_digest(c): c.code for c in self.code(target).values()}
 
     def _manifest(self, target: GpuTarget, code: Mapping[str, Cubin] | None) -> Manifest:
         """The manifest for a target. Args: code: its machine code; None: Triton interprets."""
@@ -327,7 +327,7 @@ class BuiltGpuModel:
         from nestor.runtime.artifact import save_artifact
 
         refuse_externs(self._program.externs())
-        manifests = [self._manifest(t, self._code(t)) for t in self._targets]
+        manifests = [self._manifest(t, self.code(t)) for t in self._targets]
         objects = {d: c for t in self._targets for d, c in self._objects(t).items()}
         arrays = {
             k: v if type(v).__module__ == "numpy" else memory_array(v)

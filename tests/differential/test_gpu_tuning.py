@@ -139,14 +139,14 @@ def test_what_triton_refuses_gives_way(tmp_path: Path, monkeypatch: pytest.Monke
     """A schedule on record that was proved, but has no code here."""
     module, x, config = Net().eval(), R(30, 40), configured(tmp_path)
     other = confirm(config, module, x)
-    plain = BuiltGpuModel._code
+    plain = BuiltGpuModel.code
 
     def refuse(self: BuiltGpuModel, target: Any) -> Any:
         if other in schedules(self):
             raise InternalError("Triton refuses a kernel: no\nits source")
         return plain(self, target)
 
-    monkeypatch.setattr(BuiltGpuModel, "_code", refuse)
+    monkeypatch.setattr(BuiltGpuModel, "code", refuse)
     monkeypatch.setattr("nestor.gpu_store.compile_cubins", lambda jobs, config: {})
     monkeypatch.setattr(BuiltGpuModel, "_manifest", lambda self, target, code: None)
     with pytest.warns(UserWarning, match="refuses one of them\n.*: no\n"):

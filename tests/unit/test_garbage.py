@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 
 import pytest
 
@@ -41,3 +42,17 @@ def test_errors_end_it() -> None:
         with pytest.raises(ValueError):
             fail()
         assert gc.isenabled()
+
+
+class Node:
+    """A model that refers to itself."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def test_what_earlier_ones_left_goes() -> None:
+    with uncollected():
+        left = weakref.ref(Node())
+    with uncollected():
+        assert left() is None

@@ -69,8 +69,8 @@ def compiled(made: Made, dtype: torch.dtype, name: str) -> dict[str, Any]:
             seconds = time.perf_counter() - clock
             found[target.name] = {
                 "seconds": built.report().compile_seconds.get(f"code for {target.name}", seconds),
-                "registers": max(c.registers for c in code),
-                "shared": max(c.shared_bytes for c in code),
+                "registers": max((c.registers for c in code), default=0),
+                "shared": max((c.shared_bytes for c in code), default=0),
                 "limit": target.shared_bytes,
                 "spilled": sum(c.spilled_bytes > 0 for c in code),
             }

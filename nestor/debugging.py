@@ -54,8 +54,8 @@ def dump_gpu_compilation(program: GpuProgram, config: Config) -> Path | None:
     folder = _new_folder(config.debug_dir, program.main.name)
     if "fusion" in config.debug:
         _write(folder / "fusion.txt", "\n".join(program.refused_fusions))
-    for number, made in enumerate(program.kernels.values()):
-        part = folder / f"k{number}"
+    for made in program.kernels.values():
+        part = folder / made.name
         if "schedule" in config.debug:
             seconds = {"all": made.seconds}
             _dump_schedule(part, made.job.kernel, made.schedule, made.nest, seconds)

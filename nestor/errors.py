@@ -72,3 +72,7 @@ class InternalError(NestorError):
     def __init__(self, message: str, *, reproducer: str | None = None):
         super().__init__(message)
         self.reproducer = reproducer
+
+
+class RefusedByTriton(InternalError):
+    """Triton makes no code of a kernel that was proved."""

@@ -15,7 +15,7 @@ from nestor.autotune.choosing import chosen_schedules, is_slower
 from nestor.compiler import Call, ModelKernels, refuse_externs
 from nestor.config import Config
 from nestor.debugging import dump_gpu_compilation
-from nestor.errors import InternalError, Unsupported, UserError
+from nestor.errors import RefusedByTriton, Unsupported, UserError
 from nestor.garbage import collected, uncollected
 from nestor.gpu_compiler import compile_for_gpu, prepare_model_for_gpu
 from nestor.gpu_program import GpuKernel, GpuProgram
@@ -94,27 +94,28 @@ def build_gpu_model(
             tuning = tune(prepared.kernels())
     chosen = chosen_schedules(prepared.kernels, config, tuning)
 
-    def build(schedules: Mapping[Program, Schedule]) -> BuiltGpuModel:
+    def build(schedules: Mapping[Program, Schedule], *, join: bool = True) -> BuiltGpuModel:
         clock = time.perf_counter()
-        program = compile_for_gpu(prepared, strict=strict, chosen=schedules)
+        program = compile_for_gpu(prepared, strict=strict, chosen=schedules, join=join)
         dump_gpu_compilation(program, config)
         own = {**seconds, "kernels": time.perf_counter() - clock}
         return BuiltGpuModel(imported, program, targets, config, device, own)
 
+    refused = None
     try:
         built = build(chosen)
-    except InternalError as error:
-        if not chosen:
-            raise
-        # Proved, and confirmed elsewhere: but this version of Triton, or this chip, has no code.
-        warnings.warn(
-            "schedules on record are left out, for Triton refuses one of them\n"
-            f"  {str(error).splitlines()[0]}\n"
-            "  fix: tune again",
-            stacklevel=2,
-        )
+    except RefusedByTriton as error:
+        refused = str(error).splitlines()[0]
+    if refused is not None:
+        # Each kernel of a model without records has code alone; what else there is gives way.
+        built = build({}, join=False)
+        if chosen:
+            warnings.warn(
+                f"schedules on record are left out\n  {refused}\n  fix: tune again", stacklevel=3
+            )
+            if tuning is not None:
+                tuning.kept_default = True
         chosen = {}
-        built = build(chosen)
     if tuning is not None and chosen and device is not None and not imported.mutated:
         # What is faster alone need not be so beside others: the whole model decides.
         plain = build({})
@@ -347,14 +348,14 @@ class BuiltGpuModel:
             threads=1,
             kernels=tuple(
                 KernelReport(
-                    name=f"k{n}",
+                    name=kernel.name,
                     statements=first[key].statements,
                     origins=first[key].origins,
                     schedule=format_schedule(kernel.schedule),
                     calls=uses[key],
                     compile_seconds=kernel.seconds,
                 )
-                for n, (key, kernel) in enumerate(program.kernels.items())
+                for key, kernel in program.kernels.items()
             ),
             externs=tuple(
                 ExternReport(operator=e.operator, origin=str(e.origin or ""))

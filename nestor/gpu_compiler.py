@@ -89,10 +89,12 @@ def compile_for_gpu(
     *,
     strict: bool = False,
     chosen: Mapping[Program, Schedule] | None = None,
+    join: bool = True,
 ) -> GpuProgram:
     """Kernels and their Triton code for a model.
 
-    Args: chosen: schedules of kernels that are better known than the default.
+    Args: chosen: schedules of kernels that are better known than the default. join: start calls
+        of one kernel as one.
     Raises: ``Unsupported`` if a kernel has no code or, in ``strict`` mode, an operator no lowering.
     """
     partition, canonical = prepared.partition, prepared.canonical
@@ -104,17 +106,18 @@ def compile_for_gpu(
         loops=tuple((first, last, loop.extent) for loop, first, last in partition.loops),
         refused_fusions=partition.refused,
     )
-    for fused, origins in _different(partition.parts, canonical):
+    for number, (fused, origins) in enumerate(_different(partition.parts, canonical)):
         key = program.key_of[fused.kernel] = canonical_hash(fused.kernel)
         own = (chosen or {}).get(fused.kernel)
-        program.kernels[key] = _kernel(fused, origins, prepared.target, own)
+        program.kernels[key] = _kernel(fused, origins, prepared.target, own, number)
     plan_calls(
         program,
         partition.parts,
         canonical,
         lambda kernel, key: kernel_arguments(kernel, program.kernels[key].schedule),
     )
-    join_siblings(program)
+    if join:
+        join_siblings(program)
     return program
 
 
@@ -144,7 +147,11 @@ def _precision(target: GpuTarget, origins: Sequence[str]) -> str:
 
 
 def _kernel(
-    fused: FusedKernel, origins: Sequence[str], target: GpuTarget, chosen: Schedule | None
+    fused: FusedKernel,
+    origins: Sequence[str],
+    target: GpuTarget,
+    chosen: Schedule | None,
+    number: int,
 ) -> GpuKernel:
     """A kernel with the schedule that was chosen; if that is refused, with the default."""
     clock = time.perf_counter()
@@ -165,4 +172,4 @@ def _kernel(
         nest = job.proved()
         triton = job.source(nest)
     seconds = time.perf_counter() - clock
-    return GpuKernel(job=job, nest=nest, triton=triton, seconds=seconds)
+    return GpuKernel(job=job, nest=nest, triton=triton, seconds=seconds, number=number)

@@ -85,7 +85,7 @@ class GpuKernelJob:
     def compile(self) -> KernelObject:
         """Its code, as ``GpuCode``.
 
-        Raises: as ``proved`` and ``source``; ``InternalError`` if Triton refuses.
+        Raises: as ``proved`` and ``source``; ``RefusedByTriton``.
         """
         from nestor.linking import dim_of
         from nestor.passes.gpu_schedule import warps_of

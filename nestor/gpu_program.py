@@ -17,12 +17,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuKernel:
-    """A kernel that was proved, as ``nest``. ``seconds``: what proving and writing it took [s]."""
+    """A kernel that was proved, as ``nest``.
+
+    Attributes: number: among the Program's kernels, before calls are joined. calls: how many calls
+        it makes at once. seconds: what proving and writing it took [s].
+    """
 
     job: GpuKernelJob
     nest: LoopNest
     triton: TritonKernel
     seconds: float
+    number: int
+    calls: int = 1
+
+    @property
+    def name(self) -> str:
+        """As people are told of it."""
+        return f"k{self.number}" if self.calls == 1 else f"k{self.number}x{self.calls}"
 
     @property
     def schedule(self) -> Schedule:

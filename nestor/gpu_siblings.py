@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from math import prod
 
 from nestor.codegen.triton import Siblings
 from nestor.compiler import Call
@@ -20,7 +21,7 @@ MOST_SIBLINGS = 8
 """Calls that are started as one."""
 
 MOST_APART = 24
-"""Calls that one may be moved over: what it makes is kept for longer."""
+"""Calls that one may be moved over."""
 
 _OWN = ("temp", "output")
 """Roles of arrays that no other array shares its memory with."""
@@ -30,7 +31,8 @@ def join_siblings(program: GpuProgram) -> None:
     """Join calls, within a loop of the host or outside of all.
 
     Legality: a call moves up to one with the same kernel and sizes, over calls, and into others,
-    that write nothing it touches and touch nothing it writes.
+    that write nothing it touches and touch nothing it writes. What it makes is then kept for
+    longer, so only calls that make little are moved over others.
     """
     _Joining(program).run()
 
@@ -101,8 +103,18 @@ class _Joining:
                 return None
             head = self.groups[n][0]
             if isinstance(head, Call) and (head.key, head.symbols) == (call.key, call.symbols):
-                return n if len(self.groups[n]) < MOST_SIBLINGS else None
+                is_near = n == len(self.groups) - 1 or self._is_small(call)
+                return n if is_near and len(self.groups[n]) < MOST_SIBLINGS else None
         return None
+
+    def _is_small(self, call: Call) -> bool:
+        """Whether what a call makes may be kept while others run: all siblings' lies in L2."""
+        made = self.program.kernels[call.key]
+        written = [self.program.slots[call.slots[n]].tensor for n in made.triton.written]
+        if not all(e.is_const for t in written for e in t.shape):
+            return False
+        size = sum(prod(e.const for e in t.shape) * t.dtype.bytes for t in written)
+        return size * MOST_SIBLINGS <= made.job.target.l2_bytes
 
     def _joined(self, group: list[Call | Extern]) -> Call | Extern:
         """One call for all of a group; its kernel is written if there is none yet."""
@@ -118,7 +130,9 @@ class _Joining:
             apart = frozenset(n for n, is_own in zip(plain.triton.tensors, own) if is_own)
             triton = plain.job.source(plain.nest, Siblings(len(calls), apart))
             seconds = time.perf_counter() - clock
-            self.program.kernels[key] = replace(plain, triton=triton, seconds=seconds)
+            self.program.kernels[key] = replace(
+                plain, triton=triton, seconds=seconds, calls=len(calls)
+            )
         return Call(
             key=key,
             slots=tuple(

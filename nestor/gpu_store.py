@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def compile_cubins(jobs: dict[str, CubinJob], config: Config) -> dict[str, Cubin]:
-    """The cubin of each job, by its name. Raises: ``InternalError`` if Triton refuses one."""
+    """The cubin of each job, by its name. Raises: ``RefusedByTriton``."""
     from nestor.codegen.triton.cubin import Cubin, compile_cubin
 
     cache = ObjectCache(config.cache_dir)

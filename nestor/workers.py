@@ -310,7 +310,7 @@ def _deliver(job: _Job, status: str, body: bytes, reproducer_dir: Path | None) -
     error = _worker.decode_error(body)
     if isinstance(error, InternalError) and error.reproducer is None:
         folder = write_reproducer(job.kind, job.payload, str(error), reproducer_dir)
-        error = InternalError(f"{error}{_reproducer_hint(folder)}", reproducer=folder)
+        error = type(error)(f"{error}{_reproducer_hint(folder)}", reproducer=folder)
     job.future.set_exception(error)
 
 

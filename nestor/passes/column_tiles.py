@@ -42,12 +42,14 @@ MIN_TILES = 16
 LEAST_VECTORS = 2
 """Tiles are no narrower: pairs of lines come together from memory."""
 
-TERMS_BESIDE = 2
-"""Rows that are added to a vector of columns while it is in registers, where they come from a cache
-(of drawn reductions the best with two take 0.6 to 1.0 of the time of the best with one)."""
+VECTORS, TERMS_BESIDE = 4, 4
+"""Vectors of a row that are added one after the other without a branch, and rows that are added to
+each while it is in registers, where they come from a cache (ten sums and maxima: 0.84 of the time
+of two rows)."""
 
-VECTORS = 4
-"""Vectors of a row that are added one after the other without a branch."""
+FAR_SUM = (2, 4)
+"""The same for sums that come from memory (0.83 of the time of four vectors and one row). Maxima,
+which need no sums of blocks, are best with one row."""
 
 MIN_TERMS = 16
 """Shorter sums are as well off with one vector of columns at a time, in registers."""
@@ -96,14 +98,19 @@ def column_loops(rules: Rules, s: Statement, vector: str, outer: list[str], seq:
             loops.append(f"{inside[0]}.o")
             inside = [f"{inside[0]}.i"]
     meaning = "vectors of a row without a branch"
-    vectors = rules.choices.size(f"{s.name}.vectors", (1, 2, 4, 8), VECTORS, meaning)
+    is_sum = kind.monoid.name == "sum" and not kind.scan
+    is_close = is_near(rules.kernel.tensors)
+    default, most = (VECTORS, TERMS_BESIDE if is_close else 1)
+    if is_sum and not is_close:
+        default, most = FAR_SUM
+    vectors = rules.choices.size(f"{s.name}.vectors", (1, 2, 4, 8), default, meaning)
     step = vectors * lanes
     if min(width, room) > step:
         rules.out.append(Tile(loop=column, size=step))
         inside.append(f"{column}.o")
         column = f"{column}.i"
     sums = _summed(rules, s)
-    beside = _terms_beside(rules, s, sums, vectors)
+    beside = _terms_beside(rules, s, sums, vectors, most)
     order = (*seq, *loops, *sums, *inside, *beside, column)
     rules.out.append(Reorder(statement=s.name, loops=order))
     rules.out += [Unroll(loop=loop) for loop in beside]
@@ -114,9 +121,11 @@ def column_loops(rules: Rules, s: Statement, vector: str, outer: list[str], seq:
     return True
 
 
-def _terms_beside(rules: Rules, s: Statement, sums: list[str], vectors: int) -> list[str]:
-    """The loop over terms that are added to a vector of columns while it is in registers, if any
-    are chosen; changes ``sums``, the reduced loops."""
+def _terms_beside(
+    rules: Rules, s: Statement, sums: list[str], vectors: int, most: int
+) -> list[str]:
+    """The loop over terms that are added to a vector of columns while it is in registers, ``most``
+    by default; changes ``sums``, the reduced loops."""
     assert s.reduction is not None
     _, index, *halves = loop_parts(sums[-1], s.name)
     extent = constant_extent(s, index)
@@ -127,7 +136,6 @@ def _terms_beside(rules: Rules, s: Statement, sums: list[str], vectors: int) -> 
         return []
     sizes = [n for n in (1, 2, 4, 8) if extent % n == 0 and n < extent and n * vectors <= 32]
     meaning = "rows that are added to a vector of columns at once"
-    most = TERMS_BESIDE if is_near(rules.kernel.tensors) else 1
     default = max((n for n in sizes if n <= most), default=1)
     size = rules.choices.size(f"{s.name}.beside", sizes, default, meaning)
     if size == 1:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from nestor import gpu_siblings
 from nestor.gpu_building import BuiltGpuModel
 from nestor.runtime.manifest import KernelCall
 from tests.differential.test_triton_models import built
@@ -98,6 +99,36 @@ def test_states_stay_apart(tmp_path: Path) -> None:
     module.one.zero_(), module.two.zero_()
     for turn in (1, 2):
         torch.testing.assert_close(made.executable(x), (turn * x) ** 2)
+
+
+class Experts(nn.Module):
+    """Products of one shape with others in between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.ModuleList(nn.Linear(32, 48) for _ in range(3))
+        self.down = nn.ModuleList(nn.Linear(48, 32) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = x
+        for up, down in zip(self.up, self.down):
+            y = y + down(up(x))
+        return y
+
+
+def test_only_little_is_made_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls are not moved over others where what they make is large."""
+    torch.manual_seed(0)
+    module, x = Experts().eval(), R(20, 32)
+    counts = []
+    for _ in range(2):
+        made = built(module, (x,), tmp_path)
+        torch.testing.assert_close(made.executable(x), module(x), rtol=1e-4, atol=1e-5)
+        names = {k.name: k.calls for k in made.report().kernels}
+        assert all(name.startswith("k") for name in names)
+        counts.append(len(made.manifest.calls))
+        monkeypatch.setattr(gpu_siblings._Joining, "_is_small", lambda self, call: False)
+    assert counts[0] < counts[1]
 
 
 class Steps(nn.Module):

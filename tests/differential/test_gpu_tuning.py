@@ -27,7 +27,7 @@ from nestor.autotune.tuner import CONFIRMED
 from nestor.cli_live import View
 from nestor.compiler import ModelKernels, kernel_arguments
 from nestor.config import Config
-from nestor.errors import InternalError
+from nestor.errors import RefusedByTriton
 from nestor.frontends.torch import import_model
 from nestor.gpu_building import BuiltGpuModel, build_gpu_model
 from nestor.gpu_compiler import prepare_model_for_gpu
@@ -143,13 +143,13 @@ def test_what_triton_refuses_gives_way(tmp_path: Path, monkeypatch: pytest.Monke
 
     def refuse(self: BuiltGpuModel, target: Any) -> Any:
         if other in schedules(self):
-            raise InternalError("Triton refuses a kernel: no\nits source")
+            raise RefusedByTriton("Triton refuses a kernel: no\nits source")
         return plain(self, target)
 
     monkeypatch.setattr(BuiltGpuModel, "code", refuse)
     monkeypatch.setattr("nestor.gpu_store.compile_cubins", lambda jobs, config: {})
     monkeypatch.setattr(BuiltGpuModel, "_manifest", lambda self, target, code: None)
-    with pytest.warns(UserWarning, match="refuses one of them\n.*: no\n"):
+    with pytest.warns(UserWarning, match="left out\n.*: no\n"):
         made = build_gpu_model(module, (x,), {}, config, [TARGET], None)
     assert other not in schedules(made)
 

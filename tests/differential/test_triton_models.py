@@ -204,3 +204,26 @@ def test_recurrences(kind: type[nn.Module], bidirectional: bool, tmp_path: Path)
     made = built(module, (x,), tmp_path)
     error, bound = error_and_bound(module, made.executable, (x,))
     assert error <= bound
+
+
+def test_quotients_of_quotients(tmp_path: Path) -> None:
+    """In double precision, where a division is an operator of Triton's."""
+
+    def quotients(x: torch.Tensor, y: torch.Tensor, z: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return x / (y / z), x * (y / z), (y / z).reciprocal(), (x / y) / z, x - (y / z) * x
+
+    inputs = tuple(1 + torch.rand(9, dtype=torch.float64) for _ in range(3))
+    found = built(Of(quotients), inputs, tmp_path).executable(*inputs)
+    for got, want in zip(found, quotients(*inputs), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-15, atol=0)
+
+
+def test_signs_of_zeros(tmp_path: Path) -> None:
+    def zeros(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return -x, torch.fmod(x, 2.0), torch.atan(x), torch.copysign(x, -x)
+
+    x = torch.tensor([0.0, -0.0, 4.0, -4.0, 1.0])
+    found = built(Of(zeros), (x,), tmp_path).executable(x)
+    for got, want in zip(found, zeros(x), strict=True):
+        torch.testing.assert_close(got, want)
+        assert torch.equal(torch.signbit(got), torch.signbit(want))

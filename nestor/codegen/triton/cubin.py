@@ -18,7 +18,7 @@ from triton.compiler import ASTSource
 
 from nestor.codegen.triton.kernel import CODEGEN_VERSION, TritonKernel
 from nestor.codegen.triton.launch import load_function
-from nestor.errors import InternalError
+from nestor.errors import InternalError, RefusedByTriton
 from nestor.ir.narrow_floats import BYTES
 from nestor.ir.types import DType
 
@@ -115,7 +115,7 @@ class Cubin:
 
 
 def compile_cubin(job: CubinJob) -> Cubin:
-    """Compile a kernel. Raises: ``InternalError`` if Triton refuses it."""
+    """Compile a kernel. Raises: ``RefusedByTriton``."""
     kernel = job.kernel
     with tempfile.TemporaryDirectory(prefix="nestor-triton-") as folder:
         function = load_function(kernel, Path(folder))
@@ -131,11 +131,11 @@ def compile_cubin(job: CubinJob) -> Cubin:
         try:
             made = triton.compile(source, target=target, options=options)
         except Exception as error:
-            raise InternalError(
+            raise RefusedByTriton(
                 f"Triton refuses a kernel: {type(error).__name__}: {error}\n{kernel.source}"
             ) from error
     if made.metadata.global_scratch_align > SCRATCH_ALIGNMENT or made.metadata.profile_scratch_size:
-        raise InternalError(f"Triton wants memory of a kind of its own for\n{kernel.source}")
+        raise RefusedByTriton(f"Triton wants memory of a kind of its own for\n{kernel.source}")
     code = made.asm["cubin"]
     registers, spilled = resource_usage(code)
     return Cubin(

@@ -140,7 +140,7 @@ class Expressions:
         a, b = self._typed(node.a), self._typed(node.b)
         dims = a.dims | b.dims
         if op == "div" and dtype.is_float:
-            text = f"{a.text} / {b.text}"
+            text = f"({a.text} / {b.text})"
             return Value(f"tl.div_rn({a.text}, {b.text})" if dtype is DType.f32 else text, dims)
         if op in ("min", "max") and dtype.is_float:
             nan = "propagate_nan=tl.PropagateNan.ALL"

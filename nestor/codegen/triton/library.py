@@ -71,7 +71,7 @@ def isinf(x):
 @triton.jit
 def copysign(x, y):
     bits = y.to(tl.int64 if y.dtype == tl.float64 else tl.int32, bitcast=True)
-    return tl.where(bits < 0, -tl.abs(x), tl.abs(x))
+    return tl.where(bits < 0, tl.abs(x) * -1.0, tl.abs(x))  # Triton 3.6 makes 0 of -0
 
 
 @triton.jit

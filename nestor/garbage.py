@@ -6,12 +6,16 @@ import contextlib
 import gc
 import os
 import threading
+import time
 from collections.abc import Iterator
 
 _lock = threading.Lock()
 _users = 0
 _was_enabled = False
-_has_run = False
+_next_look = float("inf")
+
+_SHARE = 20.0
+"""Collections between compilations take at most one part in so many of the time."""
 
 
 @contextlib.contextmanager
@@ -19,17 +23,30 @@ def uncollected() -> Iterator[None]:
     """No collection meanwhile, in any thread; also a decorator.
 
     A collection visits every object of the process: 0.3 s where PyTorch and a model are loaded,
-    while a compilation makes hardly any garbage that counting references leaves. From the second
-    time on there is one before it begins: models of earlier times may still lie about, and they
-    are large. Collections that were off before stay off; what others switch meanwhile is undone.
+    while a compilation makes hardly any garbage that counting references leaves. There is one
+    before a later compilation begins, if the last was long ago: models of earlier times may still
+    lie about, and they are large. Collections that were off before stay off; what others switch
+    meanwhile is undone.
     """
-    is_later = _enter()
+    is_first = _enter()
     try:
-        if is_later:
-            gc.collect()
+        if is_first and _was_enabled:
+            _look()
         yield
     finally:
         _leave()
+
+
+def _look() -> None:
+    """Collect what earlier compilations left, now and then."""
+    global _next_look
+    start = time.monotonic()
+    if _next_look == float("inf"):
+        _next_look = start  # there was no compilation before
+    elif start >= _next_look:
+        gc.collect()
+        end = time.monotonic()
+        _next_look = end + _SHARE * (end - start)
 
 
 @contextlib.contextmanager
@@ -43,16 +60,14 @@ def collected() -> Iterator[None]:
 
 
 def _enter() -> bool:
-    """One user more; whether earlier ones may have left something."""
-    global _users, _was_enabled, _has_run
+    """One user more; whether it is the only one."""
+    global _users, _was_enabled
     with _lock:
         is_first, _users = _users == 0, _users + 1
         if is_first:
             _was_enabled = gc.isenabled()
             gc.disable()
-        is_later = is_first and _was_enabled and _has_run
-        _has_run = True
-        return is_later
+        return is_first
 
 
 def _leave() -> None:

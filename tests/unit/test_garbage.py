@@ -7,6 +7,7 @@ import weakref
 
 import pytest
 
+from nestor import garbage
 from nestor.garbage import collected, uncollected
 
 
@@ -51,8 +52,28 @@ class Node:
         self.itself = self
 
 
-def test_what_earlier_ones_left_goes() -> None:
+def test_what_earlier_ones_left_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(garbage.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(garbage, "_next_look", float("inf"))
     with uncollected():
         left = weakref.ref(Node())
     with uncollected():
         assert left() is None
+
+
+def test_looking_takes_a_small_part_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, looks = [100.0], []
+
+    def collect() -> None:
+        looks.append(now[0])
+        now[0] += 1.0
+
+    monkeypatch.setattr(garbage.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(garbage, "_next_look", float("inf"))
+    monkeypatch.setattr(garbage.gc, "collect", collect)
+    for _ in range(50):
+        with uncollected():
+            now[0] += 2.0
+    assert 2 <= len(looks) <= 6
+    assert looks[0] == 102.0

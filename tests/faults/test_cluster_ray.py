@@ -90,8 +90,8 @@ def test_two_nodes_measure(pool: RayPool, tmp_path: Path) -> None:
     assert pool.slots == 2
     tuning = tune(pool, tmp_path, 32)
     assert tuning.statuses["ok"] > 16
-    assert all(worker.batches >= 2 for worker in pool.workers)
-    assert any(t.ratio < 1 for t in tuning.tasks)
+    assert all(worker.batches >= 1 for worker in pool.workers)
+    assert all(t.ratio <= 1 for t in tuning.tasks)
 
 
 def test_lost_workers_cost_no_trial(pool: RayPool, tmp_path: Path) -> None:
@@ -101,7 +101,8 @@ def test_lost_workers_cost_no_trial(pool: RayPool, tmp_path: Path) -> None:
     killed: list[str] = []
 
     def report(progress: Progress) -> None:
-        usable = [w for w in pool.workers if not w.refused]
+        # That one was lost is known a little later.
+        usable = [w for w in pool.workers if not w.refused and w.node not in killed]
         busy = [w for w in usable if w.is_busy]
         if progress.phase == "searching" and usable and len(killed) * 16 <= progress.trials:
             victim = (busy or usable)[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,10 @@ import pytest
 
 # One thread of PyTorch's per core makes small tests slow and noisy; tests that need more say so.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+# A shell that runs tests in the background ignores Ctrl-C for them.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -30,7 +30,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 help:
 	@echo "make demo          embed sentences and classify an image; compare with PyTorch"
 	@echo "make test          every test (about 30 minutes on two cores)"
-	@echo "make test-triton  the tests of GPU code against another Triton: TRITON=3.6.0"
+	@echo "make test-triton   the tests of GPU code against another Triton: TRITON=3.6.0"
 	@echo "make check         format, lint, types, import direction, unit tests (3 minutes)"
 	@echo "make bench         time every model against its peers, taking turns"
 	@echo "make bench-models  the same for MODELS=\"resnet50 gpt2\" PEERS=eager,ort,nestor BATCH=1,8"

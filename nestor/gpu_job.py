@@ -71,7 +71,7 @@ class GpuKernelJob:
 
         Raises: ``Unsupported`` for what has no code.
         """
-        from nestor.codegen.triton import Siblings, emit_kernel
+        from nestor.codegen.triton import ALONE, emit_kernel
         from nestor.passes.gpu_schedule import warps_of
 
         return emit_kernel(
@@ -79,7 +79,7 @@ class GpuKernelJob:
             summary=self.summary or "kernel",
             precision=self.precision,
             warps=warps_of(self.schedule),
-            siblings=siblings or Siblings(1, frozenset()),
+            siblings=siblings or ALONE,
         )
 
     def compile(self) -> KernelObject:

@@ -69,32 +69,27 @@ class _Joining:
 
     def _add(self, call: Call | Extern, first: int) -> None:
         """Put a call into a group, from the group ``first`` on, or into one of its own."""
-        own = self._touches(call)
-        found = self._sibling(call, own, first) if own is not None else None
-        if found is None:
-            self.groups.append([call])
-            self.touched.append(own)
-            return
-        self.groups[found].append(call)
-        before = self.touched[found]
-        assert before is not None and own is not None
-        self.touched[found] = (before[0] | own[0], before[1] | own[1])
+        own = self._touches(call) if isinstance(call, Call) else None
+        if isinstance(call, Call) and own is not None:
+            found = self._sibling(call, own, first)
+            before = self.touched[found] if found is not None else None
+            if found is not None and before is not None:
+                self.groups[found].append(call)
+                self.touched[found] = (before[0] | own[0], before[1] | own[1])
+                return
+        self.groups.append([call])
+        self.touched.append(own)
 
-    def _touches(self, call: Call | Extern) -> tuple[set[str], set[str]] | None:
+    def _touches(self, call: Call) -> tuple[set[str], set[str]] | None:
         """Arrays that a call touches, and those that it writes; None if it stays where it is."""
-        if isinstance(call, Extern):
-            return None
         made = self.program.kernels[call.key]
         names = [self.roots[slot] for slot in call.slots]
         written = {names[n] for n in made.triton.written}
         # An array of the caller's may be another one, too.
         return None if written & self.shared else (set(names), written)
 
-    def _sibling(
-        self, call: Call | Extern, own: tuple[set[str], set[str]], first: int
-    ) -> int | None:
+    def _sibling(self, call: Call, own: tuple[set[str], set[str]], first: int) -> int | None:
         """The group that a call joins."""
-        assert isinstance(call, Call)
         if warps_of(self.program.kernels[call.key].schedule).descriptors:
             return None  # these are made before a program knows whose it is
         for n in range(len(self.groups) - 1, max(first, len(self.groups) - MOST_APART) - 1, -1):

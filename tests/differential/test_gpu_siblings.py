@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from nestor import gpu_siblings
+from nestor.errors import RefusedByTriton
 from nestor.gpu_building import BuiltGpuModel
+from nestor.gpu_program import GpuProgram
 from nestor.runtime.manifest import KernelCall
 from tests.differential.test_triton_models import built
 from tests.helpers.triton_cases import R
@@ -62,16 +65,16 @@ def statements(made: BuiltGpuModel) -> list[int]:
     return [c.name.count("+") + 1 for c in calls]
 
 
-@pytest.mark.parametrize(("keys", "calls"), [(64, 3), (32, 4)])
-def test_projections(keys: int, calls: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("keys", "calls", "joined"), [(64, 3, 3), (32, 4, 2)])
+def test_projections(keys: int, calls: int, joined: int, tmp_path: Path) -> None:
     torch.manual_seed(0)
     module, x = Projections(keys).eval(), R(2, 40, 48)
     made = built(module, (x,), tmp_path)
     torch.testing.assert_close(made.executable(x), module(x), rtol=1e-4, atol=1e-5)
     assert len(made.manifest.calls) == calls
-    joined = [k for k in made.manifest.launches if k.grid and k.grid[0] == 64 // keys + 2]
-    assert len(made.report().kernels) == len(made.manifest.launches)
-    assert joined or calls == 4
+    names = [k.name for k in made.report().kernels]
+    assert len(names) == len(made.manifest.launches)
+    assert [n.partition("x")[2] for n in names if "x" in n] == [str(joined)]
 
 
 def test_what_needs_another_waits(tmp_path: Path) -> None:
@@ -114,6 +117,24 @@ class Experts(nn.Module):
         for up, down in zip(self.up, self.down):
             y = y + down(up(x))
         return y
+
+
+def test_joined_calls_that_triton_refuses_stay_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = BuiltGpuModel.__init__
+
+    def refuse(self: BuiltGpuModel, imported: Any, program: GpuProgram, *rest: Any) -> None:
+        if any(k.calls > 1 for k in program.kernels.values()):
+            raise RefusedByTriton("Triton refuses a kernel: no")
+        plain(self, imported, program, *rest)
+
+    monkeypatch.setattr(BuiltGpuModel, "__init__", refuse)
+    torch.manual_seed(0)
+    module, x = Projections(64).eval(), R(2, 40, 48)
+    made = built(module, (x,), tmp_path)
+    torch.testing.assert_close(made.executable(x), module(x), rtol=1e-4, atol=1e-5)
+    assert len(made.manifest.calls) == 5
 
 
 def test_only_little_is_made_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,6 @@ dimension for each of them, in the order of the loops. Unrolled loops run over r
 the block is reduced along them.
 """
 
-from nestor.codegen.triton.kernel import CODEGEN_VERSION, Siblings, TritonKernel, emit_kernel
+from nestor.codegen.triton.kernel import ALONE, CODEGEN_VERSION, Siblings, TritonKernel, emit_kernel
 
-__all__ = ["CODEGEN_VERSION", "Siblings", "TritonKernel", "emit_kernel"]
+__all__ = ["ALONE", "CODEGEN_VERSION", "Siblings", "TritonKernel", "emit_kernel"]

@@ -44,10 +44,6 @@ class Siblings:
     count: int
     apart: frozenset[str]
 
-    def copies(self, tensor: str) -> int:
-        """How many tensors stand for one of the kernel's."""
-        return self.count if tensor in self.apart else 1
-
 
 ALONE = Siblings(1, frozenset())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,12 +12,17 @@ from nestor.errors import InternalError
 from nestor.ir.affine import Affine, FloorDiv, Mod
 from nestor.ir.program import Layout
 
+Allocate = Callable[[tuple[int, ...], np.dtype[np.generic]], NDArray[np.generic]]
+"""Gives a zeroed, contiguous array of a shape and a type."""
 
-def pack_array(array: NDArray[np.generic], layout: Layout) -> NDArray[np.generic]:
+
+def pack_array(
+    array: NDArray[np.generic], layout: Layout, allocate: Allocate = np.zeros
+) -> NDArray[np.generic]:
     """Lay ``array`` (logical indices) out physically; cells that nothing maps to are zero.
 
     Args: array: shape as the tensor's, constant. layout: each physical index is a dimension, a
-        dimension divided by a block, or a dimension modulo the same block.
+        dimension divided by a block, or a dimension modulo the same block. allocate: the memory.
     Returns: a contiguous array of the layout's physical shape.
     """
     blocks = [1] * array.ndim
@@ -35,7 +41,7 @@ def pack_array(array: NDArray[np.generic], layout: Layout) -> NDArray[np.generic
     ]
     if sorted(order) != list(range(len(parts))):
         raise InternalError(f"layout {layout} is not a permutation of blocked dimensions")
-    packed = aligned_zeros(tuple(e.const for e in layout.shape), array.dtype)
+    packed = allocate(tuple(e.const for e in layout.shape), array.dtype)
     _fill(packed.transpose(order), array, blocks)
     return packed
 
@@ -97,14 +103,6 @@ def _nearest(array: NDArray[np.generic]) -> int:
     sizes = zip(array.strides, array.shape)
     apart = [abs(stride) if extent > 1 else 1 << 62 for stride, extent in sizes]
     return apart.index(min(apart))
-
-
-def aligned_zeros(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> NDArray[np.generic]:
-    """A zeroed array at a multiple of 64 bytes, as kernels and the runtime want their weights."""
-    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    memory = np.zeros(size + 64, np.uint8)
-    start = -memory.ctypes.data % 64
-    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 def _part(index: Affine) -> tuple[int, str, int]:

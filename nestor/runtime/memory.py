@@ -65,6 +65,11 @@ class Mapping:
         start = self.address - ctypes.addressof(self._pin) + offset
         self._memory[start : start + len(data)] = bytes(data)
 
+    def buffer(self) -> memoryview:
+        """Its bytes, writable; the memory lives as long as they do."""
+        start = self.address - ctypes.addressof(self._pin)
+        return memoryview(self._memory)[start : start + self.size]
+
     def protect(self, offset: int, size: int, protection: int) -> None:
         """Set the protection of whole pages; OSError when the system refuses."""
         if size and _libc().mprotect(self.address + offset, size, protection):

@@ -239,6 +239,7 @@ class BuiltGpuModel:
                 jobs[key] = CubinJob(
                     kernel=kernel.triton,
                     capability=target.capability,
+                    shared_bytes=target.shared_bytes,
                     warps=warps.count,
                     stages=warps.stages,
                 )
@@ -402,4 +403,9 @@ def target_of(device: torch.device) -> GpuTarget:
             "fix: pip install 'nestor[gpu]', or move the model and its inputs to the CPU"
         )
     found: Any = torch.cuda.get_device_properties(device)
-    return gpu_of((found.major, found.minor), found.multi_processor_count, found.L2_cache_size)
+    return gpu_of(
+        (found.major, found.minor),
+        found.multi_processor_count,
+        found.L2_cache_size,
+        found.shared_memory_per_block_optin,
+    )

@@ -44,6 +44,7 @@ class GpuKernelJob:
             "kernel": print_program(self.kernel),
             "schedule": schedule_to_json(self.schedule),
             "capability": self.target.capability,
+            "shared_bytes": self.target.shared_bytes,
             "processors": self.target.processors,
             "precision": self.precision,
             "interpreted": self.is_interpreted,
@@ -111,9 +112,12 @@ class GpuKernelJob:
             from nestor.codegen.triton.cubin import CubinJob, compile_cubin
 
             clock = time.perf_counter()
-            capability = self.target.capability
             job = CubinJob(
-                kernel=made, capability=capability, warps=warps.count, stages=warps.stages
+                kernel=made,
+                capability=self.target.capability,
+                shared_bytes=self.target.shared_bytes,
+                warps=warps.count,
+                stages=warps.stages,
             )
             cubin = compile_cubin(job)
             seconds["triton"] = time.perf_counter() - clock

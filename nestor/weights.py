@@ -122,8 +122,8 @@ def _packed_bytes(slot: Slot) -> int:
 
 
 class _Room:
-    """Zeroed arrays beside each other in one mapping, whose pages are large: they are touched for
-    the first time in a tenth of the time, and kernels that stream weights miss fewer of them."""
+    """Zeroed arrays beside each other in one mapping with large pages, of whose addresses the
+    processor keeps more at hand: kernels that stream weights wait for fewer."""
 
     def __init__(self, size: int):
         self._memory = memory.Mapping(size).buffer() if size else b""

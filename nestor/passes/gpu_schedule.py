@@ -31,7 +31,7 @@ from nestor.ir.schedule import (
     Warps,
 )
 from nestor.ir.scores import visible
-from nestor.passes.analysis import expression_variables
+from nestor.passes.analysis import expression_variables, is_window_reduction
 from nestor.passes.contraction import Contraction, contraction_of
 from nestor.passes.fusion import FusedKernel
 from nestor.passes.gpu_fusion import scatters
@@ -50,9 +50,19 @@ TILE = 1024
 LONG = 1 << 16
 """Taken for the extent of what is only known at run time."""
 
+WINDOW = 64
+"""Terms of a window at most: they are summed one after the other, for many results at once."""
+
+PROGRAMS = 128
+"""That a kernel with windows has at least, if they have 128 results each: a chip's processors."""
+
 PRODUCT = {2: (128, 128, 64), 4: (64, 64, 32), 8: (32, 32, 32)}
 """Rows, columns and terms of a product's tile at most, without a search, by bytes of an operand.
 f32 is multiplied outside tensor cores, from registers, unless less than all of it is asked for."""
+
+KEYS = {2: 16384, 4: 4096, 8: 2048}
+"""Elements of a tile of keys at most, without a search, by bytes of one. One of queries, which make
+as many results, may have twice as many."""
 
 LARGE = 128 * 128
 """Results of a product's tile that eight warps share; fewer have four."""
@@ -75,8 +85,9 @@ GROUP = 8
 DESCRIPTORS = 90
 """Capability of the first chips that copy boxes."""
 
-SPECIALIZED = 100
-"""Capability of the first chips for which Triton divides a kernel's work among its warps."""
+SPECIALIZED = range(100, 120)
+"""Capability of the chips for which Triton divides a kernel's work among its warps: those that have
+memory of their own for what tensor cores sum up."""
 
 WARP_ELEMENTS = 256
 """Elements of a tile that a warp takes: eight a thread."""
@@ -137,7 +148,7 @@ class _Rules:
 
     def schedule(self) -> Schedule:
         """All steps."""
-        contraction = contraction_of(self.statements[0], self.tensors, takes_bytes=True)
+        contraction = self._contraction()
         if self._is_attention(self.statements[-1]):
             plans = self._attention(self.statements[-1])
         elif scatters(self.statements[0]):
@@ -147,6 +158,17 @@ class _Rules:
         else:
             plans = self._rows()
         return (*self._steps(plans), self._warps(plans))
+
+    def _contraction(self) -> Contraction | None:
+        """The first statement as a product: of many terms, or with rows of one operand and columns
+        of the other for a whole tile. A depthwise convolution has neither: its channels are in
+        both, and those that it makes of one are few."""
+        c = contraction_of(self.statements[0], self.tensors, takes_bytes=True)
+        if c is None or c.row_moves:
+            return None
+        sides = (self._extent(c.statement, side) for side in (c.rows, (*c.spread, c.vector)))
+        is_long = self._extent(c.statement, c.reduced) > WINDOW
+        return c if is_long or min(sides) >= LEAST else None
 
     def _is_tiled_alike(self) -> bool:
         """Whether all statements have the first one's free indices, so that one tile serves all."""
@@ -229,9 +251,10 @@ class _Rules:
         alone = expression_variables(last.elements[2])
         rows = [n for n in shared if n not in alone and self._extent(last, (n,)) > 1]
         query = max(rows, key=lambda n: self._extent(last, (n,)), default="")
+        keys = self._most_keys(last, key)
         default = tuple(
-            max(LEAST, self._power(last, (n,), most)) if n else 1
-            for n, most in zip((query, key), ATTENTION)
+            max(LEAST, self._power(last, (n,), min(usual, most))) if n else 1
+            for n, usual, most in zip((query, key), ATTENTION, (2 * keys, keys))
         )
         ranges = [[n for n in (16, 32, 64, 128) if n <= 2 * d] if d > 1 else [1] for d in default]
         meaning = "queries and keys of a tile"
@@ -252,6 +275,17 @@ class _Rules:
             plan.shared.append(loop)
             plans.append(plan)
         return plans
+
+    def _most_keys(self, last: Statement, key: str) -> int:
+        """How many keys, or values, may make a tile."""
+        most = LONG
+        for s in self.statements:
+            own = [n for n in self._others(s) if n != self._key_of(s, last, key)]
+            width = prod(self._power(s, (n,), LONG) for n in own)
+            given = (self.tensors[x.tensor] for e in s.elements for x in loads(e))
+            item = max((t.dtype.bytes for t in given if t.role != "temp"), default=2)
+            most = min(most, KEYS[max(2, item)] // width)
+        return most
 
     def _key_of(self, s: Statement, last: Statement, key: str) -> str:
         """What a statement that makes scores calls the keys: its index where those who read the
@@ -279,12 +313,18 @@ class _Rules:
 
     def _rows(self) -> list[_Plan]:
         """Rows of all statements side by side; of each, what is left of its indices as a tile."""
+        windows = [self._is_window(s) for s in self.statements]
         widths = [
-            prod(self._power(s, (n,), LONG) for n in self._others(s)) for s in self.statements
+            prod(self._power(s, (n,), LONG) for n in (self._in_tile(s) if w else self._others(s)))
+            for s, w in zip(self.statements, windows)
         ]
         is_whole = max(widths) <= WHOLE
         last = self.statements[-1]
         most = max(1, TILE // max(widths))
+        if any(windows):
+            results = self._extent(last, tuple(free_indices(last)))
+            few = 1 << (results // PROGRAMS).bit_length()
+            most = min(most, max(few, TILE // 8))
         sizes = [n for k in range(15) if (n := 1 << k) * min(max(widths), TILE) <= 4 * WHOLE]
         most = self.choices.size("rows", sizes, most, "rows or elements side by side")
         rows = self._tile_of(last, list(self.fused.shared[last.name]), most)
@@ -307,9 +347,19 @@ class _Rules:
         shared = self.fused.shared[s.name]
         return [n for n in s.domain.names if n not in shared]
 
+    def _is_window(self, s: Statement) -> bool:
+        """Whether few terms are reduced, and neighbours have most of them in common. Terms that the
+        kernel itself makes are a tile already."""
+        if _is_ordered(s) or self._extent(s, tuple(reduced_indices(s))) > WINDOW:
+            return False
+        given = (self.tensors[x.tensor] for e in s.elements for x in loads(e))
+        return is_window_reduction(s) and all(t.role != "temp" for t in given)
+
     def _in_tile(self, s: Statement) -> list[str]:
         """The own indices that may be a tile: of what is reduced in order, none, but for the
-        innermost of a scan."""
+        innermost of a scan; of a window, none."""
+        if self._is_window(s):
+            return [n for n in self._others(s) if n not in reduced_indices(s)]
         r = s.reduction
         if r is None or not _is_ordered(s):
             return self._others(s)
@@ -417,7 +467,7 @@ class _Rules:
     def _warps(self, plans: list[_Plan]) -> Warps:
         """As many warps as keep a thread's share of the largest tile small."""
         tiles = [p.elements for p in plans]
-        contraction = contraction_of(self.statements[0], self.tensors, takes_bytes=True)
+        contraction = self._contraction()
         if contraction is not None or is_online(self.statements[-1]):
             # Addresses of what several indices make take registers as well.
             gathers = any(isinstance(step, Collapse) for p in plans for step in p.steps)
@@ -451,7 +501,7 @@ class _Rules:
         if self.capability >= DESCRIPTORS:
             meaning = "1: operands are copied as boxes"
             descriptors = self.choices.size("descriptors", (0, 1), 0, meaning)
-        if self.capability >= SPECIALIZED and descriptors:
+        if self.capability in SPECIALIZED and descriptors:
             meaning = "1: some warps copy and others multiply"
             specialize = self.choices.size("specialize", (0, 1), 0, meaning)
         return Warps(

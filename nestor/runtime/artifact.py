@@ -287,16 +287,15 @@ def _on_gpu(contents: ArtifactContents) -> tuple[Manifest, GpuExecutable]:
     """A model on PyTorch's current GPU, with the code that the chip runs."""
     from nestor.runtime.gpu_executable import GpuExecutable
     from nestor.runtime.gpu_launches import (
-        choose_architecture,
+        choose_code,
         cuda_launches,
         current_gpu,
         graph_maker,
     )
 
     where = str(contents.path)
-    device, capability = current_gpu(where)
-    targets = [m.target for m in contents.manifests]
-    manifest = contents.manifests[choose_architecture(targets, capability, where)]
+    device, capability, shared_bytes = current_gpu(where)
+    manifest = choose_code(contents.manifests, capability, shared_bytes, where)
     launches = cuda_launches(manifest, contents.objects, device)
     return manifest, GpuExecutable(
         manifest, launches, contents.weights, device, make_graph=graph_maker(device)

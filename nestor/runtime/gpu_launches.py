@@ -10,7 +10,7 @@ from typing import Any
 from nestor.errors import ArtifactError, Unsupported
 from nestor.runtime.cuda import CudaKernel, driver
 from nestor.runtime.cuda_graph import CudaGraph
-from nestor.runtime.manifest import Manifest, TargetInfo
+from nestor.runtime.manifest import Manifest
 
 
 class CudaLaunch:
@@ -95,27 +95,46 @@ def cuda_launches(
     return [CudaLaunch(kernel, device) for kernel in kernels]
 
 
-def choose_architecture(targets: Sequence[TargetInfo], capability: int, where: str) -> int:
-    """The position of the code that a chip runs: of its generation, and no newer.
+_EXACT_CAPABILITY = 90
+"""Code for this capability and later ones runs on chips of exactly that alone."""
 
-    Args: capability: of the chip, 90 for sm_90.
+
+def choose_code(
+    manifests: Sequence[Manifest], capability: int, shared_bytes: int, where: str
+) -> Manifest:
+    """The manifest whose code a chip runs.
+
+    Before sm_90 that is code of its generation and no newer, of which the newest; from then on, as
+    Triton makes it, code of this very chip (CUDA C++ programming guide, compute capabilities).
+
+    Args: capability: of the chip, 90 for sm_90. shared_bytes: of shared memory that a program may
+        have there [bytes].
     Raises: ``ArtifactError`` if there is none.
     """
-    found = [
-        (int(m[1]), n) for n, t in enumerate(targets) if (m := re.fullmatch(r"sm_(\d+)", t.name))
+    fix = f"  fix: compile it again with --target sm_{capability}"
+    found = [(int(m[1]), c) for c in manifests if (m := re.fullmatch(r"sm_(\d+)", c.target.name))]
+    runs = [
+        (number, c)
+        for number, c in found
+        if number == capability
+        or (number // 10 == capability // 10 and number < capability < _EXACT_CAPABILITY)
     ]
-    fitting = [(c, n) for c, n in found if c // 10 == capability // 10 and c <= capability]
-    if not fitting:
-        names = ", ".join(t.name for t in targets)
+    if not runs:
+        names = ", ".join(c.target.name for c in manifests)
         raise ArtifactError(
-            f"{where}: its code is for {names}, and this GPU is sm_{capability}\n"
-            f"  fix: compile it again with --target sm_{capability // 10 * 10}"
+            f"{where}: its code is for {names}, and this GPU is sm_{capability}\n{fix}"
         )
-    return max(fitting)[1]
+    fits = [(n, c) for n, c in runs if all(x.shared_bytes <= shared_bytes for x in c.launches)]
+    if not fits:
+        raise ArtifactError(
+            f"{where}: its code takes more shared memory than this GPU has: {shared_bytes} bytes\n"
+            f"{fix}"
+        )
+    return max(fits, key=lambda f: f[0])[1]
 
 
-def current_gpu(where: str) -> tuple[Any, int]:
-    """PyTorch's current device, and its capability.
+def current_gpu(where: str) -> tuple[Any, int, int]:
+    """PyTorch's current device, its capability, and the shared memory of a program [bytes].
 
     Raises: ``Unsupported`` where there is no GPU, or no PyTorch.
     """
@@ -128,5 +147,6 @@ def current_gpu(where: str) -> tuple[Any, int]:
             f"{where}: its code is for a GPU, and PyTorch finds none\n"
             "  fix: load it where a GPU is, or compile it for a CPU"
         )
-    major, minor = torch.cuda.get_device_capability()
-    return torch.device("cuda", torch.cuda.current_device()), 10 * major + minor
+    device = torch.device("cuda", torch.cuda.current_device())
+    found: Any = torch.cuda.get_device_properties(device)
+    return device, 10 * found.major + found.minor, found.shared_memory_per_block_optin

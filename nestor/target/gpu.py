@@ -65,6 +65,14 @@ _KNOWN = {
         capability=80, processors=108, shared_bytes=163 << 10, l2_bytes=40 << 20,
         memory_gbps=2039, tensor_tflops=312, tflops=19.5,
     ),
+    86: GpuTarget(
+        capability=86, processors=84, shared_bytes=99 << 10, l2_bytes=6 << 20,
+        memory_gbps=1008, tensor_tflops=80, tflops=40,
+    ),
+    89: GpuTarget(
+        capability=89, processors=142, shared_bytes=99 << 10, l2_bytes=96 << 20,
+        memory_gbps=960, tensor_tflops=364, tflops=91,
+    ),
     90: GpuTarget(
         capability=90, processors=132, shared_bytes=227 << 10, l2_bytes=50 << 20,
         memory_gbps=4800, tensor_tflops=989, tflops=67,
@@ -73,9 +81,22 @@ _KNOWN = {
         capability=100, processors=148, shared_bytes=227 << 10, l2_bytes=126 << 20,
         memory_gbps=8000, tensor_tflops=2250, tflops=75,
     ),
+    103: GpuTarget(
+        capability=103, processors=148, shared_bytes=227 << 10, l2_bytes=126 << 20,
+        memory_gbps=8000, tensor_tflops=2500, tflops=77,
+    ),
+    120: GpuTarget(
+        capability=120, processors=188, shared_bytes=99 << 10, l2_bytes=128 << 20,
+        memory_gbps=1792, tensor_tflops=504, tflops=126,
+    ),
+    121: GpuTarget(
+        capability=121, processors=48, shared_bytes=99 << 10, l2_bytes=24 << 20,
+        memory_gbps=273, tensor_tflops=125, tflops=31,
+    ),
 }  # fmt: skip
-"""The largest chip of each architecture that is supported; from NVIDIA's data sheets of A100, H200
-and B200."""
+"""The largest chip of each architecture that is supported, from NVIDIA's data sheets of A100, RTX
+3090 Ti, RTX 6000 Ada, H200, B200, B300, RTX PRO 6000 and DGX Spark; what a program may have of
+shared memory from the CUDA C++ programming guide."""
 
 
 def parse_gpu_target(text: str) -> GpuTarget:
@@ -88,10 +109,13 @@ def parse_gpu_target(text: str) -> GpuTarget:
     return target
 
 
-def gpu_of(capability: tuple[int, int], processors: int, l2_bytes: int) -> GpuTarget:
+def gpu_of(
+    capability: tuple[int, int], processors: int, l2_bytes: int, shared_bytes: int
+) -> GpuTarget:
     """The GPU of this machine, as its driver tells of it; the rest as of the architecture.
 
-    Args: capability: major and minor. Raises: ``UserError`` for a chip before Ampere.
+    Args: capability: major and minor. shared_bytes: of a program, as of ``GpuTarget``.
+    Raises: ``UserError`` for a chip before Ampere.
     """
     number = 10 * capability[0] + capability[1]
     known = [c for c in _KNOWN if c <= number]
@@ -100,7 +124,13 @@ def gpu_of(capability: tuple[int, int], processors: int, l2_bytes: int) -> GpuTa
             f"this GPU has compute capability {capability[0]}.{capability[1]}; "
             "code is generated for 8.0 (Ampere) and later"
         )
-    return replace(_KNOWN[max(known)], capability=number, processors=processors, l2_bytes=l2_bytes)
+    return replace(
+        _KNOWN[max(known)],
+        capability=number,
+        processors=processors,
+        l2_bytes=l2_bytes,
+        shared_bytes=shared_bytes,
+    )
 
 
 def parse_gpu_targets(text: str) -> tuple[GpuTarget, ...]:

@@ -14,7 +14,7 @@ import torch
 import nestor
 from nestor.errors import ArtifactError, Unsupported, UserError
 from nestor.runtime.artifact import read_artifact
-from nestor.runtime.gpu_launches import choose_architecture
+from nestor.runtime.gpu_launches import choose_code
 from nestor.runtime.manifest import Manifest, TargetInfo, check_manifest
 
 NET = """
@@ -63,14 +63,29 @@ def test_loading_it_without_a_gpu(artifact: Path) -> None:
         nestor.load(artifact)
 
 
-def test_which_code_a_chip_runs() -> None:
-    targets = [TargetInfo(triple="nvptx64", features=(), name=f"sm_{n}") for n in (80, 86, 90)]
-    assert choose_architecture(targets, 80, "f") == 0
-    assert choose_architecture(targets, 86, "f") == 1
-    assert choose_architecture(targets, 89, "f") == 1
-    assert choose_architecture(targets, 90, "f") == 2
-    with pytest.raises(ArtifactError, match=r"f: its code is for sm_80, sm_86, sm_90[\s\S]*sm_100"):
-        choose_architecture(targets, 103, "f")
+def test_which_code_a_chip_runs(artifact: Path) -> None:
+    like = read_artifact(artifact).manifests[0]
+
+    def manifest(number: int, shared_kb: int) -> Manifest:
+        launches = tuple(replace(n, shared_bytes=shared_kb << 10) for n in like.launches)
+        return replace(like, target=replace(like.target, name=f"sm_{number}"), launches=launches)
+
+    every = [manifest(80, 40), manifest(86, 90), manifest(90, 200), manifest(100, 200)]
+
+    def chosen(capability: int, shared_kb: int) -> str:
+        return choose_code(every, capability, shared_kb << 10, "f").target.name
+
+    assert chosen(80, 163) == "sm_80"
+    assert chosen(86, 99) == chosen(89, 99) == "sm_86"
+    assert chosen(89, 64) == "sm_80"
+    assert chosen(90, 227) == "sm_90"
+    assert chosen(100, 227) == "sm_100"
+    with pytest.raises(ArtifactError, match=r"f: its code is for sm_80, sm_86[\s\S]*sm_103"):
+        chosen(103, 227)
+    with pytest.raises(
+        ArtifactError, match=r"more shared memory than this GPU has: 32768[\s\S]*sm_87"
+    ):
+        chosen(87, 32)
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def test_every_kernel_for_every_architecture(found: list[dict[str, Any]]) -> Non
     kernels = {k["kernel"] for k in found}
     assert len(kernels) >= 25
     assert {(k["kernel"], k["capability"]) for k in found} == {
-        (name, c) for name in kernels for c in (80, 90, 100)
+        (name, c) for name in kernels for c in (80, 86, 89, 90, 100, 120)
     }
     assert all(k["bytes"] > 0 for k in found)
 
@@ -40,13 +40,15 @@ def test_every_kernel_for_every_architecture(found: list[dict[str, Any]]) -> Non
 def test_nothing_spills_and_shared_memory_suffices(found: list[dict[str, Any]]) -> None:
     for k in found:
         limit = parse_gpu_target(f"sm_{k['capability']}").shared_bytes
-        assert k["spilled"] == 0, k
+        # Triton 3.6 keeps eight bytes on the stack for boxes of sm_120, with any registers.
+        most = 8 if k["boxes"] and k["capability"] == 120 else 0
+        assert k["spilled"] <= most, k
         assert k["shared"] <= limit, k
         assert k["registers"] <= 255, k
 
 
 def test_boxes_take_scratch_memory_where_chips_copy_them(found: list[dict[str, Any]]) -> None:
     boxed = [k for k in found if k["boxes"]]
-    assert {k["capability"] for k in boxed} == {90, 100}
+    assert {k["capability"] for k in boxed} == {90, 100, 120}
     assert all(k["scratch"] >= 128 * k["boxes"] for k in boxed)
     assert not any(k["scratch"] for k in found if not k["boxes"])

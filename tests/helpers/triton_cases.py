@@ -49,10 +49,22 @@ CASES: dict[str, tuple[nn.Module, tuple[torch.Tensor, ...]]] = {
     "convolution": (nn.Conv2d(8, 20, 3, padding=1), (R(2, 8, 9, 11),)),
     "convolution of one tap": (nn.Conv2d(16, 24, 1), (R(1, 16, 8, 8),)),
     "convolution, norm": (
-        nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.SiLU()),
+        nn.Sequential(nn.Conv2d(3, 20, 3), nn.BatchNorm2d(20), nn.SiLU()),
         (R(2, 3, 9, 9),),
     ),
+    "convolution to few channels": (nn.Conv2d(3, 5, 3), (R(2, 3, 9, 8),)),
+    "two channels of one": (nn.Conv2d(6, 12, 3, groups=6), (R(2, 6, 9, 8),)),
     "depthwise": (nn.Conv2d(16, 16, 3, padding=1, groups=16), (R(1, 16, 9, 9),)),
+    "depthwise between products": (
+        nn.Sequential(
+            nn.Conv2d(3, 24, 1),
+            nn.ReLU(),
+            nn.Conv2d(24, 24, 5, 2, 2, groups=24),
+            nn.Conv2d(24, 8, 1),
+        ),
+        (R(1, 3, 11, 9),),
+    ),
+    "sums of pairs": (Of(lambda a: a.unflatten(-1, (-1, 2)).sum(-1)), (R(9, 64),)),
     "a border around one element": (
         nn.Conv2d(16, 16, 3, padding=1, groups=16),
         (R(1, 16, 1, 1),),
@@ -68,6 +80,10 @@ CASES: dict[str, tuple[nn.Module, tuple[torch.Tensor, ...]]] = {
     "embedding": (nn.Embedding(10, 32), (torch.randint(0, 10, (3, 5)),)),
     "integers": (Of(lambda a, b: a // 3 + a % b), (torch.arange(-20, 30), torch.full((50,), 7))),
     "attention": (Of(F.scaled_dot_product_attention), heads),
+    "wide heads": (
+        Of(F.scaled_dot_product_attention),
+        (R(1, 2, 40, 256), R(1, 2, 70, 256), R(1, 2, 70, 250)),
+    ),
     "causal attention": (
         Of(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True)),
         heads,

@@ -10,9 +10,10 @@ from nestor.codegen.triton.cubin import CubinJob, compile_cubin
 from nestor.passes.gpu_schedule import gpu_schedule, warps_of
 from nestor.passes.knobs import Choices, Value
 from nestor.passes.nest import apply_schedule
+from nestor.target.gpu import parse_gpu_target
 from tests.helpers.triton_cases import CASES, kernels_of
 
-CAPABILITIES = (80, 90, 100)
+CAPABILITIES = (80, 86, 89, 90, 100, 120)
 
 BOXED = ", in boxes"
 KNOBS: dict[str, Value] = {"persistent": 1, "descriptors": 1, "specialize": 1, "skip": 1}
@@ -31,7 +32,11 @@ def main() -> None:
                 nest = apply_schedule(fused.kernel, schedule)
                 kernel = emit_kernel(nest, warps=warps)
                 job = CubinJob(
-                    kernel=kernel, capability=capability, warps=warps.count, stages=warps.stages
+                    kernel=kernel,
+                    capability=capability,
+                    shared_bytes=parse_gpu_target(f"sm_{capability}").shared_bytes,
+                    warps=warps.count,
+                    stages=warps.stages,
                 )
                 made = compile_cubin(job)
                 found.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import pickle
@@ -9,6 +10,7 @@ import re
 import struct
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -48,17 +50,31 @@ SCRATCH_ALIGNMENT = 128
 
 _USAGE_SECONDS = 60.0
 
+_THREAD_REGISTERS = 255
+"""That a thread may have."""
+
+_REGISTERS = 1 << 16
+"""That the threads of a processor share."""
+
+_MORE_WARPS = (8, 16)
+"""That a program gets so as to keep everything in registers."""
+
+_FEW_BYTES = 64
+"""Of a thread's stack: so few are a matter of how many registers the assembler takes [bytes]."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CubinJob:
     """A kernel to be compiled.
 
-    Attributes: capability: of the architecture, 90 for sm_90. warps: of a program.
-        stages: of loops that load while they compute.
+    Attributes: capability: of the architecture, 90 for sm_90. shared_bytes: of shared memory that a
+        program may have there [bytes]. warps: of a program, at least. stages: of loops that load
+        while they compute, at most.
     """
 
     kernel: TritonKernel
     capability: int
+    shared_bytes: int
     warps: int = 4
     stages: int = 3
 
@@ -68,6 +84,7 @@ class CubinJob:
             "source": self.kernel.source,
             "dtypes": [str(d) for d in self.kernel.dtypes],
             "capability": self.capability,
+            "shared_bytes": self.shared_bytes,
             "warps": self.warps,
             "stages": self.stages,
             "alignment": ALIGNMENT,
@@ -85,6 +102,7 @@ class Cubin:
     Attributes:
         code: the file's bytes. function: its entry.
         warps: of a program, those that Triton adds to copy or to multiply among them.
+        stages: of loops that load while they compute.
         parameters: how many the entry takes, of eight bytes each; of those beyond the kernel's own
             the first is a pointer to ``scratch_bytes`` of memory for each program, in which it
             writes descriptors.
@@ -95,6 +113,7 @@ class Cubin:
     code: bytes
     function: str
     warps: int
+    stages: int
     parameters: int
     shared_bytes: int
     scratch_bytes: int
@@ -115,7 +134,54 @@ class Cubin:
 
 
 def compile_cubin(job: CubinJob) -> Cubin:
-    """Compile a kernel. Raises: ``RefusedByTriton``."""
+    """Compile a kernel so that programs fit into shared memory, and threads into registers.
+
+    Where it does not as asked for, it is compiled again: with fewer stages, of which each has its
+    share of shared memory; with all registers that a thread may have (the assembler takes fewer so
+    that more programs run at once, and then puts a few values on the stack); with more warps, each
+    with a smaller share of the tile. If all ways spill, the one that spills least is taken.
+
+    Raises: ``RefusedByTriton``, also if no way fits into shared memory.
+    """
+    best: Cubin | None = None
+    for made in _ways(job):
+        if best is None or made.spilled_bytes < best.spilled_bytes:
+            best = made
+        if not best.spilled_bytes:
+            break
+    assert best is not None
+    return best
+
+
+def _ways(job: CubinJob) -> Iterator[Cubin]:
+    """The kernel as asked for, and in the ways that may spill less; all fit the chip."""
+    made = _with_stages(job, job.warps)
+    yield made
+    for warps in (job.warps, *(w for w in _MORE_WARPS if w > job.warps)):
+        with contextlib.suppress(RefusedByTriton):
+            if warps > job.warps:
+                made = _with_stages(job, warps)
+                yield made
+            # Triton adds warps of its own to some kernels.
+            most = min(_THREAD_REGISTERS, _REGISTERS // (32 * made.warps) // 8 * 8)
+            if made.spilled_bytes <= _FEW_BYTES and made.registers < most:
+                yield _compiled(job, warps, made.stages, most)
+
+
+def _with_stages(job: CubinJob, warps: int) -> Cubin:
+    """The kernel with as many of the stages as shared memory has room for."""
+    for stages in range(job.stages, 0, -1):
+        made = _compiled(job, warps, stages)
+        if made.shared_bytes <= job.shared_bytes:
+            return made
+    raise RefusedByTriton(
+        f"a kernel takes {made.shared_bytes} bytes of shared memory, and sm_{job.capability} has "
+        f"{job.shared_bytes}\n{job.kernel.source}"
+    )
+
+
+def _compiled(job: CubinJob, warps: int, stages: int, registers: int | None = None) -> Cubin:
+    """Compile a kernel once. Args: registers: of a thread at most; None: the assembler decides."""
     kernel = job.kernel
     with tempfile.TemporaryDirectory(prefix="nestor-triton-") as folder:
         function = load_function(kernel, Path(folder))
@@ -127,7 +193,9 @@ def compile_cubin(job: CubinJob) -> Cubin:
             fn=function, signature=dict(zip(names, types)), constexprs={}, attrs=aligned
         )
         target = GPUTarget("cuda", job.capability, 32)
-        options = {"num_warps": job.warps, "num_stages": job.stages, "enable_fp_fusion": True}
+        options = {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": True}
+        if registers is not None:
+            options["maxnreg"] = registers
         try:
             made = triton.compile(source, target=target, options=options)
         except Exception as error:
@@ -142,6 +210,7 @@ def compile_cubin(job: CubinJob) -> Cubin:
         code=code,
         function=made.metadata.name,
         warps=made.metadata.num_warps,
+        stages=stages,
         parameters=_parameters(made.asm["ptx"]),
         shared_bytes=made.metadata.shared,
         scratch_bytes=made.metadata.global_scratch_size or 0,

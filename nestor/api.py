@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from nestor.config import Config
-from nestor.errors import InputError, Unsupported, UserError
+from nestor.errors import InputError, RefusedByTriton, Unsupported, UserError
 from nestor.gpu_device import gpu_device
 from nestor.target.gpu import GpuTarget, parse_gpu_targets
 
@@ -19,7 +20,13 @@ if TYPE_CHECKING:
     from nestor.autotune.options import TuneRequest
     from nestor.building import BuiltModel
     from nestor.gpu_building import BuiltGpuModel
+    from nestor.on_cpu import BuiltOnCpu
     from nestor.report import Report
+
+    Built: TypeAlias = BuiltModel | BuiltGpuModel | BuiltOnCpu
+
+AUTO = "auto"
+"""The target of models that run on the CPU where there is no code for the GPU of their inputs."""
 
 MAX_SIGNATURES = 8
 """How many input signatures a model compiled without example inputs may collect."""
@@ -47,14 +54,15 @@ class CompiledModel:
         self._model = model
         self._tune = tune
         self._tunings: list[BackgroundTuning] = []
-        self._config = config
+        self._is_auto = config.target == AUTO
+        self._config = replace(config, target="native") if self._is_auto else config
         self._strict = strict
         self._dynamic_shapes = dynamic_shapes
         self._name = name
         self._releases_weights = release_weights
         self._lock = threading.Lock()
-        self._fixed: BuiltModel | BuiltGpuModel | None = None
-        self._built: dict[object, BuiltModel | BuiltGpuModel] = {}
+        self._fixed: Built | None = None
+        self._built: dict[object, Built] = {}
 
     def compile_for(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> None:
         """Compile now for example inputs, and accept only calls that fit them.
@@ -79,9 +87,7 @@ class CompiledModel:
             return self._fixed.executable(*args, **kwargs)
         return self._for_signature(args, kwargs).executable(*args, **kwargs)
 
-    def _for_signature(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> BuiltModel | BuiltGpuModel:
+    def _for_signature(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Built:
         key = _signature((args, kwargs))
         built = self._built.get(key)
         if built is not None:
@@ -103,15 +109,37 @@ class CompiledModel:
             self._tune_beside(built, args, kwargs)
             return built
 
-    def _build(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> BuiltModel | BuiltGpuModel:
+    def _build(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Built:
         device, named = gpu_device(args, kwargs), parse_gpu_targets(self._config.target)
-        if device is not None or named:
+        if device is None and not named:
+            return self._build_for_cpu(self._model, args, kwargs)
+        if not self._is_auto:
             return self._build_for_gpu(args, kwargs, device, named)
+        import torch
+
+        from nestor.on_cpu import BuiltOnCpu, copied_to_cpu, moved
+
+        try:
+            return self._build_for_gpu(args, kwargs, device, named)
+        except (Unsupported, UserError, RefusedByTriton, torch.OutOfMemoryError) as error:
+            reason = str(error)
+        given, by_name = moved((args, kwargs), "cpu")
+        built = self._build_for_cpu(copied_to_cpu(self._model), given, by_name)
+        warnings.warn(
+            f"'{self._name}' runs on the CPU, with the weights of now: there is no code for "
+            f"{device}\n  {reason}",
+            stacklevel=2,
+        )
+        return BuiltOnCpu(built, device)
+
+    def _build_for_cpu(
+        self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> BuiltModel:
         from nestor.building import build_model
 
         tuner = self._tuner()
         return build_model(
-            self._model,
+            model,
             args,
             kwargs,
             self._config,
@@ -171,15 +199,13 @@ class CompiledModel:
 
     # ------------------------------------------------------------------ tuning beside calls
 
-    def _tune_beside(
-        self, built: BuiltModel | BuiltGpuModel, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
+    def _tune_beside(self, built: Built, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._tune is not None and self._tune.in_background:
             from nestor.autotune.background import BackgroundTuning
             from nestor.building import BuiltModel, copy_arguments
 
-            assert isinstance(built, BuiltModel)  # tuning is refused on GPUs
-
+            if not isinstance(built, BuiltModel):
+                return  # tuning is refused on GPUs, and left out of what falls back to the CPU
             args, kwargs = copy_arguments((args, kwargs))
             seconds = self._tune.seconds
             self._tunings.append(BackgroundTuning(self, built, args, kwargs, seconds))
@@ -211,7 +237,7 @@ class CompiledModel:
         """
         return self._tunings[-1] if self._tunings else None
 
-    def _current(self) -> BuiltModel | BuiltGpuModel:
+    def _current(self) -> Built:
         built = self._fixed or next(reversed(self._built.values()), None)
         if built is None:
             raise UserError(
@@ -252,7 +278,9 @@ def compile(
         example_inputs: positional arguments (a tuple), or keyword arguments (a dict), or a single
             tensor; None compiles at the first call.
         target: ``native`` (the default), ``x86-64-v3`` (AVX2) or ``x86-64-v4`` (AVX-512); or GPUs
-            to be saved for, ``sm_80,sm_90``. Inputs on a GPU mean that GPU.
+            to be saved for, ``sm_80,sm_90``. Inputs on a GPU mean that GPU; with ``auto`` the CPU
+            where there is no code for it (no Triton, an older chip, too little memory): a copy of
+            the model, to which inputs are copied and from which results are copied back.
         dynamic_shapes: as of ``torch.export.export``.
         strict: refuse operators that would have to run in PyTorch.
         threads: of a call; None: as many as PyTorch uses.

@@ -87,7 +87,8 @@ def _add_compile(commands: _Commands[_Parser]) -> None:
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="artifact to write")
     parser.add_argument(
         "--target",
-        help="CPU to compile for (default: native, this machine's), or GPUs: sm_80,sm_90",
+        help="CPU to compile for (default: native, this machine's), or GPUs: sm_80,sm_90; auto: "
+        "the GPU that the inputs lie on if there is code for it, else this CPU",
     )
     parser.add_argument("--threads", help="threads of a call (default: one a core)")
     parser.add_argument("--schedules", action="store_true", help="show each kernel's schedule too")

@@ -382,7 +382,14 @@ class GpuExecutable(ModelCalls):
         except (KeyError, IndexError):
             pass
         total = max(1, plan.arena.total)
-        memory = self._torch.empty(total, dtype=self._torch.uint8, device=self.device)
+        try:
+            memory = self._torch.empty(total, dtype=self._torch.uint8, device=self.device)
+        except self._torch.OutOfMemoryError as error:
+            error.add_note(
+                f"nestor: a call of '{self.manifest.name}' takes {total} bytes on {self.device} "
+                "besides its inputs and outputs\nfix: smaller batches, or fewer calls at once"
+            )
+            raise
         slots = self.manifest.slots
         tensors = {}
         for entry, offset in plan.arena_entries:

@@ -31,7 +31,7 @@ _CPUINFO_NAMES = {
     "avx512vnni": "avx512_vnni", "avx512bf16": "avx512_bf16", "avxvnni": "avx_vnni",
 }  # fmt: skip
 
-TARGET_NAMES = ("native", "x86-64-v3", "x86-64-v4", "avx2", "avx512")
+TARGET_NAMES = ("native", "auto", "x86-64-v3", "x86-64-v4", "avx2", "avx512")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,13 +155,13 @@ def _avx512() -> CpuTarget:
 def parse_target(name: str) -> CpuTarget:
     """The target called ``name``.
 
-    ``native`` is the machine that this runs on; ``x86-64-v3`` (also ``avx2``) and ``x86-64-v4``
-    (also ``avx512``) are levels: code for them runs on every CPU of the level. Caches and cores of
-    a level are the host's, since tuning happens here.
+    ``native`` (also ``auto``) is the machine that this runs on; ``x86-64-v3`` (also ``avx2``) and
+    ``x86-64-v4`` (also ``avx512``) are levels: code for them runs on every CPU of the level. Caches
+    and cores of a level are the host's, since tuning happens here.
 
     Raises: ``UserError`` for another name.
     """
-    if name == "native":
+    if name in ("native", "auto"):
         return host_target()
     levels = {"x86-64-v3": _avx2, "avx2": _avx2, "x86-64-v4": _avx512, "avx512": _avx512}
     if name not in levels:

@@ -27,7 +27,7 @@ def test_vector_widths_and_registers() -> None:
 
 
 def test_an_unknown_name_says_which_exist() -> None:
-    with pytest.raises(UserError, match=r"'sse9'.*native, x86-64-v3"):
+    with pytest.raises(UserError, match=r"'sse9'.*native, auto, x86-64-v3"):
         parse_target("sse9")
 
 

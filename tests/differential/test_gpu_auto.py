@@ -5,15 +5,17 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 import nestor
+from nestor.config import Config
 from nestor.errors import Unsupported, UserError
+from nestor.gpu_building import build_gpu_model
 from nestor.on_cpu import BuiltOnCpu, copied_to_cpu, moved
+from nestor.target.gpu import parse_gpu_target
 from tests.helpers import triton_runs  # noqa: F401  kernels of this process are interpreted
 from tests.helpers.triton_cases import R
 
@@ -59,9 +61,8 @@ def test_what_has_no_code_runs_on_the_cpu(
 ) -> None:
     on_gpu(error)
     net, x, scale = Net().eval(), R(5, 20), R(30)
-    setting: dict[str, Any] = {"cache_dir": tmp_path, "tune": None}
     with pytest.warns(UserWarning, match=f"runs on the CPU[\\s\\S]*{error}"):
-        fast = nestor.compile(net, target="auto", **setting)
+        fast = nestor.compile(net, target="auto", cache_dir=tmp_path)
         found = fast(x, scale=scale)
     expected = net(x, scale=scale)
     for name, value in expected.items():
@@ -73,7 +74,7 @@ def test_what_has_no_code_runs_on_the_cpu(
     fast.save(tmp_path / "net.nst")
     assert nestor.load(tmp_path / "net.nst").manifest.name == "Net"
     with pytest.raises(type(error)):
-        nestor.compile(net, **setting)(x, scale=scale)
+        nestor.compile(net, cache_dir=tmp_path)(x, scale=scale)
 
 
 def test_other_errors_stay(on_gpu: Callable[[Exception], None], tmp_path: Path) -> None:
@@ -108,3 +109,21 @@ def test_a_copy_keeps_what_is_tied() -> None:
     torch.testing.assert_close(copied.shift, net.shift)
     with pytest.raises(Unsupported, match="export it again"):
         copied_to_cpu(torch.export.export(nn.Linear(4, 4), (R(1, 4),)))
+
+
+def test_memory_that_runs_out_says_how_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, x = nn.Sequential(nn.Linear(20, 30), nn.Softmax(0)).eval(), R(5, 20)
+    config, target = Config.load(cache_dir=tmp_path), parse_gpu_target("sm_90")
+    made = build_gpu_model(net, (x,), {}, config, [target], HERE, name="net")
+    torch.testing.assert_close(made.executable(x), net(x))
+    made = build_gpu_model(net, (x,), {}, config, [target], HERE, name="net")
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(torch, "empty", full)
+    with pytest.raises(torch.OutOfMemoryError, match="no memory") as caught:
+        made.executable(x)
+    assert any("fix: smaller batches" in note for note in caught.value.__notes__)
